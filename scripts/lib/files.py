@@ -1,0 +1,66 @@
+"""Artifacts on disk: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, which takes its name if the block succeeds.
+
+    Whoever reads `path` sees the old file, or none, or the complete new one. A failed block
+    leaves nothing behind; what a killed one leaves is named `.{name}.partial`, which no rule reads.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as parquet (zstd); equal tables give equal bytes."""
+    with replacing(path) as partial:
+        table.to_parquet(partial, compression="zstd")
+
+
+def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a parquet table, whole or some of its columns (the index always comes along)."""
+    import pandas as pd
+
+    return pd.read_parquet(path, columns=columns)
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> None:
+    """Write named arrays, and scalar attributes, into one HDF5 file; equal input gives equal bytes."""
+    with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=np.asarray(array), track_times=False)
+        file.attrs.update(attrs)
+
+
+def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
+    """Read the named arrays (default: all) of a file that `write_arrays` wrote."""
+    with h5py.File(path, "r", locking=False) as file:
+        return {name: file[name][...] for name in names or file}
+
+
+def read_attrs(path: str | Path) -> dict[str, Any]:
+    """Read the attributes of a file that `write_arrays` wrote."""
+    with h5py.File(path, "r", locking=False) as file:
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
