@@ -303,10 +303,11 @@ def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device)
     return out
 
 
-def row_sums(X: Any, device: devices.Device) -> Any:
-    """Sum of each row of a CSR matrix of counts, exact, int64."""
+def row_sums(X: Any, device: devices.Device, values: Any = None) -> Any:
+    """Sum over each row of a CSR matrix of `values`, one integer per non-zero (default: its counts), exact, int64."""
     xp = device.xp
-    running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(X.data, dtype=np.int64)])
+    values = X.data if values is None else values
+    running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(values, dtype=np.int64)])
     return running[X.indptr[1:]] - running[X.indptr[:-1]]
 
 
@@ -315,12 +316,12 @@ def column_sums(X: Any, values: Any, device: devices.Device) -> Any:
     return device.xp.bincount(X.indices, weights=values, minlength=X.shape[1])
 
 
-def row_of_nonzeros(X: Any, device: devices.Device) -> Any:
-    """For each non-zero of a CSR matrix its row, int32."""
+def rows_of_nonzeros(X: Any, device: devices.Device) -> Any:
+    """For each non-zero of a CSR matrix its row, int64."""
     xp = device.xp
-    return xp.repeat(
-        xp.arange(X.shape[0], dtype=np.int32), xp.diff(X.indptr).tolist() if xp is not np else np.diff(X.indptr)
-    )
+    if xp is np:
+        return np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+    return xp.searchsorted(X.indptr[1:], xp.arange(X.nnz), side="right")  # CuPy repeats by host lists only
 
 
 _POOL: ThreadPoolExecutor | None = None

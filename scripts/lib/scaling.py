@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import device as devices
+from .counts import rows_of_nonzeros
 
 
 def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device, dtype: Any = np.float32) -> Any:
@@ -29,13 +30,8 @@ def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device
     xp = device.xp
     totals = xp.asarray(totals, dtype=np.float64)
     factors = xp.where(totals > 0, target_sum / xp.where(totals > 0, totals, 1), 0)
-    rows = xp.repeat(xp.arange(X.shape[0], dtype=np.int32), _counts_per_row(X, xp))
-    data = xp.log1p(X.data * factors[rows]).astype(dtype)
+    data = xp.log1p(X.data * factors[rows_of_nonzeros(X, device)]).astype(dtype)
     return device.sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)
-
-
-def _counts_per_row(X: Any, xp: Any) -> Any:
-    return X.indptr[1:] - X.indptr[:-1]
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,9 @@ def _for_users(error: BaseException) -> str | None:
         if error.errno == errno.ENOSPC or "No space left" in text:
             return f"the disk is full while writing {path}. Free some space, then run again: finished outputs are kept."
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return f"no permission to write {path}: {error.strerror}. Make it writable, or run with `--directory` elsewhere."
+            return (
+                f"no permission to write {path} ({error.strerror}). Make it writable, or run in another `--directory`."
+            )
     return None
 
 

@@ -1,0 +1,128 @@
+"""Quality metrics per cell and per gene, in one pass over a sample's counts.
+
+For cell i with counts x_ij: total_counts = sum_j x_ij, n_genes_by_counts = |{j: x_ij > 0}|, for each gene family F
+pct_counts_F = 100 * sum_{j in F} x_ij / total_counts, and pct_counts_in_top_N_genes = 100 * (sum of the N largest
+x_ij) / total_counts. Source: scanpy.pp.calculate_qc_metrics; the sums are exact integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lib import device as devices
+from lib import stage
+from lib.counts import Counts, Stream, column_sums, row_sums, rows_of_nonzeros
+from lib.files import write_table
+from lib.genelists import gene_families
+
+
+def cell_metrics(
+    X: Any, families: dict[str, Any], percent_top: Sequence[int], device: devices.Device
+) -> dict[str, Any]:
+    """The metrics of a chunk's cells.
+
+    Parameters
+    ----------
+    X
+        cells x genes, CSR counts.
+    families
+        For each gene family a boolean mask over the genes.
+    percent_top
+        The N of pct_counts_in_top_N_genes.
+
+    Returns
+    -------
+    Arrays of length cells: integers for sums, float64 for percentages (NaN for a cell without counts).
+    """
+    xp = device.xp
+    total = row_sums(X, device)
+    metrics = {"total_counts": total, "n_genes_by_counts": X.indptr[1:] - X.indptr[:-1]}
+    for top, largest in zip(percent_top, sums_of_largest(X, percent_top, device), strict=True):
+        metrics[f"pct_counts_in_top_{top}_genes"] = 100 * largest / total
+    for name, mask in families.items():
+        in_family = xp.where(xp.asarray(mask)[X.indices], X.data, 0)
+        metrics[f"total_counts_{name}"] = row_sums(X, device, in_family)
+        metrics[f"pct_counts_{name}"] = 100 * metrics[f"total_counts_{name}"] / total
+    return metrics
+
+
+def sums_of_largest(X: Any, tops: Sequence[int], device: devices.Device) -> list[Any]:
+    """For each N of `tops` the sum of each row's N largest counts (of all, if the row has fewer), int64."""
+    xp = device.xp
+    starts, ends = X.indptr[:-1].astype(np.int64), X.indptr[1:].astype(np.int64)
+    if not X.nnz:
+        return [xp.zeros(X.shape[0], np.int64) for _ in tops]
+    # One sort for all rows: by row, then by falling count
+    largest = np.int64(X.data.max())
+    keys = rows_of_nonzeros(X, device) * (largest + 1) + (largest - X.data)
+    keys.sort()
+    falling = largest - keys % (largest + 1)
+    running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(falling)])
+    return [running[xp.minimum(starts + top, ends)] - running[starts] for top in tops]
+
+
+def gene_metrics(totals: np.ndarray, n_cells: np.ndarray, n_obs: int) -> pd.DataFrame:
+    """scanpy's metrics per gene, from each gene's total count and number of cells with it, among `n_obs` cells."""
+    means = totals / n_obs
+    return pd.DataFrame(
+        {
+            "n_cells_by_counts": n_cells,
+            "mean_counts": means,
+            "log1p_mean_counts": np.log1p(means),
+            "pct_dropout_by_counts": 100 * (1 - n_cells / n_obs),
+            "total_counts": totals,
+            "log1p_total_counts": np.log1p(totals),
+        }
+    )
+
+
+def qc_metrics(
+    counts: Stream, families: dict[str, np.ndarray], percent_top: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Metrics per cell and per gene, with scanpy's column names, in one pass.
+
+    Parameters
+    ----------
+    counts
+        cells x genes.
+    families
+        For each gene family a boolean mask over the genes.
+    percent_top
+        The N of pct_counts_in_top_N_genes.
+    """
+    xp, device = counts.device.xp, counts.device
+    per_cell: list[dict[str, np.ndarray]] = []
+    totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, "metrics"):
+        metrics = cell_metrics(chunk.X, families, percent_top, device)
+        per_cell.append({name: device.to_host(values) for name, values in metrics.items()})
+        totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)
+        n_cells += xp.bincount(chunk.X.indices, minlength=counts.n_vars)
+    obs = pd.DataFrame({name: np.concatenate([part[name] for part in per_cell]) for name in per_cell[0]})
+    for name in [name for name in obs if name.startswith(("total_counts", "n_genes"))]:
+        obs.insert(obs.columns.get_loc(name) + 1, f"log1p_{name}", np.log1p(obs[name]))
+    return obs, gene_metrics(device.to_host(totals), device.to_host(n_cells), counts.n_obs)
+
+
+def main(snakemake: Any) -> None:
+    """Read a sample's counts, write `qc.parquet` and `qc_genes.parquet`."""
+    counts = Counts(snakemake.input.counts, devices.resolve(snakemake.config["device"]))
+    symbols = counts.names("var", "gene_symbols")
+    families = gene_families(snakemake.params.gene_families, symbols)
+    tops = [top for top in snakemake.params.percent_top if top <= counts.n_vars]
+    obs, var = qc_metrics(counts, families, tops)
+    obs.index = pd.Index(counts.names("obs"))
+    var.index = pd.Index(counts.names("var"))
+    for name, mask in families.items():
+        var[name] = mask
+    stage.log.info("%d cells, %d genes, %d counts", counts.n_obs, counts.n_vars, var["total_counts"].sum())
+    stage.log.info("medians per cell: %s", obs.median().round(2).to_dict())
+    write_table(obs, snakemake.output.cells)
+    write_table(var, snakemake.output.genes)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
