@@ -1,0 +1,27 @@
+"""Fixtures: the real data that `SOMERSAULT_TEST_DATA` names, where it is set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real test data; the test skips where there is none."""
+    folder = os.environ.get("SOMERSAULT_TEST_DATA")
+    if not folder:
+        pytest.skip("needs the real data: set SOMERSAULT_TEST_DATA to its folder")
+    return Path(folder)
+
+
+@pytest.fixture
+def pbmc3k(real_data):
+    """10x Genomics' 3k PBMC: raw counts, float32 CSR, unique gene names."""
+    import anndata as ad
+
+    adata = ad.read_h5ad(real_data / "pbmc3k" / "pbmc3k_raw.h5ad")
+    adata.var_names_make_unique()
+    return adata
