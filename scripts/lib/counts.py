@@ -193,8 +193,8 @@ class Counts:
     ----------
     n_obs, n_vars
         Shape of the stream.
-    nnz
-        Non-zeros of the store.
+    nnz, dtype
+        Non-zeros of the store and their type on disk.
     """
 
     def __init__(
@@ -210,6 +210,7 @@ class Counts:
         with h5py.File(path, "r", locking=False) as file:
             self.indptr = file["X/indptr"][...]
             n_obs, store_vars = (int(n) for n in file["X"].attrs["shape"])
+            self.dtype = file["X/data"].dtype
         self.nnz = int(self.indptr[-1])
         self.cells = np.ones(n_obs, bool) if cells is None else np.asarray(cells, bool)
         self.genes = None if genes is None else np.asarray(genes, np.int32)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from . import device as devices
 from .counts import rows_of_nonzeros
+from .errors import UserError
+from .files import read_arrays, read_attrs
 
 
 def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device, dtype: Any = np.float32) -> Any:
@@ -34,25 +39,89 @@ def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device
     return device.sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)
 
 
+def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
+    """The design matrix of scanpy.pp.regress_out, [1, keys], cells x (1 + keys), float64.
+
+    Keys are standardised, which leaves the residuals as they are and the normal equations well conditioned.
+
+    Raises
+    ------
+    UserError
+        If a key is no numeric column of obs, or has missing values.
+    """
+    numeric = obs.select_dtypes("number").columns
+    columns = [np.ones(len(obs))]
+    for key in keys:
+        if key not in numeric:
+            raise UserError(f"regress_out: keys: {key!r} is no numeric obs column; there are {', '.join(numeric)}")
+        if obs[key].isna().any():
+            raise UserError(f"regress_out: keys: {key} is missing (NaN) for {obs[key].isna().sum()} cells")
+        centered = obs[key].to_numpy(np.float64) - obs[key].mean()
+        columns.append(centered / (centered.std() or 1))
+    return np.column_stack(columns)
+
+
 @dataclass(frozen=True)
 class Scaling:
-    """What turns a chunk of log-normalised values into rows of the matrix that PCA sees.
+    """What turns a chunk of counts into rows of the matrix that PCA sees.
 
     Attributes
     ----------
     target_sum
         See `log_normalize`.
+    regress_keys
+        obs columns regressed out; none: no regression.
     coefficients
-        Regression coefficients, (1 + regressors) x genes, the intercept first; None: no regression.
-        As scanpy's regress_out, the residual leaves the intercept out too: residuals have mean zero.
+        Of the regression, (1 + regress_keys) x genes, the intercept first.
     mean, std
-        Per gene, of the residuals; `mean` is subtracted and `std` divided by where scaling is on.
+        Per gene: subtracted and divided by. `mean` is 0 after a regression; `std` is 1 where scaling is off.
     max_value
-        Clip at +-max_value; None: no clipping.
+        Values beyond +-max_value are clipped to it; None: no clipping.
     """
 
     target_sum: float
-    coefficients: np.ndarray | None
+    regress_keys: tuple[str, ...]
+    coefficients: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     max_value: float | None
+
+    def dense(self, X: Any, totals: Any, design: Any, device: devices.Device) -> Any:
+        """A chunk's rows of the matrix, cells x genes, float32.
+
+        Parameters
+        ----------
+        X
+            cells x genes, CSR counts.
+        totals
+            The cells' counts in the kept genes.
+        design
+            The cells' rows of `regressors`.
+        """
+        xp = device.xp
+        Z = log_normalize(X, totals, self.target_sum, device).toarray()
+        if self.regress_keys:
+            Z -= xp.asarray(design, np.float32) @ xp.asarray(self.coefficients, np.float32)
+        else:
+            Z -= xp.asarray(self.mean, np.float32)
+        Z /= xp.asarray(self.std, np.float32)
+        if self.max_value is not None:
+            xp.clip(Z, -self.max_value, self.max_value, out=Z)
+        return Z
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `read` needs beside the attributes."""
+        return {"coefficients": self.coefficients, "mean": self.mean, "std": self.std}
+
+    def attrs(self) -> dict[str, Any]:
+        """The scalars that `read` needs; `max_value` is NaN for None."""
+        max_value = np.nan if self.max_value is None else self.max_value
+        return {"target_sum": self.target_sum, "max_value": max_value, "regress_keys": ",".join(self.regress_keys)}
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scaling:
+        """The scaling that `pca.h5` holds."""
+        attrs = read_attrs(path)
+        max_value = None if np.isnan(attrs["max_value"]) else attrs["max_value"]
+        keys = tuple(filter(None, attrs["regress_keys"].split(",")))
+        return cls(attrs["target_sum"], keys, **read_arrays(path, "coefficients", "mean", "std"), max_value=max_value)

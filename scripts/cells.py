@@ -1,0 +1,82 @@
+"""Which cells of a sample are kept, and for each that is not the first reason why: the attrition ledger.
+
+A cell is kept if it passes every limit of the config's `cells` section (strict inequalities, as
+200 < n_genes_by_counts < 5000, pct_counts_MT < 20; optionally within `mad` median absolute deviations of its
+batch) and, with `doublets: remove`, is no predicted doublet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from lib import stage
+from lib.errors import UserError
+from lib.files import read_table, replacing, write_table
+from lib.thresholds import failing, threshold_reasons
+
+
+def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tuple[str, str]]) -> pd.DataFrame:
+    """Cells removed and left, per batch, after each step.
+
+    Parameters
+    ----------
+    reasons
+        For each cell the first reason why it is not kept, "" if it is.
+    batches
+        Each cell's batch.
+    sample
+        The sample's name.
+    order
+        (step, reason) in the order in which they are applied.
+
+    Returns
+    -------
+    Columns sample, batch, step, reason, removed, left; the first row of a batch is its input.
+    """
+    rows = []
+    for batch, of_batch in reasons.groupby(batches.to_numpy(), sort=True):
+        left = len(of_batch)
+        rows.append((sample, batch, "input", "", 0, left))
+        for step, reason in order:
+            removed = int((of_batch == reason).sum())
+            left -= removed
+            rows.append((sample, batch, step, reason, removed, left))
+    return pd.DataFrame(rows, columns=["sample", "batch", "step", "reason", "removed", "left"])
+
+
+def main(snakemake: Any) -> None:
+    """Join a sample's obs, metrics and doublets; write `cells.parquet` and `ledger.tsv`."""
+    from anndata.io import read_elem
+    from h5py import File
+
+    limits, sample = snakemake.params.cells, snakemake.wildcards.sample
+    with File(snakemake.input.counts, locking=False) as file:
+        obs = read_elem(file["obs"])
+    qc, doublets = read_table(snakemake.input.qc), read_table(snakemake.input.doublets)
+    batches = obs[snakemake.params.batch_key]
+    reasons = threshold_reasons(qc, limits, batches.to_numpy())
+    order = [("thresholds", name) for name, _ in failing(qc, limits, batches.to_numpy())]
+    if snakemake.params.remove_doublets:
+        reasons[doublets["predicted_doublet"] & (reasons == "")] = "doublet"
+        order.append(("doublets", "doublet"))
+    kept = reasons == ""
+    removed = reasons[~kept].value_counts().to_dict()
+    stage.log.info("%d of %d cells kept; removed: %s", kept.sum(), len(kept), removed)
+    if not kept.any():
+        raise UserError(
+            f"sample {sample}: none of its {len(kept)} cells is left: {removed}. Its medians: "
+            f"{qc.median().round(2)[['total_counts', 'n_genes_by_counts']].to_dict()}. "
+            "Loosen the limits in the config's `cells` section or in the sample sheet, or take the sample out of the sheet."
+        )
+    overlap = obs.columns.intersection(qc.columns.append(doublets.columns))
+    if len(overlap):
+        stage.log.info("the file's own columns %s are replaced by this run's", ", ".join(overlap))
+    cells = pd.concat([obs.drop(columns=overlap), qc, doublets], axis=1)
+    write_table(cells.assign(kept=kept, reason=reasons.astype("category")), snakemake.output.cells)
+    with replacing(snakemake.output.ledger) as partial:
+        ledger(reasons, batches, sample, order).to_csv(partial, sep="\t", index=False)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

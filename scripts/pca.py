@@ -1,0 +1,185 @@
+"""PCA of the regressed, scaled, clipped matrix, exact, in three streamed passes; the matrix itself never exists.
+
+With X the log-normalised features (cells x genes) and R = [1, regressors]:
+
+1. R'R, R'X, sum X and sum X^2 are accumulated. Least squares, B = (R'R)^-1 R'X, gives the residuals X - R B
+   (scanpy.pp.regress_out), and their variance per gene follows from the same sums.
+2. Chunks are made dense, regressed, divided by the standard deviation, clipped (scanpy.pp.scale), and their Gram
+   matrix and column sums are accumulated. Re-centring gives the covariance; its leading eigenvectors are the loadings.
+3. Each chunk is projected: X_pca (scanpy.pp.pca).
+
+Each component's sign is such that its largest loading is positive. Float32 products, float64 sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lib import device as devices
+from lib import stage
+from lib.counts import Counts, Stream, rows_of_nonzeros
+from lib.errors import UserError
+from lib.files import read_table, write_arrays
+from lib.scaling import Scaling, log_normalize, regressors
+
+MAX_CELLS = 8_000  # cells of a dense chunk: 160 MB for 5,000 genes
+
+
+def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_sum: float) -> dict[str, Any]:
+    """Pass 1: R'R, R'X and the column sums of X^2, float64, of the log-normalised features X.
+
+    Parameters
+    ----------
+    counts
+        cells x genes.
+    totals
+        Per cell its counts in the kept genes.
+    design
+        R, cells x (1 + regressors), the first column all ones.
+    target_sum
+        What normalisation makes each cell's counts sum to.
+    """
+    xp, device = counts.device.xp, counts.device
+    RX = xp.zeros((design.shape[1], counts.n_vars))
+    X2 = xp.zeros(counts.n_vars)
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, "regression sums"):
+        X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
+        R = xp.asarray(design[chunk.rows])
+        rows = rows_of_nonzeros(X, device)
+        for k in range(R.shape[1]):
+            RX[k] += xp.bincount(X.indices, weights=X.data * R[rows, k], minlength=counts.n_vars)
+        X2 += xp.bincount(X.indices, weights=X.data**2, minlength=counts.n_vars)
+    return {"RR": design.T @ design, "RX": device.to_host(RX), "X2": device.to_host(X2)}
+
+
+def solve_scaling(
+    sums: dict[str, np.ndarray],
+    n_obs: int,
+    target_sum: float,
+    keys: tuple[str, ...],
+    scale: bool,
+    max_value: float | None,
+) -> Scaling:
+    """The least squares coefficients and the residuals' standard deviations, from the sums of pass 1.
+
+    With divisor n - 1; 1 where scaling is off, and for genes that do not vary, as in scanpy.
+    """
+    RX = sums["RX"]
+    B = np.linalg.lstsq(sums["RR"], RX, rcond=None)[0]
+    squares = sums["X2"] - (B * RX).sum(0)
+    varies = squares > 1e-12 * sums["X2"]
+    std = np.where(varies, np.sqrt(np.maximum(squares, 0) / (n_obs - 1)), 1)
+    mean = np.zeros_like(B[0]) if keys else B[0]
+    return Scaling(target_sum, keys, B, mean, std if scale else np.ones_like(std), max_value if scale else None)
+
+
+def gram(counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling) -> tuple[Any, Any]:
+    """Pass 2: Z'Z and the column sums of the scaled matrix Z, float64; genes x genes and genes."""
+    xp, device = counts.device.xp, counts.device
+    ZZ, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
+    for chunk in stage.progress(counts.chunks(MAX_CELLS), counts.n_obs, "Gram matrix"):
+        Z = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
+        ZZ += Z.T @ Z
+        sums += Z.sum(0, dtype=np.float64)
+    return ZZ, sums
+
+
+def leading_components(ZZ: Any, sums: Any, n_obs: int, n_comps: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """The leading eigenvectors and eigenvalues of the covariance (divisor n - 1), and the total variance.
+
+    Parameters
+    ----------
+    ZZ, sums
+        See `gram`; `ZZ` is overwritten.
+    n_obs
+        Number of cells.
+    n_comps
+        Number of components.
+
+    Returns
+    -------
+    Loadings (genes x n_comps, orthonormal), their variances (falling), and the variance of all genes together.
+    """
+    from scipy.linalg import eigh
+
+    ZZ -= np.outer(sums, sums) / n_obs
+    ZZ /= n_obs - 1
+    total = float(np.trace(ZZ))
+    n = len(ZZ)
+    variance, PCs = eigh(ZZ, subset_by_index=[n - n_comps, n - 1], overwrite_a=True, check_finite=False)
+    PCs = PCs[:, ::-1]
+    PCs *= np.sign(PCs[np.abs(PCs).argmax(0), np.arange(n_comps)])
+    return PCs, variance[::-1], total
+
+
+def project(
+    counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling, PCs: np.ndarray, center: np.ndarray
+) -> np.ndarray:
+    """Pass 3: the scaled, centred cells in the coordinates of the components; cells x comps, float32."""
+    xp, device = counts.device.xp, counts.device
+    loadings = xp.asarray(PCs, np.float32)
+    shift = xp.asarray(center @ PCs, np.float32)
+    X_pca = np.empty((counts.n_obs, PCs.shape[1]), np.float32)
+    for chunk in stage.progress(counts.chunks(MAX_CELLS), counts.n_obs, "projection"):
+        Z = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
+        X_pca[chunk.rows] = device.to_host(Z @ loadings - shift)
+    return X_pca
+
+
+def pca(
+    counts: Stream,
+    totals: np.ndarray,
+    design: np.ndarray,
+    n_comps: int,
+    target_sum: float,
+    regress_keys: tuple[str, ...] = (),
+    scale: bool = True,
+    max_value: float | None = 10,
+) -> tuple[dict[str, np.ndarray], Scaling]:
+    """All three passes.
+
+    Returns
+    -------
+    X_pca, PCs, variance and variance_ratio (shares of the variance of all features), and the scaling.
+
+    Raises
+    ------
+    UserError
+        If there are not more cells and features than components.
+    """
+    most = min(counts.n_obs, counts.n_vars) - 1
+    if n_comps > most:
+        raise UserError(
+            f"pca: n_comps is {n_comps}, but {counts.n_obs} cells x {counts.n_vars} highly variable genes have at most "
+            f"{most} components. Set `pca: n_comps` to {most} or less (and `neighbors: n_pcs` no higher)."
+        )
+    sums = normal_sums(counts, totals, design, target_sum)
+    scaling = solve_scaling(sums, counts.n_obs, target_sum, regress_keys, scale, max_value)
+    ZZ, Z_sums = gram(counts, totals, design, scaling)
+    with stage.timed("eigenvectors"):
+        PCs, variance, total = leading_components(ZZ, Z_sums, counts.n_obs, n_comps)
+    X_pca = project(counts, totals, design, scaling, PCs, Z_sums / counts.n_obs)
+    arrays = {"X_pca": X_pca, "PCs": PCs.astype(np.float32), "variance": variance, "variance_ratio": variance / total}
+    return arrays, scaling
+
+
+def main(snakemake: Any) -> None:
+    """Read `features.h5ad` and `obs.parquet`, write `pca.h5`."""
+    params = snakemake.params
+    counts = Counts(snakemake.input.features, devices.resolve(snakemake.config["device"]))
+    keys = tuple(params.regress_keys)
+    obs = read_table(snakemake.input.obs, ["kept_counts", *keys])
+    totals = obs["kept_counts"].to_numpy()
+    target_sum = params.target_sum or float(np.median(totals))
+    design = regressors(obs, keys)
+    scale = params.scale
+    arrays, scaling = pca(
+        counts, totals, design, params.n_comps, target_sum, keys, scale["enabled"], scale["max_value"]
+    )
+    stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())
+    write_arrays(snakemake.output.pca, arrays | scaling.arrays(), **scaling.attrs())
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
