@@ -1,0 +1,391 @@
+"""A cohort of single-cell counts with known truth: cell types, patients' effects, doublets and bad cells.
+
+A cell of type t of patient p holds N UMIs, N ~ Poisson(umi * s_t * exp(0.4 z)); each is gene j with probability
+
+    (1 - m) [ (1 - a) ((1 - c) w_tpj + c w_upj) + a w_pj ] + m v_pj
+
+w_tp is the type's profile: a log-normal background with the shares of blood's families and most abundant genes, times
+the lineage's and the type's marker programmes, times the patient's effect exp(batch_sd z_pj). u is a type of the same
+lineage (c ~ Beta(0.4, 8): cells between types), w_p the patient's ambient RNA (a = AMBIENT), v_p the mitochondrial
+genes and m the cell's share of them. A doublet is the sum of two cells of its patient; half of the bad cells are dying
+(high m), half are nearly empty. The design is ours; background and shares follow 10x Genomics' 3k PBMC, counts are
+multinomial as in Townes et al., Genome Biology 20, 295 (2019).
+
+Everything follows from the seed: a patient alone is the same as in any cohort, and the first n cells are the same
+however many follow.
+
+    python scripts/simulate.py cohort.h5ad --patients 8 --cells 2500 --genes 30000 --types 20 --umi 6000
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from lib import stage
+from lib.files import replacing
+from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCK = 500  # cells drawn at once, and with a generator of their own
+RESOLUTION = 1 << 20  # entries of a profile's table: the smallest share that can be drawn is one in a million
+AMBIENT = 0.05  # share of a cell's UMIs from the patient's ambient RNA
+MT_SHARE = 0.06  # mean mitochondrial share of a good cell
+MARKERS = 30  # genes raised in a type, and in a lineage, further to those named below
+
+# Lineage -> its genes; type -> its lineage and genes. A design takes the first n_types types
+LINEAGES = {
+    "T and NK": "CD2 CD7 IL32 PTPRCAP",
+    "myeloid": "LYZ CST3 TYROBP FCER1G",
+    "B lineage": "CD79A CD79B CD74 MEF2C",
+    "epithelial": "EPCAM KRT18 KRT8 CDH1",
+    "stromal": "COL6A2 CALD1 SPARC BGN",
+    "vascular": "PECAM1 CLDN5 RAMP2 EGFL7",
+}
+TYPES = {
+    "CD4 T": ("T and NK", "IL7R CD4 LTB MAL"),
+    "CD14 monocyte": ("myeloid", "CD14 S100A8 S100A9 VCAN"),
+    "B": ("B lineage", "MS4A1 CD19 BANK1 VPREB3"),
+    "CD8 T": ("T and NK", "CD8A CD8B GZMK CCL5"),
+    "NK": ("T and NK", "GNLY NKG7 KLRD1 NCAM1"),
+    "FCGR3A monocyte": ("myeloid", "FCGR3A MS4A7 CDKN1C LST1"),
+    "plasma": ("B lineage", "MZB1 JCHAIN XBP1 SDC1"),
+    "dendritic": ("myeloid", "FCER1A CD1C CLEC10A HLA-DQA1"),
+    "regulatory T": ("T and NK", "FOXP3 IL2RA CTLA4 TIGIT"),
+    "macrophage": ("myeloid", "C1QA C1QB APOE MARCO"),
+    "AT2": ("epithelial", "SFTPC SFTPB SFTPA1 LAMP3"),
+    "fibroblast": ("stromal", "COL1A1 COL1A2 DCN LUM"),
+    "endothelial": ("vascular", "VWF CDH5 KDR PLVAP"),
+    "mast": ("myeloid", "TPSAB1 TPSB2 CPA3 KIT"),
+    "AT1": ("epithelial", "AGER CAV1 PDPN CLIC5"),
+    "smooth muscle": ("stromal", "ACTA2 MYH11 TAGLN CNN1"),
+    "ciliated": ("epithelial", "FOXJ1 TPPP3 CAPS PIFO"),
+    "lymphatic": ("vascular", "PROX1 LYVE1 CCL21 MMRN1"),
+    "club": ("epithelial", "SCGB1A1 SCGB3A1 BPIFB1 MUC5B"),
+    "plasmacytoid dendritic": ("myeloid", "LILRA4 CLEC4C IRF7 SERPINF1"),
+}
+MT = ["MT-CO1", "MT-CO2", "MT-CO3", "MT-ATP6", "MT-ATP8", "MT-CYB", "MT-ND4L", *[f"MT-ND{i}" for i in range(1, 7)]]
+RIBO = [f"RPS{i}" for i in range(2, 30) if i != 22]
+RIBO += [f"RPL{i}" for i in range(3, 42) if i not in (16, 20, 25, 33)] + ["RPSA", "RPLP0", "RPLP1", "RPLP2"]
+RIBO_SHARE = 0.25
+ABUNDANT = {"MALAT1": 0.025, "TMSB4X": 0.019, "B2M": 0.019, "FTL": 0.012, "FTH1": 0.009, "ACTB": 0.007, "EEF1A1": 0.007}
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a cohort is made of.
+
+    Attributes
+    ----------
+    n_genes
+        Genes, at least 2 * MARKERS * (n_types + lineages) of them.
+    n_types
+        Cell types, the first of TYPES.
+    umi
+        Median UMIs of a good cell, roughly: types differ.
+    batch_sd
+        Standard deviation of a patient's effect on a gene's log expression.
+    doublet_rate, low_quality_rate
+        Expected fractions of the cells.
+    seed
+        Everything follows from it.
+    """
+
+    n_genes: int = 3000
+    n_types: int = 8
+    umi: float = 4000
+    batch_sd: float = 0.3
+    doublet_rate: float = 0.06
+    low_quality_rate: float = 0.04
+    seed: int = 0
+
+    def types(self) -> list[str]:
+        """Names of the cell types."""
+        return list(TYPES)[: self.n_types]
+
+    def lineages(self) -> list[str]:
+        """The lineage of each cell type."""
+        return [TYPES[name][0] for name in self.types()]
+
+    def rng(self, *what: int) -> np.random.Generator:
+        """The generator of one part of the cohort."""
+        return np.random.default_rng([self.seed, *what])
+
+
+def gene_table(design: Design) -> pd.DataFrame:
+    """The genes in the files' order.
+
+    Returns
+    -------
+    Index: symbols; `gene_ids`: Ensembl-like ids; `marker_of`: the type or lineage that the gene is raised in, or "".
+
+    Raises
+    ------
+    ValueError
+        If the design has too few genes, or more types than TYPES.
+    """
+    import pandas as pd
+
+    if not 1 <= design.n_types <= len(TYPES):
+        raise ValueError(f"n_types: {design.n_types} is not within 1 to {len(TYPES)}")
+    named = dict.fromkeys([*MT, *RIBO, *ABUNDANT], "")
+    groups = {lineage: LINEAGES[lineage] for lineage in design.lineages()}
+    groups |= {name: TYPES[name][1] for name in design.types()}
+    for group, symbols in groups.items():
+        named |= dict.fromkeys(symbols.split(), group)
+    n_generic = design.n_genes - len(named)
+    if n_generic < 2 * MARKERS * len(groups):
+        raise ValueError(f"n_genes: {design.n_genes} is less than {len(named) + 2 * MARKERS * len(groups)}")
+    generic = [f"GENE{i:05d}" for i in range(1, n_generic + 1)]
+    marker_of = [*named.values(), *np.repeat(list(groups), MARKERS)] + [""] * (n_generic - MARKERS * len(groups))
+    table = pd.DataFrame({"marker_of": marker_of}, index=pd.Index([*named, *generic]))
+    table = table.iloc[design.rng(0).permutation(len(table))]
+    table.insert(0, "gene_ids", [f"ENSG{i:011d}" for i in range(1, len(table) + 1)])
+    return table
+
+
+def type_profiles(design: Design, genes: pd.DataFrame) -> np.ndarray:
+    """Each type's expression before any patient's effect: types x genes, each row's sum 1, mitochondrial genes 0."""
+    rng = design.rng(1)
+    base = rng.lognormal(0, 1.9, design.n_genes)
+    symbols, marker_of = genes.index.to_numpy(), genes["marker_of"].to_numpy()
+    is_ribo, is_named = np.isin(symbols, RIBO), ~np.char.startswith(symbols.astype(str), "GENE")
+    base[is_ribo] = rng.lognormal(0, 0.5, is_ribo.sum())
+    base[np.isin(symbols, MT)] = 0
+    is_marker = marker_of != ""
+    base[is_marker] = np.median(base) * rng.lognormal(0, 0.7, is_marker.sum())
+    plain = ~is_ribo & ~np.isin(symbols, list(ABUNDANT))
+    base[plain] *= (1 - RIBO_SHARE - sum(ABUNDANT.values())) / base[plain].sum()
+    base[is_ribo] *= RIBO_SHARE / base[is_ribo].sum()
+    for symbol, share in ABUNDANT.items():
+        base[symbols == symbol] = share
+
+    fold = np.where(is_named, rng.lognormal(3.5, 0.3, design.n_genes), rng.lognormal(1.2, 0.4, design.n_genes))
+    profiles = np.tile(base, (design.n_types, 1))
+    for profile, name, lineage in zip(profiles, design.types(), design.lineages(), strict=True):
+        profile[(marker_of == name) | (marker_of == lineage)] *= fold[(marker_of == name) | (marker_of == lineage)]
+        profile[is_ribo] *= rng.lognormal(0, 0.3)
+        profile *= rng.lognormal(0, 0.1, design.n_genes)
+    return profiles / profiles.sum(1, keepdims=True)
+
+
+def patient_profiles(design: Design, genes: pd.DataFrame, patient: int) -> tuple[np.ndarray, np.ndarray]:
+    """A patient's profiles and share of each type.
+
+    Returns
+    -------
+    profiles
+        (types + 2) x genes, each row's sum 1: the types, the ambient RNA, the mitochondrial genes.
+    composition
+        The types' shares of the patient's cells.
+    """
+    rng = design.rng(2, patient)
+    usual = 1 / (1 + 0.15 * np.arange(design.n_types))
+    composition = rng.dirichlet(40 * usual / usual.sum() + 0.5)
+    effect = rng.lognormal(0, design.batch_sd, design.n_genes)
+    types = type_profiles(design, genes) * effect
+    types /= types.sum(1, keepdims=True)
+    mt = np.isin(genes.index, MT) * design.rng(3).lognormal(0, 0.8, design.n_genes) * effect
+    return np.vstack([types, composition @ types, mt / mt.sum()]), composition
+
+
+def simulate_patient(
+    design: Design, patient: int, n_obs: int, genes: pd.DataFrame | None = None
+) -> Iterator[tuple[csr_matrix, pd.DataFrame]]:
+    """A patient's cells in blocks of BLOCK.
+
+    Parameters
+    ----------
+    design
+        What the cohort is made of.
+    patient
+        From 0; patients differ in expression and in composition.
+    n_obs
+        Cells.
+    genes
+        `gene_table(design)`, to save making it again.
+
+    Yields
+    ------
+    The counts (cells x genes, CSR, int32, sorted) and obs, index: barcodes; `PatientNumber`; `CellType` (of a doublet,
+    the first cell's); `true_doublet`; `true_low_quality`.
+    """
+    import pandas as pd
+
+    genes = gene_table(design) if genes is None else genes
+    profiles, composition = patient_profiles(design, genes, patient)
+    tables = np.concatenate([inverse_cdf(profile) for profile in profiles])
+    types, lineages = np.array(design.types()), np.array(design.lineages())
+    sisters = (lineages[:, None] == lineages).cumsum(1)
+    size = design.rng(4).lognormal(0, 0.15, design.n_types)
+    for start in range(0, n_obs, BLOCK):
+        rng = design.rng(5, patient, start // BLOCK)
+        is_doublet = rng.random(BLOCK) < design.doublet_rate
+        quality = rng.random(BLOCK)
+        is_dying, is_empty = quality < design.low_quality_rate / 2, quality > 1 - design.low_quality_rate / 2
+        # A cell or two in every droplet
+        droplet = np.concatenate([np.arange(BLOCK), np.flatnonzero(is_doublet)])
+        type_of = rng.choice(design.n_types, len(droplet), p=composition)
+        nth = rng.random(len(droplet)) * sisters[type_of, -1]
+        sister_of = (sisters[type_of] <= nth[:, None]).sum(1)
+        mt = np.where(is_dying[droplet], rng.beta(12, 18, len(droplet)), rng.beta(6, 6 / MT_SHARE - 6, len(droplet)))
+        umi = design.umi * size[type_of] * rng.lognormal(0, 0.4, len(droplet)) * np.where(is_empty[droplet], 0.03, 1)
+        between = rng.beta(0.4, 8, len(droplet))
+        own = (1 - mt) * (1 - AMBIENT)
+        shares = np.stack([own * (1 - between), own * between, (1 - mt) * AMBIENT, mt], 1)
+        n_drawn = rng.multinomial(rng.poisson(umi), shares)
+        ambient = np.full_like(type_of, design.n_types)
+        drawn_from = np.stack([type_of, sister_of, ambient, ambient + 1], 1)
+        counts = draw(rng, tables, drawn_from, n_drawn, droplet, (BLOCK, design.n_genes))
+        obs = pd.DataFrame(
+            {
+                "PatientNumber": pd.Categorical([f"P{patient + 1}"] * BLOCK),
+                "CellType": pd.Categorical(types[type_of[:BLOCK]], categories=types),
+                "true_doublet": is_doublet,
+                "true_low_quality": is_dying | is_empty,
+            },
+            index=pd.Index(barcodes(np.arange(start, start + BLOCK), f"-{patient + 1}")),
+        )
+        yield counts[: n_obs - start], obs[: n_obs - start]
+
+
+def inverse_cdf(profile: np.ndarray) -> np.ndarray:
+    """A table of genes in which each gene's share is its share of the profile: RESOLUTION entries, int32."""
+    cdf = np.cumsum(profile)
+    ends = np.rint(cdf / cdf[-1] * RESOLUTION).astype(np.int64)
+    return np.repeat(np.arange(len(profile), dtype=np.int32), np.diff(ends, prepend=0))
+
+
+def draw(
+    rng: np.random.Generator,
+    tables: np.ndarray,
+    drawn_from: np.ndarray,
+    n_drawn: np.ndarray,
+    row_of: np.ndarray,
+    shape: tuple[int, int],
+) -> csr_matrix:
+    """Draw UMIs one by one and count them.
+
+    Parameters
+    ----------
+    tables
+        Profiles as `inverse_cdf` tables, one after the other.
+    drawn_from, n_drawn
+        cells x components: the tables that a cell's UMIs come from, and how many from each.
+    row_of
+        The row that each cell's UMIs go to; cells of the same row add up.
+    shape
+        Of the counts.
+    """
+    at = rng.integers(0, RESOLUTION, n_drawn.sum(), dtype=np.int32)
+    at += np.repeat((drawn_from * RESOLUTION).astype(np.int32).ravel(), n_drawn.ravel())
+    keys = np.repeat((row_of * shape[1]).astype(np.int32), n_drawn.sum(1))
+    keys += tables[at]
+    keys.sort()
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    data = np.diff(first, append=len(keys)).astype(np.int32)
+    rows, columns = np.divmod(keys[first], np.int32(shape[1]))
+    indptr = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int32)
+    return csr_matrix((data, columns, indptr), shape=shape)
+
+
+def barcodes(cells: np.ndarray, suffix: str) -> list[str]:
+    """A 16-base barcode for each cell number, all different."""
+    codes = cells.astype(np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
+    digits = (codes[:, None] >> np.arange(0, 32, 2, dtype=np.uint64)) % np.uint64(4)
+    letters = np.frombuffer(b"ACGT", "S1")[digits.astype(int)]
+    return [barcode.decode() + suffix for barcode in letters.view("S16").ravel()]
+
+
+def simulate(
+    design: Design, n_patients: int, n_obs_per_patient: int
+) -> tuple[pd.DataFrame, Iterator[tuple[csr_matrix, pd.DataFrame]]]:
+    """A whole cohort: its genes, and its cells one patient after the other as `simulate_patient` gives them."""
+    genes = gene_table(design)
+    patients = (simulate_patient(design, patient, n_obs_per_patient, genes) for patient in range(n_patients))
+    return genes, (block for blocks in patients for block in blocks)
+
+
+def write_h5ad(
+    path: str | Path,
+    blocks: Iterable[tuple[csr_matrix, pd.DataFrame]],
+    genes: pd.DataFrame,
+    compression: str | None = None,
+) -> int:
+    """Write blocks of cells as users' h5ad files are: X CSR, float32 with int32 indices. Returns the number of cells.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    blocks
+        Counts and obs.
+    genes
+        The var table.
+    compression
+        None or gzip.
+    """
+    import pandas as pd
+    from anndata.io import write_elem
+
+    tables, row_lengths = [], []
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        group = file.create_group("X")
+        kwargs = {"shape": (0,), "maxshape": (None,), "chunks": (1 << 18,), "compression": compression}
+        data = group.create_dataset("data", dtype=np.float32, **kwargs)
+        indices = group.create_dataset("indices", dtype=np.int32, **kwargs)
+        for X, obs in blocks:
+            end = len(data) + X.nnz
+            for dataset, values in ((data, X.data), (indices, X.indices)):
+                dataset.resize((end,))
+                dataset[end - X.nnz :] = values
+            tables.append(obs)
+            row_lengths.append(np.diff(X.indptr))
+        indptr = np.concatenate([[0], *row_lengths]).cumsum(dtype=np.int64)
+        group["indptr"] = indptr.astype(np.int32) if indptr[-1] < 1 << 31 else indptr
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        group.attrs["shape"] = np.array([len(indptr) - 1, len(genes)])
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        obs = pd.concat(tables)
+        obs["PatientNumber"] = obs["PatientNumber"].astype("category")
+        write_elem(file, "obs", obs)
+        write_elem(file, "var", genes)
+    return len(obs)
+
+
+def main(snakemake: Any) -> None:
+    """Simulate one patient, write its h5ad."""
+    params = snakemake.params
+    design = Design(params.n_genes, params.n_types, params.umi, seed=snakemake.config["seed"])
+    genes = gene_table(design)
+    blocks = simulate_patient(design, params.patient, params.n_obs, genes)
+    write_h5ad(snakemake.output.h5ad, blocks, genes, compression="gzip")
+
+
+def command_line() -> None:
+    """Simulate a cohort into one h5ad, to try the workflow at scale."""
+    parser = argparse.ArgumentParser(description=command_line.__doc__)
+    parser.add_argument("h5ad", type=Path)
+    parser.add_argument("--patients", type=int, default=8)
+    parser.add_argument("--cells", type=int, default=2500, help="of each patient")
+    parser.add_argument("--genes", type=int, default=30_000)
+    parser.add_argument("--types", type=int, default=20)
+    parser.add_argument("--umi", type=float, default=6000, help="median of a cell")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compression", choices=["gzip"])
+    args = parser.parse_args()
+    genes, blocks = simulate(Design(args.genes, args.types, args.umi, seed=args.seed), args.patients, args.cells)
+    print(f"{write_h5ad(args.h5ad, blocks, genes, args.compression)} cells in {args.h5ad}")
+
+
+if "snakemake" in globals():
+    stage.run(main, snakemake)  # noqa: F821
+elif __name__ == "__main__":
+    command_line()
