@@ -1,0 +1,177 @@
+"""Marker genes by multinomial logistic regression of the groups on the highly variable genes.
+
+Minimises, over weights W (groups x genes) and intercepts b, mean_i[logsumexp(W z_i + b) - (W z_i + b)_{y_i}] +
+|W|^2 / (2 C n) for the n cells' rows z_i of the matrix that PCA saw (or of log-normalised values) and groups y_i: the
+objective, the optimiser (L-BFGS) and its stopping of scikit-learn's LogisticRegression. A gene's score in a group is
+its weight. With two groups W is one row, the second group's against the first; as in scanpy the table then holds the
+first group alone, with that row: genes with high scores mark the second group.
+Source: scanpy.tl.rank_genes_groups(method="logreg").
+
+Loss and gradient are sums over dense chunks: float32 products, float64 sums. Every step of the optimiser reads the
+matrix once, from memory where it fits `CACHE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from lib import device as devices
+from lib import stage
+from lib.counts import Counts, Stream
+from lib.files import read_table
+from lib.markers import rank_genes, read_groups, write_markers
+from lib.scaling import Scaling, log_normalize, regressors
+from scipy.optimize import minimize
+
+CHUNK_VALUES = 20_000_000  # values of a dense chunk: 80 MB
+CACHE_BYTES = 1 << 30  # the matrix stays in memory as float32 where it fits this, else as float16, else it is streamed
+
+Rows = Iterable[tuple[Any, Any]]  # pairs of a dense chunk, cells x genes, float32, and its cells' groups
+
+
+class DenseRows:
+    """The matrix as dense chunks with their cells' groups, to be read again and again; cells without a group left out.
+
+    Parameters
+    ----------
+    counts
+        cells x features.
+    codes
+        Per cell its group, -1: in none.
+    dense
+        Makes a chunk's counts, given also which cells they are, into the rows of the matrix, float32.
+    """
+
+    def __init__(self, counts: Stream, codes: np.ndarray, dense: Callable[[Any, slice], Any]) -> None:
+        self.counts, self.codes, self.dense = counts, codes, dense
+        n_values = int((codes >= 0).sum()) * counts.n_vars
+        fits = [dtype for dtype in (np.float32, np.float16) if n_values * np.dtype(dtype).itemsize <= CACHE_BYTES]
+        where = f"in memory as {np.dtype(fits[0]).name}" if fits else "streamed"
+        stage.log.info("%.0f million values, %s", n_values / 1e6, where)
+        self.kept = [(Z.astype(fits[0], copy=False), y) for Z, y in self._read()] if fits else None
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """All cells, in order: pairs of a chunk, float32, and its cells' groups."""
+        if self.kept is None:
+            yield from self._read()
+        else:
+            for Z, y in self.kept:
+                yield Z.astype(np.float32, copy=False), y
+
+    def _read(self) -> Iterator[tuple[Any, Any]]:
+        xp = self.counts.device.xp
+        for chunk in self.counts.chunks(max(1, CHUNK_VALUES // self.counts.n_vars)):
+            Z, y = self.dense(chunk.X, chunk.rows), xp.asarray(self.codes[chunk.rows])
+            yield (Z, y) if bool((y >= 0).all()) else (Z[y >= 0], y[y >= 0])
+
+
+def loss_gradient(W: np.ndarray, rows: Rows, n_groups: int, xp: Any) -> tuple[float, np.ndarray]:
+    """The summed loss of all cells, and its gradient.
+
+    Parameters
+    ----------
+    W
+        Weights and, in the last column, intercepts: groups x (genes + 1), float64; for two groups one row, the
+        second group's (the first group's are zero).
+    rows
+        The cells.
+    n_groups
+        Number of groups.
+    xp
+        Array module of the chunks.
+    """
+    weights, intercepts = xp.asarray(W[:, :-1].T, np.float32), xp.asarray(W[:, -1])
+    free = slice(n_groups - len(W), n_groups)
+    loss, gradient = 0.0, xp.zeros(W.shape)
+    for Z, y in rows:
+        logits = xp.zeros((len(y), n_groups))
+        logits[:, free] = Z @ weights + intercepts
+        logits -= logits.max(1, keepdims=True)
+        own = xp.arange(len(y)), y
+        P = xp.exp(logits)
+        sums = P.sum(1, keepdims=True)
+        loss += float(xp.log(sums).sum() - logits[own].sum())
+        P /= sums
+        P[own] -= 1
+        P = P[:, free]
+        gradient[:, :-1] += P.T.astype(np.float32) @ Z
+        gradient[:, -1] += P.sum(0)
+    return loss, gradient
+
+
+def logistic_regression(
+    rows: Rows, n_obs: int, n_vars: int, n_groups: int, device: devices.Device, C: float = 1.0, max_iter: int = 100
+) -> np.ndarray:
+    """The weights, groups x genes (for two groups: 1 x genes), float64, as `LogisticRegression(C, max_iter)`.coef_.
+
+    Parameters
+    ----------
+    rows
+        The cells.
+    n_obs, n_vars, n_groups
+        Numbers of cells, genes and groups.
+    device
+        Where the chunks lie.
+    C
+        Inverse of the penalty's strength.
+    max_iter
+        Most steps of the optimiser.
+    """
+    shape = 1 if n_groups == 2 else n_groups, n_vars + 1
+    said, passes = time.time(), 0
+
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal said, passes
+        W = w.reshape(shape)
+        loss, gradient = loss_gradient(W, rows, n_groups, device.xp)
+        loss, gradient = loss / n_obs, device.to_host(gradient) / n_obs
+        gradient[:, :-1] += W[:, :-1] / (C * n_obs)
+        passes += 1
+        if time.time() - said >= stage.LOG_EVERY:
+            said = time.time()
+            stage.log.info("pass %d: loss %.6f, largest gradient %.1e", passes, loss, np.abs(gradient).max())
+        return loss + (W[:, :-1] ** 2).sum() / (2 * C * n_obs), gradient.ravel()
+
+    # The stopping of scikit-learn's LogisticRegression with its default tolerance
+    options = {"maxiter": max_iter, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
+    result = minimize(objective, np.zeros(shape).ravel(), method="L-BFGS-B", jac=True, options=options)
+    stage.log.info("%d iterations, %d passes, objective %.6f", result.nit, passes, result.fun)
+    if not result.success:
+        stage.log.warning("not converged (%s): raise `markers: logreg: max_iter`", result.message)
+    return result.x.reshape(shape)[:, :-1]
+
+
+def main(snakemake: Any) -> None:
+    """Read the features and a grouping, write the ranked genes of each group."""
+    files, params = snakemake.input, snakemake.params
+    device = devices.resolve(snakemake.config["device"])
+    groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
+    counts = Counts(files.features, device)
+    scaling = Scaling.read(files.pca)
+    obs = read_table(files.obs, ["kept_counts", *scaling.regress_keys])
+    totals = obs["kept_counts"].to_numpy()
+    design = regressors(obs, scaling.regress_keys)
+
+    def dense(X: Any, cells: slice) -> Any:
+        if params.logreg["use_scaled"]:
+            return scaling.dense(X, totals[cells], design[cells], device)
+        return log_normalize(X, totals[cells], scaling.target_sum, device).toarray()
+
+    n_groups, (C, max_iter) = len(groups.names), (params.logreg[key] for key in ("C", "max_iter"))
+    W = np.zeros((0, counts.n_vars))
+    if n_groups:
+        with stage.timed("fit"):
+            rows = DenseRows(counts, groups.codes, dense)
+            W = logistic_regression(rows, int(groups.sizes.sum()), counts.n_vars, n_groups, device, C, max_iter)
+    if n_groups == 2:
+        stage.log.warning("two groups: as in scanpy one row of weights; high scores mark %s", groups.names[1])
+    names, symbols = counts.names("var"), counts.names("var", "gene_symbols")
+    table = rank_genes(groups.names[: len(W)], {"scores": W}, names, symbols)
+    write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

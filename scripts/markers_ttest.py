@@ -1,0 +1,126 @@
+"""Marker genes by Welch's t-test of each group of cells against the rest, in one pass over the counts.
+
+With m, v, n the mean, the variance (divisor n - 1) and the number of cells of a gene's log-normalised values in the
+group, and m', v', n' in all other groups: t = (m - m') / sqrt(v/n + v'/n'), with
+(v/n + v'/n')^2 / ((v/n)^2 / (n - 1) + (v'/n')^2 / (n' - 1)) degrees of freedom (Welch, 1947), two-sided p-values,
+adjusted within the group (Benjamini & Hochberg, 1995). The means and variances come from group x gene sums of values
+and of squares, in float64. Source: scanpy.tl.rank_genes_groups(method="t-test").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lib import device as devices
+from lib import stage
+from lib.cohort import Cohort
+from lib.counts import Stream
+from lib.files import read_table
+from lib.markers import rank_genes, read_groups, write_markers
+from lib.scaling import log_normalize
+from scipy.special import stdtr
+
+
+def group_sums(
+    counts: Stream, codes: np.ndarray, n_groups: int, totals: np.ndarray, target_sum: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of each group's log-normalised values, and of their squares: two arrays groups x genes, float64.
+
+    Parameters
+    ----------
+    counts
+        cells x genes.
+    codes
+        Per cell its group, -1: in none.
+    n_groups
+        Number of groups.
+    totals, target_sum
+        See `log_normalize`.
+    """
+    xp, device = counts.device.xp, counts.device
+    sums, squares = xp.zeros((n_groups, counts.n_vars)), xp.zeros((n_groups, counts.n_vars))
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, "group sums"):
+        X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
+        groups = membership(codes[chunk.rows], n_groups, device)
+        sums += (groups @ X).toarray()
+        X.data = X.data**2
+        squares += (groups @ X).toarray()
+    return device.to_host(sums), device.to_host(squares)
+
+
+def membership(codes: np.ndarray, n_groups: int, device: devices.Device) -> Any:
+    """groups x cells, CSR: 1 where the cell belongs to the group. Its product with X sums X's rows by group."""
+    xp = device.xp
+    cells = np.flatnonzero(codes >= 0)
+    where = xp.asarray(codes[cells]), xp.asarray(cells)
+    return device.sparse.csr_matrix((xp.ones(len(cells)), where), shape=(n_groups, len(codes)))
+
+
+def welch(sums: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """The test of each group against all others together.
+
+    Parameters
+    ----------
+    sums, squares
+        See `group_sums`.
+    sizes
+        Cells of each group, at least two groups of two.
+
+    Returns
+    -------
+    `scores` (t), `logfoldchanges`, `pvals`, `pvals_adj`: each groups x genes, float64. A gene that does not vary in
+    either set has score 0 and p-value 1, as in scanpy.
+    """
+    others = 1.0 - np.eye(len(sizes))
+    n, n_rest = sizes[:, None], (others @ sizes)[:, None]
+    mean, squared_error = moments(sums, squares, n)
+    mean_rest, squared_error_rest = moments(others @ sums, others @ squares, n_rest)
+    squared = squared_error + squared_error_rest
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = (mean - mean_rest) / np.sqrt(squared)
+        freedom = squared**2 / (squared_error**2 / (n - 1) + squared_error_rest**2 / (n_rest - 1))
+    t = np.where(squared > 0, t, 0)
+    pvals = 2 * stdtr(np.where(squared > 0, freedom, 1), -np.abs(t))
+    change = np.log2((np.expm1(mean) + 1e-9) / (np.expm1(mean_rest) + 1e-9))
+    return {"scores": t, "logfoldchanges": change, "pvals": pvals, "pvals_adj": benjamini_hochberg(pvals)}
+
+
+def moments(sums: np.ndarray, squares: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The means and the squared standard errors (variance / n) of `n` values, from their sums."""
+    mean = sums / n
+    variance = (squares - sums * mean) / (n - 1)
+    # Rounding: a variance below it is none
+    return mean, np.where(variance > 1e-14 * squares, variance, 0) / n
+
+
+def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
+    """Each row's p-values, adjusted for their number."""
+    n = pvals.shape[1]
+    falling = np.argsort(-pvals, axis=1, kind="stable")
+    bounds = np.take_along_axis(pvals, falling, 1) * (n / np.arange(n, 0, -1))
+    adjusted = np.empty_like(pvals)
+    np.put_along_axis(adjusted, falling, np.minimum(np.minimum.accumulate(bounds, axis=1), 1), 1)
+    return adjusted
+
+
+def main(snakemake: Any) -> None:
+    """Read the cohort's counts and a grouping, write the ranked genes of each group."""
+    files, params = snakemake.input, snakemake.params
+    groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
+    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
+    target_sum = params.target_sum or float(np.median(totals))
+    cohort = Cohort(
+        files.counts, files.cells, files.genes, params.gene_key, devices.resolve(snakemake.config["device"])
+    )
+    sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
+    with stage.timed("tests"):
+        statistics = welch(sums, squares, groups.sizes)
+        genes = cohort.genes
+        table = rank_genes(groups.names, statistics, genes.index.to_numpy(), genes["gene_symbols"].to_numpy())
+    with stage.timed("tables"):
+        write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
