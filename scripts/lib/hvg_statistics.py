@@ -1,0 +1,309 @@
+"""How variable each gene is within each batch, by flavour, from a stream of counts.
+
+Every statistic is a sum over cells of a function of the counts, so it is an accumulation over chunks
+(`accumulate`: sums of shards of cells add up) and a reduction of terms x batches x genes. Where the function is not
+zero at a count of zero, its value there depends on a cell through its depth alone: it is summed over the batch's
+distinct depths (`sum_over_depths`) and corrected at the non-zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import device as devices
+from . import stage
+from .counts import Chunk, Stream, row_sums, rows_of_nonzeros
+from .errors import UserError
+
+PIECE = 1 << 20  # non-zeros worked on at a time: what fits a processor's cache
+OUTER = 1 << 22  # gene sums x depths evaluated at a time
+MAD_OF_NORMAL = 0.6744897501960817  # the median absolute deviation of a standard normal distribution
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which batch each cell of a stream is of.
+
+    Attributes
+    ----------
+    codes
+        Per cell its batch, from 0.
+    names
+        The batches' names, for messages.
+    """
+
+    codes: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Cells of each batch."""
+        return np.bincount(self.codes, minlength=len(self.names))
+
+
+@dataclass(frozen=True)
+class Nonzeros:
+    """Non-zeros of a stream, on its device: the count (float64), the position of its cell, and batch * genes + gene."""
+
+    x: Any
+    cell: Any
+    key: Any
+
+
+def accumulate(
+    counts: Stream, batches: Batches, terms: Callable[[Nonzeros], Sequence[Any]], n_terms: int, what: str
+) -> np.ndarray:
+    """Sums over the cells of each batch of functions of the non-zeros.
+
+    Parameters
+    ----------
+    counts
+        cells x genes.
+    terms
+        Maps non-zeros to `n_terms` arrays with one value each.
+    what
+        What the pass is called in the log.
+
+    Returns
+    -------
+    `n_terms` x batches x genes, float64, on the stream's device: exact where the terms are integers below 2^53.
+    """
+    xp, n_vars = counts.device.xp, counts.n_vars
+    sums = xp.zeros((n_terms, len(batches.names), n_vars))
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, what):
+        codes = batches.codes[chunk.rows]
+        first, last = int(codes.min()), int(codes.max()) + 1
+        for nonzeros in _pieces(chunk, codes, n_vars, counts.device):
+            key = nonzeros.key - first * n_vars
+            for total, values in zip(sums, terms(nonzeros), strict=True):
+                added = xp.bincount(key, weights=values, minlength=(last - first) * n_vars)
+                total[first:last] += added.reshape(last - first, n_vars)
+    return sums
+
+
+def _pieces(chunk: Chunk, codes: np.ndarray, n_vars: int, device: devices.Device) -> Iterator[Nonzeros]:
+    rows = rows_of_nonzeros(chunk.X, device)
+    offsets = device.xp.asarray(codes.astype(np.int64) * n_vars)
+    for start in range(0, chunk.X.nnz, PIECE):
+        piece = slice(start, start + PIECE)
+        x = chunk.X.data[piece].astype(np.float64)
+        yield Nonzeros(x, rows[piece] + chunk.start, offsets[rows[piece]] + chunk.X.indices[piece])
+
+
+def cell_totals(counts: Stream) -> Any:
+    """Counts of each cell, int64, on the stream's device."""
+    chunks = stage.progress(counts.chunks(), counts.n_obs, "cell totals")
+    return counts.device.xp.concatenate([row_sums(chunk.X, counts.device) for chunk in chunks])
+
+
+def moments(sums: np.ndarray, n: Any) -> tuple[Any, Any]:
+    """Mean and variance (divisor n - 1) from the sums of the values and of their squares, over `n` cells."""
+    total, squared = sums
+    return total / n, (squared - total * total / n) / (n - 1)
+
+
+def count_sums(counts: Stream, batches: Batches) -> np.ndarray:
+    """Sums of the counts and of their squares: 2 x batches x genes, float64, exact."""
+    return accumulate(counts, batches, lambda nonzeros: (nonzeros.x, nonzeros.x * nonzeros.x), 2, "sums")
+
+
+def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, span: float) -> np.ndarray:
+    """Variance of the counts that are standardised by a fitted deviation and clipped: flavours seurat_v3*.
+
+    Per batch of n cells, a quadratic loess of log10(variance) on log10(mean) gives each gene's expected standard
+    deviation s; counts are clipped at mean + s * sqrt(n), and z = (x - mean) / s. Stuart et al. 2019; Hafemeister and
+    Satija's vst; scanpy.pp.highly_variable_genes.
+
+    Parameters
+    ----------
+    sums
+        Of `count_sums`.
+    span
+        Fraction of the genes in the loess window.
+
+    Returns
+    -------
+    batches x genes, float64.
+
+    Raises
+    ------
+    UserError
+        For batches whose cells are too few to fit.
+    """
+    xp = counts.device.xp
+    n = batches.sizes[:, None]
+    host_sums = counts.device.to_host(sums)
+    mean, variance = moments(host_sums, n)
+    deviation = expected_deviations(mean, variance, batches, span)
+    clip = xp.asarray(mean + deviation * np.sqrt(n)).ravel()
+
+    def excess(nonzeros: Nonzeros) -> tuple[Any, Any]:
+        limit = clip[nonzeros.key]
+        x = xp.maximum(nonzeros.x, limit)
+        return x - limit, x * x - limit * limit
+
+    # What clipping takes off the sums, which the first pass knows
+    total, squared = host_sums - counts.device.to_host(accumulate(counts, batches, excess, 2, "clipped sums"))
+    return (n * mean**2 + squared - 2 * total * mean) / ((n - 1) * deviation**2)
+
+
+def expected_deviations(mean: np.ndarray, variance: np.ndarray, batches: Batches, span: float) -> np.ndarray:
+    """Standard deviation expected at each gene's mean, batches x genes: 1 for a gene that does not vary."""
+    from skmisc.loess import loess
+
+    deviation = np.ones_like(mean)
+    too_small = []
+    for code, (name, n) in enumerate(zip(batches.names, batches.sizes, strict=True)):
+        varies = variance[code] > 0
+        try:
+            fit = loess(np.log10(mean[code, varies]), np.log10(variance[code, varies]), span=span, degree=2)
+            fit.fit()
+        except ValueError as error:
+            stage.log.info("loess, batch %s: %s", name, error)
+            too_small.append(f"{name} ({n} cells)")
+            continue
+        deviation[code, varies] = np.sqrt(10**fit.outputs.fitted_values)
+    if too_small:
+        raise UserError(
+            f"too few cells to fit the genes' variances with hvg: span: {span} in {', '.join(too_small)}. "
+            "Raise hvg: span (to 0.5, say), or set hvg: per_batch: false, or merge small batches (batch_key)."
+        )
+    return deviation
+
+
+def normalized_sums(counts: Stream, batches: Batches, target_sum: float | None, log1p: bool) -> np.ndarray:
+    """Sums of the counts normalised to `target_sum` a cell, and of their squares: 2 x batches x genes, float64.
+
+    Parameters
+    ----------
+    target_sum
+        None: the median of the totals of the cells that have counts.
+    log1p
+        Sum log(1 + normalised count) instead.
+    """
+    xp = counts.device.xp
+    totals = cell_totals(counts)
+    target_sum = float(xp.median(totals[totals > 0])) if target_sum is None else target_sum
+    factors = target_sum / xp.maximum(totals, 1)
+
+    def values(nonzeros: Nonzeros) -> tuple[Any, Any]:
+        normalized = nonzeros.x * factors[nonzeros.cell]
+        normalized = xp.log1p(normalized) if log1p else normalized
+        return normalized, normalized * normalized
+
+    return accumulate(counts, batches, values, 2, "normalised sums")
+
+
+def dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int) -> dict[str, np.ndarray]:
+    """Dispersion of each gene, and how it stands among genes of similar mean: flavours seurat and cell_ranger.
+
+    The dispersion is variance / mean. seurat takes log(dispersion) and log(1 + mean), cuts the means into `n_bins` of
+    equal width, and standardises by the bin's mean and standard deviation; a bin's only gene gets 1. cell_ranger cuts
+    at the means' percentiles 10, 15 ... 100 and standardises by the bin's median and median absolute deviation.
+    Satija et al. 2015, Zheng et al. 2017; scanpy.pp.highly_variable_genes.
+
+    Parameters
+    ----------
+    mean, variance
+        Of each gene's normalised values (cell_ranger: their logarithms).
+
+    Returns
+    -------
+    `means`, `dispersions`, `dispersions_norm`; NaN where seurat's dispersion is zero.
+    """
+    mean = np.where(mean == 0, 1e-12, mean)
+    dispersion = variance / mean
+    if flavor == "seurat":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            dispersion = np.where(dispersion > 0, np.log(dispersion), np.nan)
+        mean = np.log1p(mean)
+        bins = pd.cut(mean, n_bins, labels=False)
+        grouped = pd.Series(dispersion).groupby(bins)
+        centre, spread = grouped.transform("mean"), grouped.transform("std")
+        alone = spread.isna()
+        spread, centre = spread.where(~alone, centre), centre.where(~alone, 0)
+    else:
+        edges = np.unique(np.percentile(mean, np.arange(10, 105, 5)))
+        bins = np.searchsorted(edges, mean)
+        centre = pd.Series(dispersion).groupby(bins).transform("median")
+        spread = (dispersion - centre).abs().groupby(bins).transform("median") / MAD_OF_NORMAL
+    norm = (dispersion - centre) / spread
+    return {"means": mean, "dispersions": dispersion, "dispersions_norm": norm.to_numpy()}
+
+
+def residual_variances(
+    counts: Stream, batches: Batches, sums: np.ndarray, theta: float, clip: float | None
+) -> np.ndarray:
+    """Variance of the clipped Pearson residuals of a negative binomial model: flavour pearson_residuals.
+
+    With mu = (gene's sum) * (cell's sum) / (batch's sum), the residual is (x - mu) / sqrt(mu + mu^2 / theta), clipped
+    at +-`clip`. Lause, Berens and Kobak 2021; scanpy.experimental.pp.highly_variable_genes, except that without `clip`
+    each batch is clipped at the square root of its own cells (scanpy 1.11 takes the first batch's for all).
+
+    Parameters
+    ----------
+    sums
+        Of `count_sums`.
+
+    Returns
+    -------
+    batches x genes, float64 (divisor: the batch's cells); 0 for a gene without counts.
+    """
+    xp = counts.device.xp
+    totals = cell_totals(counts)
+    n = xp.asarray(batches.sizes)[:, None]
+    limit = xp.sqrt(n) if clip is None else xp.full(n.shape, float(clip))
+    rate = sums[0] / sums[0].sum(1, keepdims=True)
+    flat_rate, limit_of_cell = rate.ravel(), limit.ravel()[xp.asarray(batches.codes)]
+
+    def correction(nonzeros: Nonzeros) -> tuple[Any, Any]:
+        mu = flat_rate[nonzeros.key] * totals[nonzeros.cell]
+        limit = limit_of_cell[nonzeros.cell]
+        spread = 1 + mu / theta
+        at_zero = -xp.minimum(xp.sqrt(mu / spread), limit)
+        residual = xp.clip((nonzeros.x - mu) / xp.sqrt(mu * spread), -limit, limit)
+        return residual - at_zero, residual * residual - at_zero * at_zero
+
+    total, squared = accumulate(counts, batches, correction, 2, "residuals")
+    for code in range(len(batches.names)):
+        bound = float(limit[code, 0])
+        squares = lambda mu: xp.minimum(mu / (1 + mu / theta), bound * bound)  # noqa: B023, E731
+        depths = totals[xp.asarray(batches.codes == code)]
+        total[code] -= sum_over_depths(lambda mu: xp.sqrt(squares(mu)), sums[0, code], depths, xp)  # noqa: B023
+        squared[code] += sum_over_depths(squares, sums[0, code], depths, xp)
+    return counts.device.to_host(squared / n - (total / n) ** 2)
+
+
+def zero_fractions(counts: Stream, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions of cells without a gene: observed, and expected of Poisson counts with mean (gene's sum) * (cell's sum)
+    / (batch's sum). Each batches x genes, float64."""
+    xp = counts.device.xp
+    totals = cell_totals(counts)
+    sums = accumulate(counts, batches, lambda nonzeros: (nonzeros.x, nonzeros.x > 0), 2, "zeros")
+    expected = xp.empty_like(sums[0])
+    for code in range(len(batches.names)):
+        depths = totals[xp.asarray(batches.codes == code)]
+        expected[code] = sum_over_depths(lambda mu: xp.exp(-mu), sums[0, code], depths, xp)
+    to_host, n = counts.device.to_host, batches.sizes[:, None]
+    return 1 - to_host(sums[1]) / n, to_host(expected) / n
+
+
+def sum_over_depths(function: Callable[[Any], Any], sums: Any, depths: Any, xp: Any) -> Any:
+    """For each gene the sum over cells of function((gene's sum) * (cell's depth) / (sum of the depths)).
+
+    It is evaluated once for each pair of a distinct gene sum and a distinct depth, `OUTER` pairs at a time.
+    """
+    sums, which = xp.unique(sums, return_inverse=True)
+    total = float(depths.sum())
+    depths, cells = xp.unique(depths, return_counts=True)
+    cells = cells.astype(np.float64)
+    step = max(1, OUTER // len(depths))
+    parts = [
+        function(sums[start : start + step, None] * (depths / total)) @ cells for start in range(0, len(sums), step)
+    ]
+    return xp.concatenate(parts)[which]
