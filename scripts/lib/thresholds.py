@@ -42,7 +42,10 @@ def failing(
     if cells.get("mad") is not None:
         groups = np.zeros(len(qc)) if groups is None else groups
         for metric in cells["mad_metrics"]:
-            yield f"mad_{metric}", is_outlier(_metric(qc, metric), groups, cells["mad"], metric.startswith("pct_counts_"))
+            yield (
+                f"mad_{metric}",
+                is_outlier(_metric(qc, metric), groups, cells["mad"], metric.startswith("pct_counts_")),
+            )
 
 
 def is_outlier(values: pd.Series, groups: np.ndarray, n_mads: float, upper_only: bool) -> np.ndarray:
@@ -56,9 +59,7 @@ def is_outlier(values: pd.Series, groups: np.ndarray, n_mads: float, upper_only:
     return ((deviation if upper_only else deviation.abs()) > n_mads * mad).to_numpy()
 
 
-def threshold_reasons(
-    qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.ndarray | None = None
-) -> pd.Series:
+def threshold_reasons(qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.ndarray | None = None) -> pd.Series:
     """For each cell the first limit that it fails, "" if it passes all; see `failing`."""
     reasons = pd.Series("", index=qc.index, name="reason")
     for name, mask in failing(qc, cells, groups):

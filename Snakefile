@@ -1,0 +1,35 @@
+# Somersault: a cohort of single-cell count files becomes an atlas and a report.
+# The table of contents: rules/common.smk reads config and sheet, the other files hold the flow in its order.
+
+import os
+
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+if os.path.exists("config/config.yaml"):
+
+    configfile: "config/config.yaml"
+
+else:
+
+    configfile: workflow.source_path("config/config.yaml")
+
+
+include: "rules/common.smk"
+include: "rules/demo.smk"
+include: "rules/samples.smk"
+include: "rules/cohort.smk"
+include: "rules/embeddings.smk"
+include: "rules/clusters.smk"
+include: "rules/markers.smk"
+include: "rules/atlas.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        atlas="results/atlas.h5ad",
+        figures=FIGURES,

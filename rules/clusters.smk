@@ -1,0 +1,62 @@
+# Clusterings: one job and one small table for each resolution and each k.
+
+
+rule leiden:
+    input:
+        neighbors=f"{COHORT}/neighbors.h5",
+        obs=f"{COHORT}/obs.parquet",
+    output:
+        leiden=f"{COHORT}/leiden/{{resolution}}.parquet",
+    params:
+        n_iterations=config["leiden"]["n_iterations"],
+    log:
+        "logs/cohort/leiden/{resolution}.log",
+    benchmark:
+        "benchmarks/cohort/leiden/{resolution}.tsv"
+    resources:
+        mem_mb=memory(1000, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/leiden.py"
+
+
+rule louvain:
+    input:
+        neighbors=f"{COHORT}/neighbors.h5",
+        obs=f"{COHORT}/obs.parquet",
+    output:
+        louvain=f"{COHORT}/louvain/{{resolution}}.parquet",
+    log:
+        "logs/cohort/louvain/{resolution}.log",
+    benchmark:
+        "benchmarks/cohort/louvain/{resolution}.tsv"
+    resources:
+        mem_mb=memory(1000, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/louvain.py"
+
+
+rule kmeans:
+    input:
+        pca=f"{COHORT}/pca.h5",
+        harmony=HARMONY,
+        obs=f"{COHORT}/obs.parquet",
+    output:
+        kmeans=f"{COHORT}/kmeans/{{n_clusters}}.parquet",
+    params:
+        n_pcs=config["neighbors"]["n_pcs"],
+        use_rep=config["neighbors"]["use_rep"],
+    log:
+        "logs/cohort/kmeans/{n_clusters}.log",
+    benchmark:
+        "benchmarks/cohort/kmeans/{n_clusters}.tsv"
+    threads: cores
+    resources:
+        mem_mb=memory(1000, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/kmeans.py"

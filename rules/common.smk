@@ -1,0 +1,92 @@
+# Config, sample sheet, paths and resources: everything that the rules look up.
+
+import os
+import sys
+from pathlib import Path
+
+HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+sys.path.insert(0, str(HOME / "scripts"))
+
+from lib import config as settings
+from lib.errors import UserError
+from snakemake.exceptions import WorkflowError
+
+try:
+    config.update(settings.complete(config, HOME / "config/schemas/config.schema.yaml"))
+    SHEET = settings.read_sheet(settings.find_sheet(config["samples"], HOME), config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+SAMPLES = list(SHEET.index)
+BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
+RESOLUTIONS = {method: config[method]["resolutions"] for method in ("leiden", "louvain")}
+CLUSTERINGS = settings.clustering_names(config)
+GROUPINGS = settings.groupings(config)
+METHODS = config["markers"]["methods"]
+BASES = ["umap", "tsne"] if config["tsne"]["enabled"] else ["umap"]
+DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
+HARMONY = ["results/cohort/harmony.h5"] if config["harmony"]["enabled"] else []
+TSNE = ["results/cohort/tsne.parquet"] if config["tsne"]["enabled"] else []
+
+SAMPLE = "results/samples/{sample}"
+COHORT = "results/cohort"
+
+
+wildcard_constraints:
+    patient=r"P\d+",
+    sample="|".join(map(re.escape, SAMPLES)),
+    method="|".join(map(re.escape, METHODS)) or "none",
+
+
+def of_samples(name):
+    """The artifact `name` of every sample, in the order of the sheet."""
+    return expand(f"{SAMPLE}/{name}", sample=SAMPLES)
+
+
+def sample_path(wildcards):
+    """The file that the sheet names for a sample."""
+    return SHEET.loc[wildcards.sample, "path"]
+
+
+def patient_number(wildcards):
+    """The demo's patient P3 is number 3."""
+    return int(wildcards.patient[1:])
+
+
+def sheet_obs(wildcards):
+    """What the sheet adds to a sample's obs."""
+    return settings.sheet_obs(SHEET, wildcards.sample)
+
+
+def cell_limits(wildcards):
+    """The `cells` section of the config with the sample's own limits."""
+    return settings.cell_limits(SHEET, wildcards.sample, config["cells"])
+
+
+def counts_slot(wildcards):
+    """Where a sample's file keeps its counts."""
+    return settings.counts_slot(SHEET, wildcards.sample, config)
+
+
+def clustering_file(name):
+    """The table of a clustering: leiden_0.6 is results/cohort/leiden/0.6.parquet."""
+    return f"{COHORT}/{name.replace('_', '/', 1)}.parquet"
+
+
+def grouping_file(wildcards):
+    """The table that holds a grouping, none where it is a column of obs."""
+    return [clustering_file(wildcards.grouping)] if wildcards.grouping in CLUSTERINGS else []
+
+
+def memory(base, factor):
+    """`mem_mb` of a rule: `base` MB and `factor` MB for every MB of input."""
+
+    def mem_mb(wildcards, input, attempt):
+        return int((base + factor * input.size_mb) * attempt)
+
+    return mem_mb
+
+
+def cores(wildcards, input):
+    """Threads of a rule: one for small inputs, whose time goes into starting."""
+    return 1 if input.size_mb < 100 else 8

@@ -1,0 +1,53 @@
+# Marker genes: one job for each grouping and method.
+
+
+rule markers_logreg:
+    input:
+        features=f"{COHORT}/features.h5ad",
+        pca=f"{COHORT}/pca.h5",
+        obs=f"{COHORT}/obs.parquet",
+        grouping=grouping_file,
+    output:
+        markers=f"{COHORT}/markers/{{grouping}}/logreg.tsv.gz",
+        top=f"{COHORT}/markers/{{grouping}}/logreg.top.tsv",
+    params:
+        logreg=config["markers"]["logreg"],
+        n_genes=config["markers"]["n_genes"],
+    log:
+        "logs/cohort/markers_logreg/{grouping}.log",
+    benchmark:
+        "benchmarks/cohort/markers_logreg/{grouping}.tsv"
+    threads: cores
+    resources:
+        mem_mb=memory(3000, 1),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/markers_logreg.py"
+
+
+rule markers_ttest:
+    input:
+        counts=of_samples("counts.h5ad"),
+        cells=of_samples("cells.parquet"),
+        genes=f"{COHORT}/genes.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        grouping=grouping_file,
+    output:
+        markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
+        top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",
+    params:
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+        n_genes=config["markers"]["n_genes"],
+    log:
+        "logs/cohort/markers_ttest/{grouping}.log",
+    benchmark:
+        "benchmarks/cohort/markers_ttest/{grouping}.tsv"
+    threads: cores
+    resources:
+        mem_mb=memory(2000, 0.1),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/markers_ttest.py"

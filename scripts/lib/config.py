@@ -1,0 +1,220 @@
+"""The config and the sample sheet, checked whole before any job runs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jsonschema import Draft202012Validator
+
+from .errors import UserError
+
+OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # sheet columns that replace `cells` keys
+QC_COLUMNS = ("total_counts", "log1p_total_counts", "n_genes_by_counts", "log1p_n_genes_by_counts")
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MISSING = object()
+NOT_OBS = ("path", "counts", *OVERRIDES)  # sheet columns with a meaning of their own
+
+
+def complete(config: Mapping[str, Any], schema_file: str | Path) -> dict[str, Any]:
+    """The config with every default filled in, checked against the schema and against itself.
+
+    Raises
+    ------
+    UserError
+        Listing all problems: unknown keys with the nearest known one, wrong types, values out of range, contradictions.
+    """
+    schema = yaml.safe_load(Path(schema_file).read_text())
+    problems = list(_unknown_keys(config, schema, ""))
+    if not problems:
+        errors = sorted(Draft202012Validator(schema).iter_errors(dict(config)), key=lambda error: list(error.path))
+        problems = [_explain(error) for error in errors]
+    if not problems:
+        config = _with_defaults(config, schema, schema)
+        for section, key in (("qc", "gene_families"), ("cells", "max_pct_counts")):
+            config[section][key] = {name: value for name, value in config[section][key].items() if value is not None}
+        problems = list(_contradictions(config))
+    if problems:
+        raise UserError("the config is not right:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    return config
+
+
+def read_sheet(path: str | Path, config: Mapping[str, Any]) -> pd.DataFrame:
+    """The sample sheet, all text, indexed by `sample`, in the order of the file.
+
+    Raises
+    ------
+    UserError
+        Listing all problems: missing columns, names that repeat or cannot be part of a path, missing files.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"the sample sheet {path} does not exist. Write one: tab-separated, with the columns sample and path, a line a "
+            "sample; or name yours in the config (`samples:`)."
+        )
+    try:
+        sheet = pd.read_csv(path, sep="\t", dtype=str, comment="#", keep_default_na=False, skip_blank_lines=True)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"the sample sheet {path} is no tab-separated table: {error}") from None
+    missing = [name for name in ("sample", "path") if name not in sheet]
+    if missing:
+        raise UserError(
+            f"the sample sheet {path} lacks the column {' and '.join(missing)}; it has {', '.join(sheet.columns)}. "
+            "Columns are separated by tabs."
+        )
+    problems = list(_sheet_problems(sheet, config))
+    if problems:
+        raise UserError(f"the sample sheet {path} is not right:\n" + "\n".join(f"  - {p}" for p in problems))
+    return sheet.set_index("sample", drop=False)
+
+
+def find_sheet(path: str, home: Path) -> Path:
+    """The sheet's path: in the working directory, or else beside the workflow (the demo's)."""
+    return Path(path) if Path(path).exists() or not (home / path).exists() else home / path
+
+
+def counts_slot(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
+    """Where a sample's file keeps its counts: the sheet's column `counts`, or the config's `ingest: counts`."""
+    return sheet.loc[sample].get("counts") or config["ingest"]["counts"]
+
+
+def cell_limits(sheet: pd.DataFrame, sample: str, cells: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's `cells` section with what the sample's line of the sheet says instead."""
+    line = {name: value for name, value in sheet.loc[sample].items() if value != ""}
+    limits = {**cells, "max_pct_counts": dict(cells["max_pct_counts"])}
+    for name, value in line.items():
+        if name in OVERRIDES:
+            limits[name] = float(value)
+        elif name.startswith("max_pct_counts_"):
+            limits["max_pct_counts"][name.removeprefix("max_pct_counts_")] = float(value)
+    return limits
+
+
+def sheet_obs(sheet: pd.DataFrame, sample: str) -> dict[str, str]:
+    """What the sample's line of the sheet adds to obs."""
+    line = sheet.loc[sample].drop(["sample", *NOT_OBS], errors="ignore")
+    return {name: value for name, value in line.items() if not name.startswith("max_pct_counts_")}
+
+
+def _unknown_keys(config: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> Iterator[str]:
+    known = schema.get("properties", {})
+    for key, value in config.items():
+        if key not in known:
+            if schema.get("additionalProperties") is False:
+                near = difflib.get_close_matches(str(key), known, n=1) or [k for k in known if str(key) in k][:1]
+                hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+                yield f"unknown key `{where}{key}`: {hint}"
+        elif isinstance(value, Mapping):
+            yield from _unknown_keys(value, known[key], f"{where}{key}: ")
+
+
+def _explain(error: Any) -> str:
+    where = ": ".join(str(part) for part in error.absolute_path) or "config"
+    if error.validator == "enum":
+        choices = ", ".join(map(str, error.validator_value))
+        near = difflib.get_close_matches(str(error.instance), map(str, error.validator_value), n=1)
+        return f"`{where}` is {error.instance!r}, not one of {choices}" + (f": did you mean {near[0]}?" if near else "")
+    if error.validator == "type":
+        wanted = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        return f"`{where}` is {error.instance!r}, a {type(error.instance).__name__}; it must be {' or '.join(wanted)}"
+    return f"`{where}`: {error.message}"
+
+
+def _with_defaults(config: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    if "properties" not in schema:
+        return schema.get("default") if config is MISSING else config
+    config = {} if config in (MISSING, None) else config
+    return {key: _with_defaults(config.get(key, MISSING), value, root) for key, value in schema["properties"].items()}
+
+
+def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    n_comps, n_pcs = config["pca"]["n_comps"], config["neighbors"]["n_pcs"]
+    if n_pcs > n_comps:
+        yield f"`neighbors: n_pcs` ({n_pcs}) exceeds `pca: n_comps` ({n_comps}): lower it, or compute more components"
+    for low, high in (("min_genes", "max_genes"), ("min_counts", "max_counts")):
+        limits = config["cells"][low], config["cells"][high]
+        if None not in limits and limits[0] >= limits[1]:
+            yield f"`cells: {low}` ({limits[0]}) is not below `cells: {high}` ({limits[1]}): no cell would be kept"
+    families = config["qc"]["gene_families"]
+    for family in config["cells"]["max_pct_counts"]:
+        if family not in families:
+            yield f"`cells: max_pct_counts: {family}` is no gene family; `qc: gene_families` has {', '.join(families)}"
+    for section, key in (("regress_out", "keys"), ("cells", "mad_metrics")):
+        if section == "cells" and config["cells"]["mad"] is None:
+            continue
+        for name in config[section][key]:
+            if name.startswith("pct_counts_") and not _is_metric(name, config):
+                yield f"`{section}: {key}` names {name}, but `qc: gene_families` has only {', '.join(families)}"
+    n_top, flavor = config["hvg"]["n_top_genes"], config["hvg"]["flavor"]
+    if n_top is None and flavor not in ("seurat", "cell_ranger"):
+        yield f"`hvg: n_top_genes` is null, which only the flavors seurat and cell_ranger can do; {flavor} needs a number"
+    if config["harmony"]["enabled"] is False and config["neighbors"]["use_rep"] == "X_pca_harmony":
+        yield "`neighbors: use_rep` is X_pca_harmony, but `harmony: enabled` is false"
+    clusterings = clustering_names(config)
+    for name in config["markers"]["groupings"] or []:
+        if re.match(r"(leiden|louvain|kmeans)_", name) and name not in clusterings:
+            yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"
+
+
+def clustering_names(config: Mapping[str, Any]) -> list[str]:
+    """leiden_0.6, louvain_0.6, kmeans_8 ...: every clustering that the config asks for."""
+    lists = {"leiden": "resolutions", "louvain": "resolutions", "kmeans": "n_clusters"}
+    return [f"{method}_{value}" for method, key in lists.items() for value in config[method][key]]
+
+
+def groupings(config: Mapping[str, Any]) -> list[str]:
+    """What markers are sought for: by default the label and every Leiden clustering."""
+    leiden = [name for name in clustering_names(config) if name.startswith("leiden_")]
+    default = ([config["label_key"]] if config["label_key"] else []) + leiden
+    return default if config["markers"]["groupings"] is None else config["markers"]["groupings"]
+
+
+def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
+    """obs columns that must come from the files or the sheet -> the config key that asks for them."""
+    wanted = {config["batch_key"]: "batch_key", config["label_key"]: "label_key"}
+    wanted |= dict.fromkeys(config["regress_out"]["keys"], "regress_out: keys")
+    wanted |= dict.fromkeys(config["harmony"]["keys"] or [], "harmony: keys")
+    wanted |= dict.fromkeys(config["markers"]["groupings"] or [], "markers: groupings")
+    wanted[config["density"]["groupby"]] = "density: groupby"
+    ours = {None, "sample", "doublet_score", *QC_COLUMNS, *clustering_names(config)}
+    return {name: key for name, key in wanted.items() if name not in ours and not _is_metric(name, config)}
+
+
+def _is_metric(name: str, config: Mapping[str, Any]) -> bool:
+    families = list(config["qc"]["gene_families"])
+    tops = [f"in_top_{n}_genes" for n in config["qc"]["percent_top"]]
+    return name in QC_COLUMNS or name in {
+        f"{prefix}{part}" for prefix in ("pct_counts_", "total_counts_", "log1p_total_counts_") for part in families + tops
+    }
+
+
+def _sheet_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> Iterator[str]:
+    if sheet.empty:
+        yield "it names no sample"
+    for name in sheet["sample"][sheet["sample"].duplicated()].unique():
+        yield f"the sample name {name!r} stands on several lines: give each line its own"
+    for name in sheet["sample"]:
+        if not SAFE_NAME.fullmatch(name):
+            yield f"the sample name {name!r} cannot be part of a path: use letters, digits, '.', '_' and '-'"
+    for sample, path in zip(sheet["sample"], sheet["path"], strict=True):
+        if not path:
+            yield f"sample {sample} has no path"
+        elif not Path(path).exists() and not path.startswith("demo/"):
+            yield f"sample {sample}: {path} does not exist (relative paths start at {Path.cwd()})"
+    families = config["qc"]["gene_families"]
+    for column in sheet:
+        family = column.removeprefix("max_pct_counts_")
+        if family != column and family not in families:
+            yield f"the column {column} limits a gene family that `qc: gene_families` does not have"
+        if column in OVERRIDES or family != column:
+            for sample, value in zip(sheet["sample"], sheet[column], strict=True):
+                if value and pd.isna(pd.to_numeric(value, errors="coerce")):
+                    yield f"sample {sample}: {column} is {value!r}, not a number"
