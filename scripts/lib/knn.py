@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-EXACT_MAX = 20_000  # points up to which comparing all pairs is no slower than NN-descent and its compilation
+EXACT_MAX = 50_000  # points up to which comparing all pairs is quicker than compiling and running NN-descent
+BLOCK = 8192  # points whose neighbours are found at a time
+MIN_WIDTH = 30  # neighbours that NN-descent refines: of fewer, too many are missed
 METRICS = ("euclidean", "cosine", "manhattan", "correlation")
 
 
@@ -49,59 +53,73 @@ def nearest(
     ValueError
         If the metric is unknown or there are not enough points for k neighbours.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
     n = len(X)
     others = k - 1 if include_self else k
-    if not 0 < others < n:
-        raise ValueError(f"{n} points have no {k} neighbours each")
-    points = np.ascontiguousarray(X, np.float32)
-    angular = metric in ("cosine", "correlation")
-    if angular:
-        points = _unit_rows(points, centred=metric == "correlation")
-    search = _all_pairs if (n <= EXACT_MAX if exact is None else exact) else _nn_descent
-    indices, distances = search(points, others, "euclidean" if angular else metric, seed, n_jobs)
-    indices, distances = indices.astype(np.int32), distances.astype(np.float32)
-    if angular:
-        distances = distances**2 / 2
+    if exact or (exact is None and n <= EXACT_MAX):
+        indices, distances = np.empty((n, others), np.int32), np.empty((n, others), np.float32)
+        for rows, *found in exact_blocks(X, others, metric, n_jobs):
+            indices[rows], distances[rows] = found
+    else:
+        indices, distances = _nn_descent(X, others, metric, seed, n_jobs)
     if include_self:
         indices = np.column_stack([np.arange(n, dtype=np.int32), indices])
         distances = np.column_stack([np.zeros(n, np.float32), distances])
     return indices, distances
 
 
-def _unit_rows(points: np.ndarray, centred: bool) -> np.ndarray:
-    if centred:
-        points = points - points.mean(1, keepdims=True)
-    norms = np.linalg.norm(points, axis=1, keepdims=True)
-    return points / np.where(norms > 0, norms, 1)
+def exact_blocks(
+    X: np.ndarray, k: int, metric: str = "euclidean", n_jobs: int = 1
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """The k nearest other points of `BLOCK` points at a time: for what needs no table of them all.
 
-
-def _all_pairs(points: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]:
+    Yields
+    ------
+    The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k. Parameters
+    and errors: see `nearest`.
+    """
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits
 
+    points, metric, angular = _prepared(X, k, metric)
     with threadpool_limits(n_jobs):
-        found = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric).fit(points)
-        distances, indices = found.kneighbors()
-    return indices, distances
+        search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points)
+        for start in range(0, len(points), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(points)))
+            distances, indices = search.kneighbors(points[rows])
+            yield rows, *_without_self(indices, distances, np.arange(rows.start, rows.stop), angular)
 
 
-def _nn_descent(points: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]:
+def _nn_descent(X: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]:
     from pynndescent import NNDescent
 
-    # A wider graph than asked for: the first k of it are nearly all right
+    points, metric, angular = _prepared(X, k, metric)
     width = min(max(k + 1, MIN_WIDTH), len(points))
     index = NNDescent(points, metric=metric, n_neighbors=width, random_state=seed, n_jobs=n_jobs)
-    indices, distances = index.neighbor_graph
-    return _without_self(indices, distances, k)
+    indices, distances = (found[:, : k + 1] for found in index.neighbor_graph)
+    return _without_self(indices, distances, np.arange(len(points)), angular)
 
 
-def _without_self(indices: np.ndarray, distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k of each row's neighbours that are not the row itself."""
-    other = indices != np.arange(len(indices))[:, None]
-    first = np.argsort(~other, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(indices, first, 1), np.take_along_axis(distances, first, 1)
+def _prepared(X: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, str, bool]:
+    """The points, the metric that finds their neighbours, and whether its distances become |a - b|^2 / 2."""
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
+    if not 0 < k < len(X):
+        raise ValueError(f"{len(X)} points have no {k} other neighbours each")
+    points = np.ascontiguousarray(X, np.float32)
+    if metric in ("euclidean", "manhattan"):
+        return points, metric, False
+    if metric == "correlation":
+        points = points - points.mean(1, keepdims=True)
+    norms = np.linalg.norm(points, axis=1, keepdims=True)
+    return points / np.where(norms > 0, norms, 1), "euclidean", True
 
 
-MIN_WIDTH = 30
+def _without_self(
+    indices: np.ndarray, distances: np.ndarray, rows: np.ndarray, angular: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """All but the point itself, or but the farthest where it is not among them (hidden by its duplicates)."""
+    itself = indices == rows[:, None]
+    itself[~itself.any(1), -1] = True
+    shape = len(rows), indices.shape[1] - 1
+    distances = distances[~itself].reshape(shape).astype(np.float32)
+    return indices[~itself].reshape(shape).astype(np.int32), distances**2 / 2 if angular else distances
