@@ -1,0 +1,296 @@
+# Figures and tables for people, and what the report says about them.
+
+
+report: "captions/workflow.rst"
+
+
+FAMILIES = list(config["qc"]["gene_families"])
+METRICS = ["total_counts", "n_genes_by_counts", *(f"pct_counts_{family}" for family in FAMILIES)]
+SCORES = ["doublet_score"] if config["doublets"]["enabled"] else []
+LABELS = [LABEL_KEY] if LABEL_KEY else []
+COLOURS = list(dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample", *METRICS, *SCORES]))
+BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
+QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
+MARKERS, TABLES = "4 Markers", "5 Tables"
+
+
+def coloured(name):
+    """The figure of an embedding in one colouring, for the report."""
+    return report(
+        f"results/figures/{{basis}}/{name}.png",
+        caption="captions/embedding.rst",
+        category=EMBEDDINGS,
+        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
+        labels={"coloured by": name},
+    )
+
+
+rule figures_sample:
+    input:
+        cells=f"{SAMPLE}/cells.parquet",
+        ledger=f"{SAMPLE}/ledger.tsv",
+        simulated=f"{SAMPLE}/doublets_simulated.h5",
+    output:
+        qc=report(
+            "results/figures/samples/{sample}/qc_scatter.png",
+            caption="captions/qc_scatter_sample.rst",
+            category=QC,
+            subcategory="Samples",
+            labels={"sample": "{sample}", "figure": "cells kept and removed"},
+        ),
+        doublets=report(
+            "results/figures/samples/{sample}/doublets.png",
+            caption="captions/doublets.rst",
+            category=QC,
+            subcategory="Samples",
+            labels={"sample": "{sample}", "figure": "doublet scores"},
+        ),
+    params:
+        batch_key=BATCH_KEY,
+        families=FAMILIES,
+        cells=cell_limits,
+    log:
+        "logs/samples/{sample}/figures_sample.log",
+    benchmark:
+        "benchmarks/samples/{sample}/figures_sample.tsv"
+    resources:
+        mem_mb=memory(700, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_sample.py"
+
+
+rule figures_qc:
+    input:
+        cells=of_samples("cells.parquet"),
+        ledgers=of_samples("ledger.tsv"),
+    output:
+        violins=report(
+            "results/figures/qc_violins.png",
+            caption="captions/qc_violins.rst",
+            category=QC,
+            subcategory="Cohort",
+            labels={"figure": "metrics by batch"},
+        ),
+        scatter=report(
+            "results/figures/qc_scatter.png",
+            caption="captions/qc_scatter.rst",
+            category=QC,
+            subcategory="Cohort",
+            labels={"figure": "counts, genes and families"},
+        ),
+        attrition=report(
+            "results/figures/attrition.png",
+            caption="captions/attrition.rst",
+            category=QC,
+            subcategory="Cohort",
+            labels={"figure": "cells kept and removed"},
+        ),
+        attrition_html=report(
+            "results/figures/attrition.html",
+            caption="captions/attrition_table.rst",
+            category=QC,
+            subcategory="Cohort",
+            labels={"figure": "cells kept and removed (table)"},
+        ),
+        summary_html=report(
+            "results/figures/qc_by_batch.html",
+            caption="captions/qc_by_batch.rst",
+            category=QC,
+            subcategory="Cohort",
+            labels={"figure": "cells and medians by batch (table)"},
+        ),
+        attrition_table=report(
+            "results/tables/attrition.tsv",
+            caption="captions/attrition_table.rst",
+            category=TABLES,
+            labels={"table": "attrition ledger"},
+        ),
+        summary=report(
+            "results/tables/qc_by_batch.tsv",
+            caption="captions/qc_by_batch.rst",
+            category=TABLES,
+            labels={"table": "quality by batch"},
+        ),
+    params:
+        batch_key=BATCH_KEY,
+        families=FAMILIES,
+        cells=config["cells"],
+    log:
+        "logs/cohort/figures_qc.log",
+    benchmark:
+        "benchmarks/cohort/figures_qc.tsv"
+    resources:
+        mem_mb=memory(1000, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_qc.py"
+
+
+rule figures_hvg:
+    input:
+        hvg=f"{COHORT}/hvg.parquet",
+        genes=f"{COHORT}/genes.parquet",
+    output:
+        hvg=report(
+            "results/figures/hvg.png",
+            caption="captions/hvg.rst",
+            category=FEATURES,
+            labels={"figure": "highly variable genes"},
+        ),
+    params:
+        flavor=config["hvg"]["flavor"],
+    log:
+        "logs/cohort/figures_hvg.log",
+    benchmark:
+        "benchmarks/cohort/figures_hvg.tsv"
+    resources:
+        mem_mb=1000,
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_hvg.py"
+
+
+rule figures_pca:
+    input:
+        pca=f"{COHORT}/pca.h5",
+        obs=f"{COHORT}/obs.parquet",
+        harmony=HARMONY,
+    output:
+        variance=report(
+            "results/figures/pca_variance.png",
+            caption="captions/pca_variance.rst",
+            category=FEATURES,
+            labels={"figure": "variance by component"},
+        ),
+        components=report(
+            "results/figures/pca.png",
+            caption="captions/pca.rst",
+            category=FEATURES,
+            labels={"figure": "components by batch"},
+        ),
+    params:
+        batch_key=BATCH_KEY,
+        n_pcs=config["neighbors"]["n_pcs"],
+    log:
+        "logs/cohort/figures_pca.log",
+    benchmark:
+        "benchmarks/cohort/figures_pca.tsv"
+    resources:
+        mem_mb=memory(1000, 4),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_pca.py"
+
+
+rule figures_embedding:
+    input:
+        embedding=f"{COHORT}/{{basis}}.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        clusterings=[clustering_file(name) for name in CLUSTERINGS],
+        density=[],
+    output:
+        [coloured(name) for name in COLOURS],
+    params:
+        colours=COLOURS,
+    wildcard_constraints:
+        basis="umap|tsne",
+    log:
+        "logs/cohort/figures_embedding/{basis}.log",
+    benchmark:
+        "benchmarks/cohort/figures_embedding/{basis}.tsv"
+    resources:
+        mem_mb=memory(1000, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_embedding.py"
+
+
+rule figures_density:
+    input:
+        embedding=f"{COHORT}/umap.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        clusterings=[clustering_file(DENSITY_KEY)] if DENSITY_KEY in CLUSTERINGS else [],
+        density=f"{COHORT}/density.parquet",
+    output:
+        report(
+            f"results/figures/density_{DENSITY_KEY}.png",
+            caption="captions/density.rst",
+            category=EMBEDDINGS,
+            subcategory="UMAP",
+            labels={"coloured by": f"density by {DENSITY_KEY}"},
+        ),
+    params:
+        colours=[f"density_{DENSITY_KEY}"],
+    log:
+        "logs/cohort/figures_density.log",
+    benchmark:
+        "benchmarks/cohort/figures_density.tsv"
+    resources:
+        mem_mb=memory(1000, 10),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_embedding.py"
+
+
+rule figures_markers:
+    input:
+        top=f"{COHORT}/markers/{{grouping}}/{{method}}.top.tsv",
+        features=f"{COHORT}/features.h5ad",
+        obs=f"{COHORT}/obs.parquet",
+        grouping=grouping_file,
+        counts=of_samples("counts.h5ad"),
+        cells=of_samples("cells.parquet"),
+        genes=f"{COHORT}/genes.parquet",
+    output:
+        scores=report(
+            "results/figures/markers/{grouping}/{method}.png",
+            caption="captions/markers.rst",
+            category=MARKERS,
+            subcategory="{grouping}",
+            labels={"method": "{method}", "figure": "scores"},
+        ),
+        dotplot=report(
+            "results/figures/markers/{grouping}/{method}_dotplot.png",
+            caption="captions/dotplot.rst",
+            category=MARKERS,
+            subcategory="{grouping}",
+            labels={"method": "{method}", "figure": "dot plot"},
+        ),
+        table=report(
+            "results/figures/markers/{grouping}/{method}.html",
+            caption="captions/markers_table.rst",
+            category=MARKERS,
+            subcategory="{grouping}",
+            labels={"method": "{method}", "figure": "table"},
+        ),
+    params:
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+    log:
+        "logs/cohort/figures_markers/{grouping}/{method}.log",
+    benchmark:
+        "benchmarks/cohort/figures_markers/{grouping}/{method}.tsv"
+    resources:
+        mem_mb=memory(1500, 0.1),
+    conda:
+        "../envs/cpu.yaml"
+    script:
+        "../scripts/figures_markers.py"
+
+
+FIGURES = [
+    expand(rules.figures_sample.output, sample=SAMPLES),
+    rules.figures_qc.output,
+    rules.figures_hvg.output,
+    rules.figures_pca.output,
+    expand(rules.figures_embedding.output, basis=BASES),
+    rules.figures_density.output,
+    expand(rules.figures_markers.output, grouping=GROUPINGS, method=METHODS),
+]

@@ -1,0 +1,185 @@
+"""The genes that mark each group: their scores, and in which groups they are expressed, as a dot plot.
+
+For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's size is |{i in g: v_ij > 0}| / n_g and
+its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lib import device as devices
+from lib import plots, stage, tables
+from lib.cohort import Cohort
+from lib.counts import Counts, Stream, rows_of_nonzeros
+from lib.files import read_table
+from lib.markers import Groups, read_groups
+from lib.scaling import log_normalize
+from matplotlib.figure import Figure
+
+MAX_DOTS = 100  # columns of the dot plot, shared among the groups, at most MAX_EACH for one
+MAX_EACH = 5
+DOT = 70  # area, in square points, of a gene that all cells express
+
+
+def expression_by_group(
+    counts: Stream, groups: Groups, totals: np.ndarray, target_sum: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean log-normalised expression, and the fraction of cells that express, of each gene in each group.
+
+    Parameters
+    ----------
+    counts
+        cells x genes.
+    groups
+        Each cell's group.
+    totals
+        Counts of each cell in all kept genes.
+    target_sum
+        What each cell's counts are normalised to.
+
+    Returns
+    -------
+    Two arrays, groups x genes, float64.
+    """
+    device, n_groups, n_vars = counts.device, len(groups.names), counts.n_vars
+    xp = device.xp
+    sums, cells = xp.zeros((n_groups + 1) * n_vars), xp.zeros((n_groups + 1) * n_vars)
+    codes = np.where(groups.codes < 0, n_groups, groups.codes)
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, "expression"):
+        X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
+        keys = xp.asarray(codes[chunk.rows])[rows_of_nonzeros(X, device)] * n_vars + X.indices
+        sums += xp.bincount(keys, weights=X.data, minlength=len(sums))
+        cells += xp.bincount(keys[X.data > 0], minlength=len(cells))
+    sizes = groups.sizes[:, None]
+    means, fractions = (device.to_host(total).reshape(-1, n_vars)[:n_groups] / sizes for total in (sums, cells))
+    return means, fractions
+
+
+def score_panels(top: pd.DataFrame) -> Figure:
+    """A panel for each group: its genes from the top, by falling score."""
+    names = list(top["group"].unique())
+    n_genes = int(top.groupby("group").size().max())
+    columns = min(len(names), 4 if len(names) <= 12 else 8)
+    rows = -(-len(names) // columns)
+    fig, axes = plots.panels(rows, columns, (1.1, 0.14 * n_genes + 0.2), (0.95, 0.6))
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes.flat, names, strict=False):
+        genes = top[top["group"] == name]
+        at = np.arange(len(genes))
+        left = min(0.0, genes["scores"].min())
+        ax.hlines(at, left, genes["scores"], color=plots.KEPT, lw=1)
+        ax.plot(genes["scores"], at, "o", ms=3.5, color=plots.PALETTE[0])
+        ax.set_yticks(at, genes["gene_symbols"], size=6.5, style="italic")
+        ax.set_ylim(n_genes - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(name, loc="left", size=8)
+        ax.xaxis.set_major_locator(plots.mpl.ticker.MaxNLocator(3))
+        ax.tick_params(axis="x", labelsize=7)
+    for ax in axes[-1]:
+        ax.set_xlabel("score", size=8)
+    return fig
+
+
+def dot_plot(means: pd.DataFrame, fractions: pd.DataFrame, symbols: list[str], marked: list[str]) -> Figure:
+    """Groups as rows, marker genes as columns: size the fraction of cells that express, colour the mean expression.
+
+    Parameters
+    ----------
+    means, fractions
+        groups x genes, the genes in the order drawn.
+    symbols
+        What each gene is called in the figure.
+    marked
+        For each gene the group that it marks; neighbours of one group are bracketed.
+    """
+    n_groups, n_genes = means.shape
+    fig, axes = plots.panels(1, 1, (0.17 * n_genes + 0.2, 0.19 * n_groups + 0.2))
+    ax = axes[0, 0]
+    x, y = np.meshgrid(np.arange(n_genes), np.arange(n_groups))
+    area = DOT * fractions.to_numpy().ravel()
+    options = {"cmap": "Reds", "vmin": 0, "edgecolors": "#888888", "linewidths": 0.3}
+    drawn = ax.scatter(x.ravel(), y.ravel(), s=area, c=means.to_numpy().ravel(), **options)
+    ax.set_xlim(-0.7, n_genes - 0.3)
+    ax.set_ylim(n_groups - 0.3, -0.7)
+    ax.set_xticks(np.arange(n_genes), symbols, rotation=90, size=7, style="italic")
+    ax.set_yticks(np.arange(n_groups), means.index, size=8)
+    ax.tick_params(length=2)
+    for name in dict.fromkeys(marked):
+        at = [i for i, group in enumerate(marked) if group == name]
+        ax.plot(
+            [at[0] - 0.35, at[-1] + 0.35],
+            [1.02, 1.02],
+            color="black",
+            lw=0.9,
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+        )
+        short = max(map(len, marked)) <= 4
+        where = {"ha": "center"} if short else {"ha": "left", "rotation": 60, "rotation_mode": "anchor"}
+        ax.text(np.mean(at), 1.04, name, transform=ax.get_xaxis_transform(), va="bottom", size=7, **where)
+    plots.colour_bar(ax, drawn, "mean expression\n(log-normalised)", gap=0.25, height=1.0)
+    sizes = [
+        ax.scatter([], [], s=DOT * f, c="#888888", linewidths=0, label=f"{100 * f:.0f}")
+        for f in (0.2, 0.4, 0.6, 0.8, 1)
+    ]
+    across, _ = plots.inches(ax)
+    place = {"loc": "upper left", "bbox_to_anchor": (1 + 1.1 / across, 1.0), "borderaxespad": 0}
+    ax.legend(handles=sizes, title="cells that\nexpress (%)", title_fontsize=8, labelspacing=0.6, **place)
+    return fig
+
+
+def chosen_genes(top: pd.DataFrame) -> pd.DataFrame:
+    """The dot plot's genes: the first few of each group, each gene once, where it comes first."""
+    each = int(np.clip(MAX_DOTS // top["group"].nunique(), 1, MAX_EACH))
+    return top[top["rank"] <= each].drop_duplicates("names")
+
+
+def stream_of(inputs: Any, gene_key: str, names: pd.Series, device: devices.Device) -> tuple[Stream, pd.Index]:
+    """The counts of some genes, and their order: from the features if all of them are there, else from the samples."""
+    features = Counts(inputs.features)
+    known = pd.Index(features.names("var"))
+    if names.isin(known).all():
+        columns = pd.Index(names).get_indexer(known).astype(np.int32)
+        return Counts(inputs.features, device, genes=columns, n_vars=len(names)), pd.Index(names)
+    genes = read_table(inputs.genes)
+    subset = genes.index[genes["kept"]].isin(names)
+    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, device, subset)
+    return cohort, cohort.genes.index
+
+
+def nothing(what: str) -> Figure:
+    """A figure that says why there is none."""
+    fig, axes = plots.panels(1, 1, (4, 0.6))
+    axes[0, 0].text(0.5, 0.5, what, ha="center", va="center")
+    axes[0, 0].set_axis_off()
+    return fig
+
+
+def main(snakemake: Any) -> None:
+    """Draw the scores and the dot plot of a grouping's markers; write the top markers as a page for the report."""
+    inputs, params, output, grouping = snakemake.input, snakemake.params, snakemake.output, snakemake.wildcards.grouping
+    text = dict.fromkeys(("group", "names", "gene_symbols"), str)
+    top = pd.read_csv(inputs.top, sep="\t", dtype=text, keep_default_na=False, na_values={"scores": ""})
+    tables.write_html(top, output.table, f"Top markers of {grouping}, {snakemake.wildcards.method}")
+    if top.empty:
+        for path in (output.scores, output.dotplot):
+            plots.save(nothing(f"{grouping}: fewer than two groups to compare, hence no markers."), path)
+        return
+    plots.save(score_panels(top), output.scores, dpi=120)
+    groups = read_groups(grouping, inputs.obs, inputs.grouping)
+    genes = chosen_genes(top)
+    device = devices.resolve(snakemake.config["device"])
+    counts, order = stream_of(inputs, params.gene_key, genes["names"], device)
+    totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
+    target_sum = params.target_sum or float(np.median(totals))
+    expression = expression_by_group(counts, groups, totals, target_sum)
+    means, fractions = (pd.DataFrame(values, groups.names, order)[genes["names"].tolist()] for values in expression)
+    plots.save(dot_plot(means, fractions, genes["gene_symbols"].tolist(), genes["group"].tolist()), output.dotplot)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

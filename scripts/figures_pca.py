@@ -1,0 +1,68 @@
+"""How much variance each principal component holds, and the cells in the first four, before and after Harmony."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lib import plots, stage
+from lib.files import read_arrays, read_table
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+PAIRS = ((0, 1), (2, 3))
+
+
+def variance_ratio(ratio: np.ndarray, n_pcs: int) -> Figure:
+    """Percentage of the variance by component, on a log axis, with the last component that neighbours are found on."""
+    fig, axes = plots.panels(1, 1, (5.2, 3.2))
+    ax = axes[0, 0]
+    ax.plot(np.arange(1, len(ratio) + 1), 100 * ratio, marker="o", ms=3, lw=0.8, color=plots.PALETTE[0])
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    n_used = min(n_pcs, len(ratio))
+    ax.axvline(n_used, color=plots.LIMIT, lw=0.9, ls=(0, (4, 2)))
+    held = 100 * ratio[:n_used].sum()
+    ax.text(
+        n_used, 1.02, f"{n_used} used: {held:.1f} % of the variance", ha="center", transform=ax.get_xaxis_transform()
+    )
+    ax.set_xlabel("principal component")
+    ax.set_ylabel("% of the variance (log)")
+    return fig
+
+
+def components(spaces: Mapping[str, np.ndarray], batches: pd.Series, seed: int) -> Figure:
+    """Cells coloured by batch: a row for each of `spaces` (title -> cells x components), a panel for each of PAIRS."""
+    codes, names = plots.categories(batches)
+    colours = plots.category_colours(names)
+    each = np.array([*colours.values(), plots.BACKGROUND])[codes]
+    pairs = [pair for pair in PAIRS if pair[1] < min(X.shape[1] for X in spaces.values())]
+    fig, axes = plots.panels(len(spaces), len(pairs), (3.3, 3.1), (0.7, 0.85))
+    for row, (title, X) in zip(axes, spaces.items(), strict=True):
+        for ax, (first, second) in zip(row, pairs, strict=True):
+            plots.points(ax, X[:, first], X[:, second], each, seed)
+            ax.set_xlabel(f"PC{first + 1}")
+            ax.set_ylabel(f"PC{second + 1}")
+        row[0].set_title(title, loc="left")
+    plots.batch_legend(axes[0, -1], colours)
+    return fig
+
+
+def main(snakemake: Any) -> None:
+    """Draw `pca_variance.png` and `pca.png` from `pca.h5`, `obs.parquet` and, where there is one, `harmony.h5`."""
+    params, output = snakemake.params, snakemake.output
+    pca = read_arrays(snakemake.input.pca, "variance_ratio", "X_pca")
+    plots.save(variance_ratio(pca["variance_ratio"], params.n_pcs), output.variance)
+    spaces = {"PCA": pca["X_pca"][:, :4]}
+    for path in snakemake.input.harmony:
+        if harmony := read_arrays(path):
+            spaces["PCA, integrated by Harmony"] = harmony["X_pca_harmony"][:, :4]
+    batches = read_table(snakemake.input.obs, columns=[params.batch_key])[params.batch_key]
+    plots.save(components(spaces, batches, snakemake.config["seed"]), output.components)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

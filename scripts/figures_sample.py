@@ -1,0 +1,127 @@
+"""A sample's quality figures: counts, genes and gene families of each cell with the limits; doublet scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from h5py import File
+from lib import plots, stage
+from lib.files import read_table
+from matplotlib.figure import Figure
+
+
+def qc_scatter(
+    cells: pd.DataFrame, limits: Mapping[str, list[float]], reasons: Sequence[str], family: str | None, seed: int
+) -> Figure:
+    """Counts against genes, and against a gene family's percentage, each cell coloured by why it was removed.
+
+    Parameters
+    ----------
+    cells
+        total_counts, n_genes_by_counts, pct_counts_{family}, and reason ("" if kept).
+    limits
+        Metric -> where it is cut.
+    reasons
+        All reasons, in the order in which they apply.
+    family
+        The gene family shown; None: genes alone.
+    seed
+        Of the drawing order.
+    """
+    against = ["n_genes_by_counts", *([f"pct_counts_{family}"] if family else [])]
+    colours = plots.reason_colours(reasons)
+    reason = cells["reason"].astype(str)
+    each = reason.map(colours).to_numpy()
+    fig, axes = plots.panels(1, len(against), (3.6, 3.2), (0.9, 0))
+    for ax, metric in zip(axes[0], against, strict=True):
+        plots.metric_scatter(ax, cells, metric, limits, each, seed)
+    n = reason.value_counts()
+    shown = {f"{plots.reason_label(name)} ({n[name]:,})": colour for name, colour in colours.items() if n.get(name)}
+    plots.outside_legend(axes[0, -1], shown, bbox_to_anchor=(1.1, 1.0))
+    return fig
+
+
+def outlier_limits(cells: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Where `mad` median absolute deviations from the median lie, for the metrics drawn, of one batch's cells."""
+    found = {}
+    for name in config["mad_metrics"] if config.get("mad") else []:
+        metric, percentage = name.removeprefix("log1p_"), name.startswith("pct_counts_")
+        values = cells[metric] if metric == name else np.log1p(cells[metric])
+        spread = config["mad"] * (values - values.median()).abs().median()
+        ends = np.array(
+            [values.median() + spread] if percentage else [values.median() - spread, values.median() + spread]
+        )
+        found[metric] = np.round(ends if metric == name else np.expm1(ends), 1).tolist()
+    return found
+
+
+def doublet_histograms(
+    observed: Mapping[str, np.ndarray], simulated: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
+) -> Figure:
+    """Observed and simulated doublet scores of each batch, side by side, cells counted on a log scale.
+
+    Parameters
+    ----------
+    observed, simulated
+        Batch -> scores, of cells and of simulated doublets.
+    thresholds
+        Batch -> the score above which a cell is called a doublet; NaN: none found.
+    """
+    batches = plots.natural_order(observed)
+    fig, axes = plots.panels(len(batches), 2, (3.2, 2.0), (0.7, 0.75), sharex="row")
+    for (left, right), batch in zip(axes, batches, strict=True):
+        top = max(observed[batch].max(), simulated[batch].max(), 1e-3)
+        for ax, scores, colour in (
+            (left, observed[batch], plots.PALETTE[0]),
+            (right, simulated[batch], plots.PALETTE[1]),
+        ):
+            ax.hist(scores, bins=np.linspace(0, top, 51), color=colour, log=True)
+            if np.isfinite(thresholds[batch]):
+                plots.draw_limits(ax, "x", [round(thresholds[batch], 3)])
+            ax.set_xlabel(plots.metric_label("doublet_score"))
+        called = (observed[batch] > thresholds[batch]).sum()
+        left.set_title(f"{batch}: {called:,} of {len(observed[batch]):,} cells called", loc="left", pad=12)
+        right.set_title("simulated doublets", loc="left", pad=12)
+        left.set_ylabel("cells (log)")
+        right.set_ylabel("simulated doublets (log)")
+    return fig
+
+
+def no_scores() -> Figure:
+    """What stands in for the histograms where no batch was large enough to be scored."""
+    fig, axes = plots.panels(1, 1, (4, 1))
+    axes[0, 0].text(0.5, 0.5, "No batch was scored for doublets.", ha="center", va="center")
+    axes[0, 0].set_axis_off()
+    return fig
+
+
+def main(snakemake: Any) -> None:
+    """Draw `qc_scatter.png` from a sample's cells and ledger, `doublets.png` where doublets were simulated."""
+    params, seed = snakemake.params, snakemake.config["seed"]
+    metrics = ["total_counts", "n_genes_by_counts", "reason", "doublet_score", params.batch_key]
+    family = params.families[0] if params.families else None
+    cells = read_table(snakemake.input.cells, columns=[*metrics, *([f"pct_counts_{family}"] if family else [])])
+    ledger = pd.read_csv(snakemake.input.ledger, sep="\t", dtype=str, keep_default_na=False)
+    reasons = [reason for reason in ledger["reason"].unique() if reason]
+    limits = plots.limits(params.cells)
+    if cells[params.batch_key].nunique() == 1:
+        for metric, at in outlier_limits(cells, params.cells).items():
+            limits[metric] = limits.get(metric, []) + at
+    plots.save(qc_scatter(cells, limits, reasons, family, seed), snakemake.output.qc, dpi=130)
+    if "doublets" not in snakemake.output.keys():  # noqa: SIM118 - iterating gives values
+        return
+    simulated, thresholds = {}, {}
+    with File(snakemake.input.simulated, locking=False) as file:
+        for batch, scores in file.get("scores", {}).items():
+            simulated[batch], thresholds[batch] = scores[...], float(scores.attrs["threshold"])
+    batch_of = cells[params.batch_key].astype(str)
+    observed = {batch: cells["doublet_score"][batch_of == batch].dropna().to_numpy() for batch in simulated}
+    fig = doublet_histograms(observed, simulated, thresholds) if simulated else no_scores()
+    plots.save(fig, snakemake.output.doublets, dpi=120)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

@@ -1,0 +1,271 @@
+"""What the figures share: style, colours, panels sized in inches, points, limits, and files equal byte for byte.
+
+Figures are `matplotlib.figure.Figure`s, without pyplot; nothing of the user's matplotlibrc counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .files import replacing
+
+mpl.rcdefaults()
+mpl.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.labelsize": 9,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "path.simplify": True,
+        "agg.path.chunksize": 10_000,
+    }
+)
+
+# Okabe & Ito's eight, then colours chosen one by one to lie as far as possible, in CIELAB, from those before them and
+# from white and light grey, as seen with normal vision and with red-green blindness (Machado et al. 2009)
+PALETTE = [
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000",
+    "#4E4300", "#7A0085", "#B10037", "#439000", "#BC85FF", "#C8D385", "#F4907A", "#2C5959",
+    "#6F2C59", "#004EBC", "#00E9E9", "#2CE990", "#A68537", "#90594E", "#C80B7A", "#E9BCFF",
+    "#006421", "#9BDE59", "#FF5985", "#009BA6", "#90DEB1", "#902C00", "#FF7ADE", "#9B9B7A",
+    "#9059A6", "#0090FF", "#FFB164", "#E94E43", "#6F9B4E", "#9BA600", "#6F6F90", "#F4C8A6",
+    "#F4A6B1", "#4E6F4E", "#43437A", "#A6A6C8", "#9090DE", "#B14364", "#4E432C", "#0BB14E",
+]  # fmt: skip
+KEPT, LIMIT, BACKGROUND = "#A9B1B8", "#444444", "#DDDDDD"
+MAX_DRAWN = 500_000  # points of one scatter; of more cells a random choice is drawn
+
+LABELS = {
+    "total_counts": "counts per cell",
+    "n_genes_by_counts": "genes per cell",
+    "doublet_score": "doublet score",
+}
+
+
+def metric_label(metric: str) -> str:
+    """An axis label, with its unit, for a column of quality metrics."""
+    if metric.startswith("pct_counts_"):
+        return f"{metric.removeprefix('pct_counts_')} counts (% of a cell's)"
+    return LABELS.get(metric, metric)
+
+
+def natural_order(names: Iterable[Any]) -> list[str]:
+    """The distinct names as strings, numbers within them compared as numbers: P2 before P10."""
+    parts = {str(name): re.split(r"(\d+)", str(name)) for name in names}
+    return sorted(parts, key=lambda name: [(int(p), "") if p.isdigit() else (-1, p) for p in parts[name]])
+
+
+def category_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each category by its place in `names`; beyond the palette's length colours repeat."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Codes (-1: missing), and the categories in natural order, those that occur only."""
+    names = natural_order(values.dropna().unique())
+    return pd.Categorical(values.astype(str).where(values.notna()), categories=names).codes, names
+
+
+def reason_label(reason: str) -> str:
+    """A reason of the attrition ledger in words: max_pct_counts_MT becomes "high MT %"; "" becomes "kept"."""
+    words = {
+        "min_genes": "few genes",
+        "max_genes": "many genes",
+        "min_counts": "few counts",
+        "max_counts": "many counts",
+    }
+    if reason.startswith("max_pct_counts_"):
+        return f"high {reason.removeprefix('max_pct_counts_')} %"
+    if reason.startswith("mad_"):
+        return f"outlier in {reason.removeprefix('mad_')}"
+    return words.get(reason, reason or "kept")
+
+
+def reason_colours(reasons: Sequence[str]) -> dict[str, str]:
+    """Grey for "" (kept), and a colour for each reason by its place in the order in which the steps apply."""
+    return category_colours(["", *reasons]) | {"": KEPT}
+
+
+def limits(cells: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The fixed limits of the config's `cells` section, by the metric that they cut."""
+    found = {
+        "total_counts": [cells.get("min_counts"), cells.get("max_counts")],
+        "n_genes_by_counts": [cells.get("min_genes"), cells.get("max_genes")],
+        **{f"pct_counts_{family}": [at] for family, at in (cells.get("max_pct_counts") or {}).items()},
+    }
+    return {metric: [at for at in values if at is not None] for metric, values in found.items()}
+
+
+def panels(
+    n_rows: int,
+    n_cols: int,
+    size: tuple[float, float],
+    gap: tuple[float, float] = (0.7, 0.6),
+    **options: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of equal panels, all lengths in inches.
+
+    Parameters
+    ----------
+    n_rows, n_cols
+        The grid.
+    size
+        Width and height of a panel.
+    gap
+        Between panels, across and down.
+    options
+        For `Figure.subplots`.
+
+    Returns
+    -------
+    The figure and its axes, n_rows x n_cols.
+    """
+    (width, height), (across, down) = size, gap
+    total = (n_cols * width + (n_cols - 1) * across, n_rows * height + (n_rows - 1) * down)
+    fig = Figure(figsize=total)
+    grid = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": across / width, "hspace": down / height}
+    return fig, fig.subplots(n_rows, n_cols, squeeze=False, gridspec_kw=grid, **options)
+
+
+def save(fig: Figure, path: str | Path, dpi: int = 150) -> None:
+    """Write a PNG cut to what is drawn; equal figures give equal bytes."""
+    with replacing(path) as partial:
+        fig.savefig(partial, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1, metadata={"Software": None})
+
+
+def drawing_order(n: int, seed: int) -> np.ndarray:
+    """Cells in random order, so that no group covers the others; at most MAX_DRAWN of them."""
+    return np.random.default_rng(seed).permutation(n)[:MAX_DRAWN]
+
+
+def point_style(n: int, side: float) -> dict[str, Any]:
+    """Size and opacity for `n` points in a panel some `side` inches wide."""
+    area = np.clip(20 * side**2 / np.sqrt(max(n, 1)), 0.3, 12)
+    return {"s": area, "alpha": 0.9 if n < 20_000 else 0.7, "linewidths": 0, "marker": "o", "rasterized": True}
+
+
+def points(ax: Axes, x: np.ndarray, y: np.ndarray, colours: np.ndarray, seed: int, **options: Any) -> Any:
+    """A scatter of one point a cell in random order; `colours` holds one a cell, values or names."""
+    order = drawing_order(len(x), seed)
+    style = point_style(len(order), inches(ax)[0])
+    return ax.scatter(x[order], y[order], c=np.asarray(colours)[order], **{**style, **options})
+
+
+def draw_limits(ax: Axes, axis: str, at: Iterable[float]) -> None:
+    """Dashed lines across the panel at the limits of the metric on the `axis` "x" or "y", each with its value."""
+    for value in at:
+        line, text = (ax.axvline, (value, 1.0)) if axis == "x" else (ax.axhline, (1.0, value))
+        line(value, color=LIMIT, lw=0.9, ls=(0, (4, 2)), zorder=3)
+        coords = ax.get_xaxis_transform() if axis == "x" else ax.get_yaxis_transform()
+        where = {"ha": "center", "va": "bottom"} if axis == "x" else {"ha": "left", "va": "center"}
+        ax.text(*text, f" {value:,g}", transform=coords, color=LIMIT, size=7, **where)
+
+
+def log_axis(axis: Any) -> None:
+    """A log scale; up to five decades with ticks such as 1,000 rather than 10^3."""
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(
+        mpl.ticker.LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.5 else (1,))
+    )
+    if decades < 5:
+        thousands(axis)
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def thousands(axis: Any) -> None:
+    """Ticks such as 12,000."""
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.12g}"))
+
+
+def metric_scatter(
+    ax: Axes,
+    cells: pd.DataFrame,
+    metric: str,
+    limits: Mapping[str, Sequence[float]],
+    colours: np.ndarray | None,
+    seed: int,
+) -> Any:
+    """Counts per cell (log) against another metric, with the limits of both.
+
+    `colours` holds one a cell; None: hexagons shaded by their number of cells. Returns what was drawn.
+    """
+    log = metric == "n_genes_by_counts"
+    x, y = np.maximum(cells["total_counts"].to_numpy(), 1), cells[metric].fillna(0).to_numpy(dtype=float)
+    y = np.maximum(y, 1) if log else y
+    if colours is None:
+        scales = {"xscale": "log", "yscale": "log" if log else "linear"}
+        drawn = ax.hexbin(x, y, bins="log", gridsize=60, mincnt=1, linewidths=0, cmap="viridis", **scales)
+    else:
+        drawn = points(ax, x, y, colours, seed)
+    log_axis(ax.xaxis)
+    if log:
+        log_axis(ax.yaxis)
+    else:
+        ax.set_ylim(bottom=0)
+    draw_limits(ax, "x", limits.get("total_counts", []))
+    draw_limits(ax, "y", limits.get(metric, []))
+    ax.set_xlabel(metric_label("total_counts"))
+    ax.set_ylabel(metric_label(metric))
+    return drawn
+
+
+def inches(ax: Axes) -> np.ndarray:
+    """Width and height of a panel."""
+    return ax.figure.get_size_inches() * (ax.get_position().width, ax.get_position().height)
+
+
+def colour_bar(ax: Axes, drawn: Any, label: str, gap: float = 0.1, height: float = 1.8) -> Any:
+    """A slim colour bar to the right of a panel, which keeps its size; `gap` and `height` in inches."""
+    across, up = inches(ax)
+    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1 + gap / across, 1 - height / up, 0.13 / across, height / up)))
+    bar.set_label(label, size=8)
+    bar.outline.set_visible(False)
+    bar.solids.set_alpha(1)
+    if isinstance(drawn.norm, mpl.colors.LogNorm):
+        bar.ax.minorticks_off()
+        thousands(bar.ax.yaxis)
+    return bar
+
+
+def outside_legend(ax: Axes, colours: Mapping[str, str], max_rows: int = 20, **options: Any) -> Any:
+    """A legend of dots to the right of a panel, in columns of at most `max_rows`."""
+    dots = [Line2D([], [], marker="o", ls="", ms=5, color=colour, label=name) for name, colour in colours.items()]
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0, "handletextpad": 0.2}
+    columns = -(-len(dots) // max_rows)
+    return ax.legend(handles=dots, ncols=columns, columnspacing=1.0, labelspacing=0.35, **{**place, **options})
+
+
+def batch_legend(ax: Axes, colours: Mapping[str, str]) -> None:
+    """The legend, or, of more categories than there are colours, a note that tells their number."""
+    if len(colours) <= len(PALETTE):
+        outside_legend(ax, colours)
+    else:
+        ax.text(1.02, 1, f"{len(colours)} categories:\ncolours repeat", va="top", transform=ax.transAxes, size=8)
+
+
+def without_ticks(ax: Axes, spines: bool = False) -> None:
+    """Take ticks away where coordinates mean nothing, as in UMAP; and the frame."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(spines)
