@@ -40,12 +40,13 @@ def cell_metrics(
     xp = device.xp
     total = row_sums(X, device)
     metrics = {"total_counts": total, "n_genes_by_counts": X.indptr[1:] - X.indptr[:-1]}
+    whole = xp.where(total > 0, total, np.nan)
     for top, largest in zip(percent_top, sums_of_largest(X, percent_top, device), strict=True):
-        metrics[f"pct_counts_in_top_{top}_genes"] = 100 * largest / total
+        metrics[f"pct_counts_in_top_{top}_genes"] = 100 * largest / whole
     for name, mask in families.items():
         in_family = xp.where(xp.asarray(mask)[X.indices], X.data, 0)
         metrics[f"total_counts_{name}"] = row_sums(X, device, in_family)
-        metrics[f"pct_counts_{name}"] = 100 * metrics[f"total_counts_{name}"] / total
+        metrics[f"pct_counts_{name}"] = 100 * metrics[f"total_counts_{name}"] / whole
     return metrics
 
 

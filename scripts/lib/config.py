@@ -192,7 +192,9 @@ def _is_metric(name: str, config: Mapping[str, Any]) -> bool:
     families = list(config["qc"]["gene_families"])
     tops = [f"in_top_{n}_genes" for n in config["qc"]["percent_top"]]
     return name in QC_COLUMNS or name in {
-        f"{prefix}{part}" for prefix in ("pct_counts_", "total_counts_", "log1p_total_counts_") for part in families + tops
+        f"{prefix}{part}"
+        for prefix in ("pct_counts_", "total_counts_", "log1p_total_counts_")
+        for part in families + tops
     }
 
 

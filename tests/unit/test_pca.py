@@ -1,0 +1,157 @@
+"""Normalisation, regression, scaling and PCA against scanpy, which builds the matrix that we never build."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from lib.counts import InMemory
+from lib.errors import UserError
+from lib.scaling import Scaling, log_normalize, regressors
+from pca import normal_sums, pca, solve_scaling
+
+KEYS = ("total_counts", "pct_counts_MT")
+
+
+def features(pbmc3k: ad.AnnData, n_top_genes: int = 2000) -> ad.AnnData:
+    """Counts of variable genes in layers['counts'], log-normalised float64 in X, obs with the regressors."""
+    adata = pbmc3k
+    adata.var["MT"] = np.array([name.startswith("MT-") for name in adata.var_names])
+    sc.pp.calculate_qc_metrics(adata, qc_vars=["MT"], inplace=True)
+    sc.pp.filter_genes(adata, min_counts=3)
+    adata.layers["counts"] = adata.X.astype(np.uint16)
+    adata.obs["kept_counts"] = np.asarray(adata.X.sum(1)).ravel()
+    adata.X = adata.X.astype(np.float64)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_top_genes, layer="counts")
+    return adata[:, adata.var["highly_variable"]].copy()
+
+
+def scanpy_matrix(adata: ad.AnnData, keys: tuple[str, ...], scale: bool) -> np.ndarray:
+    adata = adata.copy()
+    if keys:
+        sc.pp.regress_out(adata, list(keys))
+    if scale:
+        sc.pp.scale(adata, max_value=10)
+    return adata.X.toarray() if sp.issparse(adata.X) else np.asarray(adata.X)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("keys", [KEYS, ()])
+def test_pbmc3k_equals_scanpy(pbmc3k, keys, scale):
+    adata = features(pbmc3k)
+    counts = InMemory(adata.layers["counts"], max_cells=700)
+    totals, design = adata.obs["kept_counts"].to_numpy(), regressors(adata.obs, keys)
+    ours, scaling = pca(counts, totals, design, 50, 1e4, keys, scale, 10)
+
+    theirs = scanpy_matrix(adata, keys, scale)
+    reference = sc.pp.pca(theirs, n_comps=50, svd_solver="full", return_info=True)
+    Z = scaling.dense(adata.layers["counts"], totals, design, counts.device)
+    # Ours is float32: its values, up to 10, are exact to 1e-6
+    center = 0 if keys or scale else theirs.mean(0)
+    np.testing.assert_allclose(Z, theirs - center, atol=1e-5)
+    # Shares of variance: float32 products, float64 sums
+    np.testing.assert_allclose(ours["variance_ratio"], reference[2], rtol=1e-5)
+    np.testing.assert_allclose(ours["variance"], reference[3], rtol=1e-5)
+    # The same subspace: the largest sine between the two is the norm of the projectors' difference
+    V = reference[1].T
+    assert np.linalg.norm(ours["PCs"] @ ours["PCs"].T - V @ V.T, 2) < 1e-4
+
+
+def simulated(n_obs: int = 400, n_vars: int = 120) -> tuple[sp.csr_matrix, pd.DataFrame]:
+    rng = np.random.default_rng(1)
+    types = rng.lognormal(0, 1, (4, n_vars))
+    X = sp.csr_matrix(rng.poisson(types[rng.integers(0, 4, n_obs)]).astype(np.uint16))
+    obs = pd.DataFrame({"total_counts": np.asarray(X.sum(1)).ravel(), "noise": rng.normal(1e6, 1, n_obs)})
+    obs["kept_counts"] = obs["total_counts"]
+    return X, obs
+
+
+def run(X, obs, max_cells=1000, keys=("total_counts", "noise"), n_comps=10):
+    totals, design = obs["kept_counts"].to_numpy(), regressors(obs, keys)
+    return pca(InMemory(X, max_cells=max_cells), totals, design, n_comps, 1e4, keys)
+
+
+def test_log_normalize_equals_scanpy():
+    X, obs = simulated()
+    adata = ad.AnnData(X.astype(np.float64))
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    counts = InMemory(X)
+    ours = log_normalize(X, obs["kept_counts"], 1e4, counts.device)
+    np.testing.assert_allclose(ours.toarray(), adata.X.toarray(), rtol=2e-7)  # float32 rounds once
+
+
+def test_regressors_far_from_zero_are_regressed_out():
+    """The residuals of a key at 1e6 +- 1 are those of numpy's least squares: the normal equations lose nothing."""
+    X, obs = simulated()
+    _, scaling = run(X, obs)
+    keys = ["total_counts", "noise"]
+    Y = np.log1p(X.toarray() / obs[["kept_counts"]].to_numpy() * 1e4)
+    R = np.column_stack([np.ones(len(obs)), obs[keys] - obs[keys].mean()])
+    residuals = Y - R @ np.linalg.lstsq(R, Y, rcond=None)[0]
+    np.testing.assert_allclose(scaling.std, residuals.std(0, ddof=1), rtol=1e-9)
+
+
+def test_chunk_size_changes_only_rounding():
+    X, obs = simulated()
+    (one, _), (many, _) = run(X, obs), run(X, obs, max_cells=7)
+    np.testing.assert_allclose(one["X_pca"], many["X_pca"], atol=2e-4)  # float32 sums over different chunks
+    np.testing.assert_allclose(one["variance"], many["variance"], rtol=1e-5)
+
+
+def test_same_run_same_bytes():
+    X, obs = simulated()
+    (one, _), (two, _) = run(X, obs), run(X, obs)
+    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+def test_constant_gene_and_constant_regressor_do_no_harm():
+    X, obs = simulated()
+    X = sp.hstack([X, sp.csr_matrix((len(obs), 1), dtype=np.uint16)]).tocsr()
+    obs["flat"] = 3.0
+    arrays, scaling = run(X, obs, keys=("total_counts", "flat"))
+    assert scaling.std[-1] == 1
+    assert np.isfinite(arrays["X_pca"]).all()
+
+
+def test_too_few_cells_for_the_components():
+    X, obs = simulated(8)
+    with pytest.raises(UserError, match="n_comps is 10, but 8 cells .* at most 7 components"):
+        run(X, obs)
+
+
+def test_regressor_must_be_numeric_and_complete():
+    obs = pd.DataFrame({"kept_counts": [1, 2], "site": ["a", "b"], "score": [1.0, np.nan]})
+    with pytest.raises(UserError, match="'site' is no numeric obs column; there are kept_counts, score"):
+        regressors(obs, ["site"])
+    with pytest.raises(UserError, match="score is missing"):
+        regressors(obs, ["score"])
+
+
+def test_scaling_is_read_as_written(tmp_path):
+    from lib.files import write_arrays
+
+    X, obs = simulated()
+    _, scaling = run(X, obs)
+    write_arrays(tmp_path / "pca.h5", scaling.arrays(), **scaling.attrs())
+    again = Scaling.read(tmp_path / "pca.h5")
+    assert (again.regress_keys, again.max_value, again.target_sum) == (("total_counts", "noise"), 10, 1e4)
+    assert (again.std == scaling.std).all()
+    assert (again.coefficients == scaling.coefficients).all()
+
+
+def test_residuals_equal_scanpys_stored_ones(real_data):
+    """`regress_test_small.npy`: n_counts and percent_mito regressed out of 200 x 200 log-normalised values."""
+    adata = sc.datasets.pbmc68k_reduced().raw.to_adata()[:200, :200].copy()
+    keys = ("n_counts", "percent_mito")
+    counts = InMemory(adata.X.astype(np.float64).expm1())  # which log-normalising with totals of one undoes
+    totals, design = np.ones(200), regressors(adata.obs, keys)
+    scaling = solve_scaling(normal_sums(counts, totals, design, 1), 200, 1, keys, False, None)
+    ours = scaling.dense(counts.X, totals, design, counts.device)
+    stored = np.load(real_data / "scanpy_reference" / "regress_test_small.npy")
+    np.testing.assert_allclose(ours, stored, atol=1e-5)  # stored as float32 of float32 input
