@@ -103,11 +103,12 @@ def by_variance(
     counts: Stream, batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """seurat_v3, seurat_v3_paper and pearson_residuals: the table, and the eligible genes, the best first."""
-    sums = statistics.count_sums(counts, batches)
+    tallied = statistics.Tallied(counts) if hvg["flavor"] == "pearson_residuals" else counts
+    sums = statistics.count_sums(tallied, batches)
     mean, variance = statistics.moments(counts.device.to_host(sums.sum(1)), counts.n_obs)
     if hvg["flavor"] == "pearson_residuals":
         column = "residual_variances"
-        scores = statistics.residual_variances(counts, batches, sums, hvg["theta"], hvg["clip"])
+        scores = statistics.residual_variances(counts, batches, sums[0], tallied.totals, hvg["theta"], hvg["clip"])
     else:
         column = "variances_norm"
         scores = statistics.standardized_variances(counts, batches, sums, hvg["span"])

@@ -55,6 +55,21 @@ class Nonzeros:
     key: Any
 
 
+class Tallied:
+    """A stream that notes in `totals` (int64, on its device) the counts of each cell that goes by."""
+
+    def __init__(self, counts: Stream) -> None:
+        self.counts = counts
+        self.device, self.n_obs, self.n_vars = counts.device, counts.n_obs, counts.n_vars
+        self.totals = counts.device.xp.zeros(counts.n_obs, np.int64)
+
+    def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
+        """The chunks of the stream, each one's cells tallied before it comes."""
+        for chunk in self.counts.chunks(max_cells):
+            self.totals[chunk.rows] = row_sums(chunk.X, self.device)
+            yield chunk
+
+
 def accumulate(
     counts: Stream, batches: Batches, terms: Callable[[Nonzeros], Sequence[Any]], n_terms: int, what: str
 ) -> np.ndarray:
@@ -93,12 +108,6 @@ def _pieces(chunk: Chunk, codes: np.ndarray, n_vars: int, device: devices.Device
         piece = slice(start, start + PIECE)
         x = chunk.X.data[piece].astype(np.float64)
         yield Nonzeros(x, rows[piece] + chunk.start, offsets[rows[piece]] + chunk.X.indices[piece])
-
-
-def cell_totals(counts: Stream) -> Any:
-    """Counts of each cell, int64, on the stream's device."""
-    chunks = stage.progress(counts.chunks(), counts.n_obs, "cell totals")
-    return counts.device.xp.concatenate([row_sums(chunk.X, counts.device) for chunk in chunks])
 
 
 def moments(sums: np.ndarray, n: Any) -> tuple[Any, Any]:
@@ -154,25 +163,35 @@ def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, s
 
 def expected_deviations(mean: np.ndarray, variance: np.ndarray, batches: Batches, span: float) -> np.ndarray:
     """Standard deviation expected at each gene's mean, batches x genes: 1 for a gene that does not vary."""
+    fits = [fitted_deviation(*both, span) for both in zip(mean, variance, strict=True)]
+    failed = [code for code, fit in enumerate(fits) if fit is None]
+    if failed:
+        wider = [
+            wide
+            for wide in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+            if wide > span and all(fitted_deviation(mean[code], variance[code], wide) is not None for code in failed)
+        ]
+        small = ", ".join(f"{batches.names[code]} ({batches.sizes[code]} cells)" for code in failed)
+        advice = f"Raise it to {wider[0]}" if wider else "Leave these out (no wider span helps)"
+        raise UserError(
+            f"too few cells to fit the genes' variances with hvg: span: {span} in {small}. "
+            f"{advice}, or set hvg: per_batch: false, or merge small batches (batch_key)."
+        )
+    return np.stack(fits)
+
+
+def fitted_deviation(mean: np.ndarray, variance: np.ndarray, span: float) -> np.ndarray | None:
+    """`expected_deviations` of one batch; None where loess finds no fit."""
     from skmisc.loess import loess
 
-    deviation = np.ones_like(mean)
-    too_small = []
-    for code, (name, n) in enumerate(zip(batches.names, batches.sizes, strict=True)):
-        varies = variance[code] > 0
-        try:
-            fit = loess(np.log10(mean[code, varies]), np.log10(variance[code, varies]), span=span, degree=2)
-            fit.fit()
-        except ValueError as error:
-            stage.log.info("loess, batch %s: %s", name, error)
-            too_small.append(f"{name} ({n} cells)")
-            continue
-        deviation[code, varies] = np.sqrt(10**fit.outputs.fitted_values)
-    if too_small:
-        raise UserError(
-            f"too few cells to fit the genes' variances with hvg: span: {span} in {', '.join(too_small)}. "
-            "Raise hvg: span (to 0.5, say), or set hvg: per_batch: false, or merge small batches (batch_key)."
-        )
+    deviation, varies = np.ones_like(mean), variance > 0
+    try:
+        model = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=span, degree=2)
+        model.fit()
+    except ValueError as error:
+        stage.log.info("loess, span %s: %s", span, error)
+        return None
+    deviation[varies] = np.sqrt(10**model.outputs.fitted_values)
     return deviation
 
 
@@ -187,16 +206,18 @@ def normalized_sums(counts: Stream, batches: Batches, target_sum: float | None, 
         Sum log(1 + normalised count) instead.
     """
     xp = counts.device.xp
-    totals = cell_totals(counts)
-    target_sum = float(xp.median(totals[totals > 0])) if target_sum is None else target_sum
-    factors = target_sum / xp.maximum(totals, 1)
+    tallied = Tallied(counts)
+    if target_sum is None:
+        for _ in tallied.chunks():
+            pass
+        target_sum = float(xp.median(tallied.totals[tallied.totals > 0]))
 
     def values(nonzeros: Nonzeros) -> tuple[Any, Any]:
-        normalized = nonzeros.x * factors[nonzeros.cell]
+        normalized = nonzeros.x * (target_sum / tallied.totals[nonzeros.cell])
         normalized = xp.log1p(normalized) if log1p else normalized
         return normalized, normalized * normalized
 
-    return accumulate(counts, batches, values, 2, "normalised sums")
+    return accumulate(tallied, batches, values, 2, "normalised sums")
 
 
 def dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int) -> dict[str, np.ndarray]:
@@ -237,7 +258,7 @@ def dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int
 
 
 def residual_variances(
-    counts: Stream, batches: Batches, sums: np.ndarray, theta: float, clip: float | None
+    counts: Stream, batches: Batches, sums: np.ndarray, totals: Any, theta: float, clip: float | None
 ) -> np.ndarray:
     """Variance of the clipped Pearson residuals of a negative binomial model: flavour pearson_residuals.
 
@@ -248,34 +269,39 @@ def residual_variances(
     Parameters
     ----------
     sums
-        Of `count_sums`.
+        Of the counts: batches x genes.
+    totals
+        Counts of each cell.
 
     Returns
     -------
     batches x genes, float64 (divisor: the batch's cells); 0 for a gene without counts.
     """
     xp = counts.device.xp
-    totals = cell_totals(counts)
-    n = xp.asarray(batches.sizes)[:, None]
-    limit = xp.sqrt(n) if clip is None else xp.full(n.shape, float(clip))
-    rate = sums[0] / sums[0].sum(1, keepdims=True)
-    flat_rate, limit_of_cell = rate.ravel(), limit.ravel()[xp.asarray(batches.codes)]
+    n = xp.asarray(batches.sizes)
+    limits = xp.sqrt(n) if clip is None else xp.full(len(n), float(clip))
+    limit_of_cell = limits[xp.asarray(batches.codes)]
+    rates = (sums / sums.sum(1, keepdims=True)).ravel()
 
     def correction(nonzeros: Nonzeros) -> tuple[Any, Any]:
-        mu = flat_rate[nonzeros.key] * totals[nonzeros.cell]
+        mu = rates[nonzeros.key] * totals[nonzeros.cell]
         limit = limit_of_cell[nonzeros.cell]
-        spread = 1 + mu / theta
-        at_zero = -xp.minimum(xp.sqrt(mu / spread), limit)
-        residual = xp.clip((nonzeros.x - mu) / xp.sqrt(mu * spread), -limit, limit)
+        spread = xp.sqrt(mu * (1 + mu / theta))
+        at_zero = mu / spread
+        residual = xp.maximum(xp.minimum(nonzeros.x / spread - at_zero, limit), -limit)
+        at_zero = -xp.minimum(at_zero, limit)
         return residual - at_zero, residual * residual - at_zero * at_zero
 
     total, squared = accumulate(counts, batches, correction, 2, "residuals")
-    for code in range(len(batches.names)):
-        bound = float(limit[code, 0])
-        squares = lambda mu: xp.minimum(mu / (1 + mu / theta), bound * bound)  # noqa: B023, E731
+    for code, limit in enumerate(limits):
+
+        def square_at_zero(mu: Any, limit: Any = limit) -> Any:
+            return xp.minimum(mu / (1 + mu / theta), limit * limit)
+
         depths = totals[xp.asarray(batches.codes == code)]
-        total[code] -= sum_over_depths(lambda mu: xp.sqrt(squares(mu)), sums[0, code], depths, xp)  # noqa: B023
-        squared[code] += sum_over_depths(squares, sums[0, code], depths, xp)
+        total[code] -= sum_over_depths(lambda mu: xp.sqrt(square_at_zero(mu)), sums[code], depths, xp)
+        squared[code] += sum_over_depths(square_at_zero, sums[code], depths, xp)
+    n = n[:, None]
     return counts.device.to_host(squared / n - (total / n) ** 2)
 
 
@@ -283,11 +309,11 @@ def zero_fractions(counts: Stream, batches: Batches) -> tuple[np.ndarray, np.nda
     """Fractions of cells without a gene: observed, and expected of Poisson counts with mean (gene's sum) * (cell's sum)
     / (batch's sum). Each batches x genes, float64."""
     xp = counts.device.xp
-    totals = cell_totals(counts)
-    sums = accumulate(counts, batches, lambda nonzeros: (nonzeros.x, nonzeros.x > 0), 2, "zeros")
+    tallied = Tallied(counts)
+    sums = accumulate(tallied, batches, lambda nonzeros: (nonzeros.x, nonzeros.x > 0), 2, "zeros")
     expected = xp.empty_like(sums[0])
     for code in range(len(batches.names)):
-        depths = totals[xp.asarray(batches.codes == code)]
+        depths = tallied.totals[xp.asarray(batches.codes == code)]
         expected[code] = sum_over_depths(lambda mu: xp.exp(-mu), sums[0, code], depths, xp)
     to_host, n = counts.device.to_host, batches.sizes[:, None]
     return 1 - to_host(sums[1]) / n, to_host(expected) / n
