@@ -223,6 +223,17 @@ class Counts:
             column = file[axis].attrs["_index"] if column == "_index" else column
             return file[axis][column].asstr()[...]
 
+    def column(self, name: str) -> np.ndarray:
+        """A column of `obs`: strings or numbers; of a categorical one its cells' categories ("" where missing)."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            column = file["obs"][name]
+            if isinstance(column, h5py.Dataset):
+                return _values(column)
+            categories, codes = _values(column["categories"]), column["codes"][...]
+        if (codes < 0).any():
+            categories = np.append(categories.astype(object), "")
+        return categories[codes]
+
     def chunks(self, max_cells: int | None = None, max_nnz: int = ROWS_NNZ) -> Iterator[Chunk]:
         """The chosen cells in order, in chunks of at most `max_cells` cells and some `max_nnz` non-zeros."""
         with h5py.File(self.path, "r", locking=False) as file:
@@ -231,6 +242,8 @@ class Counts:
             done = 0
             for first, last in [*self._row_ranges(max_cells, max_nnz), (None, None)]:
                 if first is not None:
+                    if not self.cells[first:last].any():
+                        continue
                     span = self.indptr[first], self.indptr[last]
                     waiting.append((first, last, [_read_span(array, *span) for array in arrays]))
                 while waiting and (first is None or len(waiting) > READ_AHEAD):
@@ -277,6 +290,10 @@ class Counts:
         if not keep.all():
             X = X[np.flatnonzero(keep)]
         return X if self.genes is None else select_genes(X, self.genes, self.n_vars, self.device)
+
+
+def _values(dataset: h5py.Dataset) -> np.ndarray:
+    return dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
 
 
 def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device) -> Any:

@@ -1,0 +1,333 @@
+"""Doublet scores of a sample's cells, batch by batch: scrublet.
+
+Doublets are simulated by adding the counts of random pairs of cells. Cells and simulated doublets are projected on the
+principal components of the cells' normalised, z-scored highly variable genes. With q = (d + 1) / (k + 2), d being the
+simulated ones among a cell's nearest k, r simulated doublets a cell, and rho the expected doublet rate,
+
+    doublet_score = q * rho / r / (1 - rho - q * (1 - rho - rho / r))
+
+and cells with a score above the minimum between the two modes of the simulated doublets' scores are called. Source:
+Wolock, Lopez and Klein 2019; scanpy.pp.scrublet, its random numbers included.
+
+The projection being linear, a doublet's is the sum of its parents' over their joint total: no doublet is ever formed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from lib import device as devices
+from lib import hvg_statistics as statistics
+from lib import knn, stage
+from lib.counts import Chunk, Counts, InMemory, Stream, row_sums, rows_of_nonzeros, select_genes
+from lib.files import read_table, replacing, write_table
+from lib.thresholds import threshold_reasons
+
+MIN_CELLS_OF_GENE = 3  # scanpy's filters within scrublet
+MIN_GENES_OF_CELL = 3
+MIN_MEAN, MAX_MEAN, MIN_DISP, N_BINS = 0.0125, 3, 0.5, 20  # scanpy's defaults of highly_variable_genes
+TARGET_SUM = 1e6  # of the highly variable genes' counts
+HELD = 48_000_000  # non-zeros up to which a stream that is read several times is held in memory: some 0.6 GB
+DENSE = 8_000_000  # elements of the dense chunks that the covariance is summed over
+
+
+@dataclass(frozen=True)
+class Doublets:
+    """What scrublet makes of a batch.
+
+    Attributes
+    ----------
+    scores
+        Per cell, float64; NaN for a cell with too few genes to be scored.
+    simulated
+        The simulated doublets' scores.
+    threshold
+        The score above which a cell is a doublet; NaN where none was found.
+    """
+
+    scores: np.ndarray
+    simulated: np.ndarray
+    threshold: float
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Whether each cell is called a doublet."""
+        return self.scores > self.threshold
+
+
+class Selected:
+    """Some of the genes of a stream, as a stream."""
+
+    def __init__(self, counts: Stream, genes: np.ndarray) -> None:
+        self.counts, self.device, self.n_obs, self.n_vars = counts, counts.device, counts.n_obs, int(genes.sum())
+        self.columns = np.where(genes, np.cumsum(genes) - 1, -1).astype(np.int32)
+
+    def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
+        """The stream's chunks, of the chosen genes."""
+        for chunk in self.counts.chunks(max_cells):
+            yield Chunk(chunk.start, select_genes(chunk.X, self.columns, self.n_vars, self.device))
+
+
+def held(counts: Stream, nnz: int) -> Stream:
+    """The stream in memory if its `nnz` non-zeros are few enough, else as it is."""
+    if nnz > HELD or not counts.n_obs:
+        return counts
+    X = counts.device.sparse.vstack([chunk.X for chunk in counts.chunks()], format="csr")
+    return InMemory(X, counts.device, max_cells=4000)
+
+
+def scrublet(
+    counts: Stream,
+    expected_doublet_rate: float = 0.05,
+    sim_doublet_ratio: float = 2.0,
+    n_prin_comps: int = 30,
+    n_neighbors: int | None = None,
+    threshold: float | None = None,
+    seed: int = 0,
+    n_jobs: int = 1,
+) -> Doublets:
+    """Score the cells of one batch.
+
+    Parameters
+    ----------
+    counts
+        The batch's cells x genes.
+    n_neighbors
+        Neighbours per cell if there were no simulated doublets; None: round(0.5 * sqrt(cells)).
+    threshold
+        None: the minimum between the modes of the simulated doublets' scores.
+    """
+    variable, scored = highly_variable(counts)
+    totals, projected, offset = project(variable, scored, n_prin_comps)
+    parents = random_pairs(len(totals), int(len(totals) * sim_doublet_ratio), seed)
+    cells = embed(projected, totals, offset)
+    simulated = embed(projected[parents].sum(1), totals[parents].sum(1), offset)
+    k = round(0.5 * np.sqrt(len(totals))) if n_neighbors is None else n_neighbors
+    with stage.timed("neighbours"):
+        scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, n_jobs)
+    per_cell = np.full(counts.n_obs, np.nan)
+    per_cell[scored] = scores[: len(totals)]
+    of_simulated = scores[len(totals) :]
+    return Doublets(per_cell, of_simulated, minimum_between_modes(of_simulated) if threshold is None else threshold)
+
+
+def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
+    """The counts of the genes whose dispersion is high for their mean, and which cells have genes enough to score.
+
+    Flavour seurat of scanpy's highly_variable_genes with its default limits, on counts normalised to the cells' median
+    total, of the genes in at least 3 cells.
+    """
+    xp = counts.device.xp
+    whole = statistics.Batches(np.zeros(counts.n_obs, np.int32), ["batch"])
+    n_cells = statistics.accumulate(counts, whole, lambda nonzeros: (nonzeros.x > 0,), 1, "cells per gene")[0, 0]
+    n_cells = counts.device.to_host(n_cells)
+    genes = n_cells >= MIN_CELLS_OF_GENE
+    expressed = Selected(counts, genes)
+    totals, n_genes = cell_sums(expressed)
+    scored = n_genes >= MIN_GENES_OF_CELL
+    factors = xp.where(scored, xp.median(totals[scored]) / xp.maximum(totals, 1), 0)
+
+    def normalized(nonzeros: statistics.Nonzeros) -> tuple[Any, Any]:
+        values = nonzeros.x * factors[nonzeros.cell]
+        return values, values * values
+
+    sums = counts.device.to_host(statistics.accumulate(expressed, whole, normalized, 2, "normalised sums"))
+    n_scored = int(scored.sum())
+    found = statistics.dispersions(*(m[0] for m in statistics.moments(sums, n_scored)), "seurat", N_BINS)
+    norm, mean = np.nan_to_num(found["dispersions_norm"]), found["means"]
+    genes[genes] = (mean > MIN_MEAN) & (mean < MAX_MEAN) & (norm > MIN_DISP)
+    stage.log.info("%d cells, %d highly variable genes", n_scored, genes.sum())
+    return held(Selected(counts, genes), n_cells[genes].sum()), counts.device.to_host(scored)
+
+
+def cell_sums(counts: Stream) -> tuple[Any, Any]:
+    """Each cell's counts and genes, int64, on the stream's device."""
+    parts = [(row_sums(chunk.X, counts.device), chunk.X.indptr[1:] - chunk.X.indptr[:-1]) for chunk in counts.chunks()]
+    totals, n_genes = (counts.device.xp.concatenate(part) for part in zip(*parts, strict=True))
+    return totals, n_genes
+
+
+def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Principal components of the normalised, z-scored counts, by way of their covariance; none of them is built.
+
+    With X the counts, t the cells' totals, Z = (1e6 X / t - mean) / std, and V the first eigenvectors of Z'Z,
+    Z V = (1e6 / t) X (V / std) - mean (V / std).
+
+    Parameters
+    ----------
+    counts
+        All cells x the highly variable genes.
+    scored
+        The cells to take, a boolean mask.
+
+    Returns
+    -------
+    totals
+        Of the cells taken, float64.
+    projected
+        X (V / std), cells taken x components, float64.
+    offset
+        mean (V / std).
+    """
+    xp, n = counts.device.xp, int(scored.sum())
+    max_cells = max(1, DENSE // max(counts.n_vars, 1))
+    products, sums, totals = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars), []
+    for chunk in stage.progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
+        X = chunk.X[np.flatnonzero(scored[chunk.rows])].astype(np.float64)
+        total = row_sums(X, counts.device)
+        totals.append(total)
+        X.data *= (TARGET_SUM / xp.maximum(total, 1))[rows_of_nonzeros(X, counts.device)]
+        dense = X.toarray()
+        products += dense.T @ dense
+        sums += dense.sum(0)
+    mean = sums / n
+    products -= n * xp.outer(mean, mean)
+    std = xp.sqrt(products.diagonal() / (n - 1))
+    products /= std[:, None]
+    products /= std
+    weights = leading_eigenvectors(products, min(n_prin_comps, n - 1, counts.n_vars - 1)) / std[:, None]
+    projected = [chunk.X[np.flatnonzero(scored[chunk.rows])] @ weights for chunk in counts.chunks()]
+    return tuple(counts.device.to_host(a) for a in (xp.concatenate(totals), xp.concatenate(projected), mean @ weights))
+
+
+def leading_eigenvectors(matrix: np.ndarray, k: int) -> np.ndarray:
+    """The eigenvectors of a symmetric matrix with the `k` largest eigenvalues, as columns, the largest first."""
+    from scipy.sparse.linalg import eigsh
+
+    return eigsh(matrix, k, v0=np.ones(len(matrix)))[1][:, ::-1]
+
+
+def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
+    """`n_pairs` different pairs of `n` cells, n_pairs x 2: those that scanpy draws."""
+    from sklearn.utils.random import sample_without_replacement
+
+    drawn = sample_without_replacement(n * n, n_pairs, random_state=np.random.RandomState(seed))
+    return np.column_stack(np.divmod(drawn, n))
+
+
+def embed(projected: np.ndarray, totals: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Coordinates on the principal components of cells, or of sums of cells, float32; see `project`."""
+    return (projected * (TARGET_SUM / np.maximum(totals, 1))[:, None] - offset).astype(np.float32)
+
+
+def neighbor_scores(
+    cells: np.ndarray, simulated: np.ndarray, n_neighbors: int, expected_doublet_rate: float, n_jobs: int
+) -> np.ndarray:
+    """Scores of the cells, then of the simulated doublets, from the share of simulated ones among the neighbours.
+
+    As in scanpy, k = round(n_neighbors * (1 + r)), of which the k - 1 nearest others are looked at.
+    """
+    rho, r = expected_doublet_rate, len(simulated) / len(cells)
+    k = round(n_neighbors * (1 + r))
+    points = np.concatenate([cells, simulated])
+    n_simulated = np.zeros(len(points))
+    for rows, indices, _ in knn.exact_blocks(points, k - 1, n_jobs=n_jobs):
+        n_simulated[rows] = (indices >= len(cells)).sum(1)
+    q = (n_simulated + 1) / (k + 2)
+    return q * rho / r / (1 - rho - q * (1 - rho - rho / r))
+
+
+def minimum_between_modes(scores: np.ndarray) -> float:
+    """Where the smoothed histogram of the scores is lowest between its two modes; NaN if it has not two."""
+    from skimage.filters import threshold_minimum
+
+    try:
+        return float(threshold_minimum(scores))
+    except RuntimeError:
+        return np.nan
+
+
+def score_batches(
+    store: Counts, passed: np.ndarray, batches: np.ndarray, min_cells: int, **options: Any
+) -> tuple[pd.DataFrame, dict[str, Doublets]]:
+    """Scrublet on each batch of a store.
+
+    Parameters
+    ----------
+    store
+        All cells x genes.
+    passed
+        Per cell whether it passes the thresholds; others are neither scored nor made into doublets.
+    batches
+        Each cell's batch.
+    min_cells
+        Batches with fewer cells that pass are not scored.
+    options
+        Of `scrublet`.
+
+    Returns
+    -------
+    Per cell `doublet_score` and `predicted_doublet`, and for each batch that was scored what scrublet made of it.
+    """
+    scores, predicted = np.full(len(passed), np.nan), np.zeros(len(passed), bool)
+    found = {}
+    for batch in np.unique(batches):
+        cells = passed & (batches == batch)
+        n = int(cells.sum())
+        if n < min_cells:
+            stage.log.warning("batch %s: not scored, for its %d cells are below doublets: min_cells", batch, n)
+            continue
+        stage.log.info("batch %s: %d cells", batch, n)
+        counts = Counts(store.path, store.device, cells)
+        result = scrublet(held(counts, int(np.diff(store.indptr)[cells].sum())), **options)
+        scores[cells], predicted[cells] = result.scores, result.predicted
+        found[str(batch)] = result
+        report(str(batch), result)
+    return pd.DataFrame({"doublet_score": scores, "predicted_doublet": predicted}), found
+
+
+def report(batch: str, result: Doublets) -> None:
+    """Log what was called in a batch, or that there was no threshold to call by."""
+    if np.isnan(result.threshold):
+        stage.log.warning(
+            "batch %s: no doublet is called, for the simulated doublets' scores have not two modes; "
+            "look at their histogram and set doublets: threshold",
+            batch,
+        )
+        return
+    called, detectable = result.predicted.mean(), (result.simulated > result.threshold).mean()
+    stage.log.info(
+        "batch %s: threshold %.3f, %d cells (%.1f %%) called, %.1f %% of the simulated doublets above it",
+        batch,
+        result.threshold,
+        result.predicted.sum(),
+        100 * called,
+        100 * detectable,
+    )
+
+
+def write_simulated(found: Mapping[str, Doublets], path: str) -> None:
+    """Write `doublets_simulated.h5`: the simulated doublets' scores and the threshold of each batch."""
+    with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
+        group = file.create_group("scores")
+        for batch, result in found.items():
+            dataset = group.create_dataset(batch.replace("/", "_"), data=result.simulated, track_times=False)
+            dataset.attrs["threshold"] = result.threshold
+
+
+def main(snakemake: Any) -> None:
+    """Score a sample's cells, write `doublets.parquet` and `doublets_simulated.h5`."""
+    options = dict(snakemake.params.doublets)
+    enabled, min_cells = options.pop("enabled"), options.pop("min_cells")
+    options.pop("remove")  # what becomes of the doublets is for `cells` to say
+    store = Counts(snakemake.input.counts, devices.resolve(snakemake.config["device"]))
+    batches = store.column(snakemake.params.batch_key)
+    if enabled:
+        reasons = threshold_reasons(read_table(snakemake.input.qc), snakemake.params.cells, batches)
+        passed = (reasons == "").to_numpy()
+    else:
+        stage.log.info("doublets: enabled is false, no cell is scored")
+        passed = np.zeros(store.n_obs, bool)
+    table, found = score_batches(
+        store, passed, batches, min_cells, seed=snakemake.config["seed"], n_jobs=snakemake.threads, **options
+    )
+    table.index = pd.Index(store.names("obs"))
+    write_table(table, snakemake.output.doublets)
+    write_simulated(found, snakemake.output.simulated)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
