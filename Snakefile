@@ -33,3 +33,7 @@ rule all:
     input:
         atlas="results/atlas.h5ad",
         figures=FIGURES,
+
+
+onsuccess:
+    write_report()

@@ -1,6 +1,7 @@
 # Config, sample sheet, paths and resources: everything that the rules look up.
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,15 +79,27 @@ def grouping_file(wildcards):
     return [clustering_file(wildcards.grouping)] if wildcards.grouping in CLUSTERINGS else []
 
 
+def megabytes(files):
+    """The size of a rule's input; what does not exist yet counts as nothing."""
+    return sum(os.path.getsize(f) for f in files if os.path.exists(f)) / 1e6
+
+
 def memory(base, factor):
-    """`mem_mb` of a rule: `base` MB and `factor` MB for every MB of input."""
+    """`mem_mb` of a rule: `base` MB and `factor` MB for every MB of input; more at a second attempt."""
 
     def mem_mb(wildcards, input, attempt):
-        return int((base + factor * input.size_mb) * attempt)
+        return int((base + factor * megabytes(input)) * attempt)
 
     return mem_mb
 
 
 def cores(wildcards, input):
     """Threads of a rule: one for small inputs, whose time goes into starting."""
-    return 1 if input.size_mb < 100 else 8
+    return 1 if megabytes(input) < 100 else 8
+
+
+def write_report():
+    """Snakemake's own report of the run that just ended: the same command line, asked for the report."""
+    command = [sys.executable, "-m", "snakemake", *sys.argv[1:], "--report", "results/report.html"]
+    done = subprocess.run([*command, "--nolock"], capture_output=True, text=True)
+    print(done.stderr if done.returncode else "Report: results/report.html", file=sys.stderr)

@@ -5,10 +5,16 @@ report: "captions/workflow.rst"
 
 
 FAMILIES = list(config["qc"]["gene_families"])
-METRICS = ["total_counts", "n_genes_by_counts", *(f"pct_counts_{family}" for family in FAMILIES)]
+METRICS = [
+    "total_counts",
+    "n_genes_by_counts",
+    *(f"pct_counts_{family}" for family in FAMILIES),
+]
 SCORES = ["doublet_score"] if config["doublets"]["enabled"] else []
 LABELS = [LABEL_KEY] if LABEL_KEY else []
-COLOURS = list(dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample", *METRICS, *SCORES]))
+COLOURS = list(
+    dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample", *METRICS, *SCORES])
+)
 BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
 MARKERS, TABLES = "4 Markers", "5 Tables"
@@ -45,18 +51,18 @@ rule figures_sample:
             subcategory="Samples",
             labels={"sample": "{sample}", "figure": "doublet scores"},
         ),
-    params:
-        batch_key=BATCH_KEY,
-        families=FAMILIES,
-        cells=cell_limits,
     log:
         "logs/samples/{sample}/figures_sample.log",
     benchmark:
         "benchmarks/samples/{sample}/figures_sample.tsv"
-    resources:
-        mem_mb=memory(700, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(700, 10),
+    params:
+        batch_key=BATCH_KEY,
+        families=FAMILIES,
+        cells=cell_limits,
     script:
         "../scripts/figures_sample.py"
 
@@ -113,18 +119,18 @@ rule figures_qc:
             category=TABLES,
             labels={"table": "quality by batch"},
         ),
-    params:
-        batch_key=BATCH_KEY,
-        families=FAMILIES,
-        cells=config["cells"],
     log:
         "logs/cohort/figures_qc.log",
     benchmark:
         "benchmarks/cohort/figures_qc.tsv"
-    resources:
-        mem_mb=memory(1000, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 10),
+    params:
+        batch_key=BATCH_KEY,
+        families=FAMILIES,
+        cells=config["cells"],
     script:
         "../scripts/figures_qc.py"
 
@@ -140,16 +146,16 @@ rule figures_hvg:
             category=FEATURES,
             labels={"figure": "highly variable genes"},
         ),
-    params:
-        flavor=config["hvg"]["flavor"],
     log:
         "logs/cohort/figures_hvg.log",
     benchmark:
         "benchmarks/cohort/figures_hvg.tsv"
-    resources:
-        mem_mb=1000,
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=1000,
+    params:
+        flavor=config["hvg"]["flavor"],
     script:
         "../scripts/figures_hvg.py"
 
@@ -172,17 +178,17 @@ rule figures_pca:
             category=FEATURES,
             labels={"figure": "components by batch"},
         ),
-    params:
-        batch_key=BATCH_KEY,
-        n_pcs=config["neighbors"]["n_pcs"],
     log:
         "logs/cohort/figures_pca.log",
     benchmark:
         "benchmarks/cohort/figures_pca.tsv"
-    resources:
-        mem_mb=memory(1000, 4),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 4),
+    params:
+        batch_key=BATCH_KEY,
+        n_pcs=config["neighbors"]["n_pcs"],
     script:
         "../scripts/figures_pca.py"
 
@@ -195,18 +201,18 @@ rule figures_embedding:
         density=[],
     output:
         [coloured(name) for name in COLOURS],
-    params:
-        colours=COLOURS,
-    wildcard_constraints:
-        basis="umap|tsne",
     log:
         "logs/cohort/figures_embedding/{basis}.log",
     benchmark:
         "benchmarks/cohort/figures_embedding/{basis}.tsv"
-    resources:
-        mem_mb=memory(1000, 10),
+    wildcard_constraints:
+        basis="umap|tsne",
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 10),
+    params:
+        colours=COLOURS,
     script:
         "../scripts/figures_embedding.py"
 
@@ -225,16 +231,16 @@ rule figures_density:
             subcategory="UMAP",
             labels={"coloured by": f"density by {DENSITY_KEY}"},
         ),
-    params:
-        colours=[f"density_{DENSITY_KEY}"],
     log:
         "logs/cohort/figures_density.log",
     benchmark:
         "benchmarks/cohort/figures_density.tsv"
-    resources:
-        mem_mb=memory(1000, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 10),
+    params:
+        colours=[f"density_{DENSITY_KEY}"],
     script:
         "../scripts/figures_embedding.py"
 
@@ -270,17 +276,17 @@ rule figures_markers:
             subcategory="{grouping}",
             labels={"method": "{method}", "figure": "table"},
         ),
-    params:
-        gene_key=config["ingest"]["gene_key"],
-        target_sum=config["normalize"]["target_sum"],
     log:
         "logs/cohort/figures_markers/{grouping}/{method}.log",
     benchmark:
         "benchmarks/cohort/figures_markers/{grouping}/{method}.tsv"
-    resources:
-        mem_mb=memory(1500, 0.1),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1500, 0.1),
+    params:
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
     script:
         "../scripts/figures_markers.py"
 

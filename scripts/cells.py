@@ -5,8 +5,6 @@ A cell is kept if it passes every limit of the config's `cells` section (strict 
 batch) and, with `doublets: remove`, is no predicted doublet.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -3,8 +3,6 @@
 In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

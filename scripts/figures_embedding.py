@@ -4,8 +4,6 @@ Points are drawn in a seeded random order, so that no category covers another fo
 categories than the palette has colours are shown as small multiples, each category upon all cells in grey.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which genes are highly variable: each flavour's statistic against the mean, as selected on and as measured."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

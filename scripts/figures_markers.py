@@ -4,8 +4,6 @@ For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's
 its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

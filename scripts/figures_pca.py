@@ -1,7 +1,5 @@
 """How much variance each principal component holds, and the cells in the first four, before and after Harmony."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The cohort's quality: metrics by batch with the limits, cells lost at each step, and both as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

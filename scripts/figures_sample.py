@@ -1,7 +1,5 @@
 """A sample's quality figures: counts, genes and gene families of each cell with the limits; doublet scores."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,13 +109,11 @@ def main(snakemake: Any) -> None:
         for metric, at in outlier_limits(cells, params.cells).items():
             limits[metric] = limits.get(metric, []) + at
     plots.save(qc_scatter(cells, limits, reasons, family, seed), snakemake.output.qc, dpi=130)
-    if "doublets" not in snakemake.output.keys():  # noqa: SIM118 - iterating gives values
-        return
     simulated, thresholds = {}, {}
     with File(snakemake.input.simulated, locking=False) as file:
-        for batch, scores in file.get("scores", {}).items():
+        for batch, scores in file["scores"].items():
             simulated[batch], thresholds[batch] = scores[...], float(scores.attrs["threshold"])
-    batch_of = cells[params.batch_key].astype(str)
+    batch_of = cells[params.batch_key].astype(str).str.replace("/", "_")  # as HDF5 names them
     observed = {batch: cells["doublet_score"][batch_of == batch].dropna().to_numpy() for batch in simulated}
     fig = doublet_histograms(observed, simulated, thresholds) if simulated else no_scores()
     plots.save(fig, snakemake.output.doublets, dpi=120)

@@ -5,8 +5,6 @@ sample lacks counts as zero there). A gene is kept with at least `min_counts` co
 kept cells of all samples (scanpy.pp.filter_genes).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -14,8 +14,6 @@ Ties keep the genes' order, so that exactly n_top_genes are selected. Sources: s
 scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,13 +4,11 @@ Any format that `lib.readers` knows comes in; what goes out is `counts.h5ad`: ra
 unique names of cells and genes, and in obs the file's columns and the sample sheet's. The source is opened read-only.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from lib.readers import NotSortedError, Reader, open_counts
 
 
 def cell_table(
-    obs: pd.DataFrame, sample: str, sheet: Mapping[str, Any], batch_key: str = "sample", label_key: str | None = None
+    obs: pd.DataFrame, sample: str, sheet: Mapping[str, Any], batch_key: str, required: Mapping[str, str]
 ) -> pd.DataFrame:
     """The store's obs: `sample`, the file's columns, the sheet's columns, under unique names of cells.
 
@@ -39,55 +37,69 @@ def cell_table(
         The sample's name.
     sheet
         The sheet's further columns for this sample, a value each.
-    batch_key, label_key
-        Columns that the config names.
+    batch_key
+        Column that names the batches.
+    required
+        Columns that later stages need -> the config key that names each.
 
     Raises
     ------
     UserError
-        If there are no cells, if a named column is absent, if the batch of a cell is missing, if cells of one batch
+        If there are no cells, if a required column is absent, if the batch of a cell is missing, if cells of one batch
         share a barcode.
     """
     if not len(obs):
         raise UserError("there are no cells. Remove the sample from the sheet, or correct its path.")
-    barcodes, table = obs.index.to_numpy(str), pd.DataFrame({"sample": [sample] * len(obs)})
+    columns = {"sample": pd.Series([sample] * len(obs))}
     for name, values in obs.items():
         kept = str(name)
-        while kept == "sample" or kept in sheet or kept in table:
+        while kept in columns or kept in sheet:
             kept += "_file"
         if kept != name:
             stage.log.info("the file's column %s is kept as %s", name, kept)
-        table[kept] = values.array
-    for name, value in sheet.items():
-        table[name] = value
-    for name in list(table):
-        values = storable(table[name])
-        if values is None or name == "_index":
-            stage.log.info("left out: column %s, of %s, which a h5ad file cannot hold", name, table[name].dtype)
-            del table[name]
-        else:
-            table[name] = values
-    for key, name in (("batch_key", batch_key), ("label_key", label_key)):
-        if name is not None and name not in table:
+        columns[kept] = pd.Series(values.array)
+    columns |= {name: pd.Series([value] * len(obs)) for name, value in sheet.items()}
+    stored = {name: storable(values) for name, values in columns.items() if name != "_index"}
+    for name in columns.keys() - {name for name, values in stored.items() if values is not None}:
+        stage.log.info("left out: column %s (%s), which h5ad files cannot hold", name, columns[name].dtype)
+    table = pd.DataFrame({name: values for name, values in stored.items() if values is not None})
+    for name, key in required.items():
+        if name not in table:
             raise UserError(
-                f"{key}: there is no column {name}; there are {', '.join(table)}. Correct {key} in the config."
+                f"{key}: neither the file nor the sheet has a column {name}; there are {', '.join(table)}. "
+                f"Correct {key} in the config."
             )
     if missing := int(table[batch_key].isna().sum()):
         raise UserError(
             f"batch_key: {missing} of {len(table)} cells have no {batch_key}. Fill it, or remove these cells."
         )
-    table.index = cell_names(barcodes, sample, table[batch_key].to_numpy(str))
+    table.index = cell_names(obs.index.to_numpy(str), sample, table[batch_key].to_numpy(str))
     return table
 
 
 def storable(values: pd.Series) -> pd.Series | None:
-    """A column as the store holds it: numbers and booleans as they are, strings as categories, None for other types."""
+    """A column as the store holds it: plain numbers and booleans, strings as categories; None for other types.
+
+    Missing integers and booleans turn a column into float64 with NaN.
+    """
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return values if storable(values.cat.categories.to_series()) is not None else None
-    if pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values):
-        return values.astype(object).map(str, na_action="ignore").astype("category")
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values)
-    return values if numeric else None
+        categories = values.cat.categories
+        if is_text(categories):
+            return values.cat.rename_categories(pd.Index(categories.map(str), dtype=object))
+        return values if pd.api.types.is_numeric_dtype(categories) else None
+    if is_text(values):
+        strings = values.astype(object).map(str, na_action="ignore")
+        return pd.Series(pd.Categorical(strings, pd.Index(sorted(strings.dropna().unique()), dtype=object)))
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
+        return None
+    if pd.api.types.is_extension_array_dtype(values):
+        return values.astype(np.float64 if values.hasnans else values.dtype.numpy_dtype)
+    return values
+
+
+def is_text(values: pd.Series | pd.Index) -> bool:
+    """Whether values are strings, or Python objects that are written as such."""
+    return pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)
 
 
 def cell_names(barcodes: np.ndarray, sample: str, batches: np.ndarray) -> pd.Index:
@@ -180,19 +192,29 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
             yield item
 
 
+@contextmanager
+def blaming(what: object) -> Iterator[None]:
+    """Begin the messages for users that come out of a block with what they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
 def main(snakemake: Any) -> None:
     """Read a sample's file, write `counts.h5ad`."""
     params, output, started = snakemake.params, Path(snakemake.output.counts), time.time()
     output.parent.mkdir(parents=True, exist_ok=True)
     stage.log.info("sample %s: %s, counts in %s", params.sample, snakemake.input.file, params.counts)
-    try:
-        with open_counts(snakemake.input.file, params.counts, params.genome, output.parent) as reader:
-            obs = cell_table(reader.obs, params.sample, params.sheet, params.batch_key, params.label_key)
-            var = gene_table(reader.gene_symbols, reader.gene_ids)
-            with replacing(output) as partial:
-                nnz, total = write_counts(reader, obs, var, partial)
-    except UserError as error:
-        raise UserError(f"sample {params.sample}: {error}") from None
+    with (
+        blaming(f"sample {params.sample}"),
+        open_counts(snakemake.input.file, params.counts, params.genome, output.parent) as reader,
+    ):
+        with blaming(reader.path):
+            obs = cell_table(reader.obs, params.sample, params.sheet, params.batch_key, params.required)
+        var = gene_table(reader.gene_symbols, reader.gene_ids)
+        with replacing(output) as partial:
+            nnz, total = write_counts(reader, obs, var, partial)
     seconds = time.time() - started
     stage.log.info("%d cells, %d genes, %d non-zeros, %d counts in %.1f s", len(obs), len(var), nnz, total, seconds)
 

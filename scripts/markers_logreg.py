@@ -11,8 +11,6 @@ Loss and gradient are sums over dense chunks: float32 products, float64 sums. Ev
 matrix once, from memory where it fits `CACHE_BYTES`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

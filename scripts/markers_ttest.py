@@ -7,8 +7,6 @@ adjusted within the group (Benjamini & Hochberg, 1995). The means and variances 
 and of squares, in float64. Source: scanpy.tl.rank_genes_groups(method="t-test").
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -11,8 +11,6 @@ With X the log-normalised features (cells x genes) and R = [1, regressors]:
 Each component's sign is such that its largest loading is positive. Float32 products, float64 sums.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

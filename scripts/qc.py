@@ -5,8 +5,6 @@ pct_counts_F = 100 * sum_{j in F} x_ij / total_counts, and pct_counts_in_top_N_g
 x_ij) / total_counts. Source: scanpy.pp.calculate_qc_metrics; the sums are exact integers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -17,28 +17,24 @@ however many follow.
     python scripts/simulate.py cohort.h5ad --patients 8 --cells 2500 --genes 30000 --types 20 --umi 6000
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 from lib import stage
 from lib.files import replacing
 from scipy.sparse import csr_matrix
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BLOCK = 500  # cells drawn at once, and with a generator of their own
 RESOLUTION = 1 << 20  # entries of a profile's table: the smallest share that can be drawn is one in a million
 AMBIENT = 0.05  # share of a cell's UMIs from the patient's ambient RNA
 MT_SHARE = 0.06  # mean mitochondrial share of a good cell
-MARKERS = 30  # genes raised in a type, and in a lineage, further to those named below
+MARKERS = 0.01  # share of the genes raised in a type, and as many in a lineage, further to those named below
 
 # Lineage -> its genes; type -> its lineage and genes. A design takes the first n_types types
 LINEAGES = {
@@ -85,7 +81,7 @@ class Design:
     Attributes
     ----------
     n_genes
-        Genes, at least 2 * MARKERS * (n_types + lineages) of them.
+        Genes: 400 and more, 1000 for all types.
     n_types
         Cell types, the first of TYPES.
     umi
@@ -131,8 +127,6 @@ def gene_table(design: Design) -> pd.DataFrame:
     ValueError
         If the design has too few genes, or more types than TYPES.
     """
-    import pandas as pd
-
     if not 1 <= design.n_types <= len(TYPES):
         raise ValueError(f"n_types: {design.n_types} is not within 1 to {len(TYPES)}")
     named = dict.fromkeys([*MT, *RIBO, *ABUNDANT], "")
@@ -140,12 +134,12 @@ def gene_table(design: Design) -> pd.DataFrame:
     groups |= {name: TYPES[name][1] for name in design.types()}
     for group, symbols in groups.items():
         named |= dict.fromkeys(symbols.split(), group)
-    n_generic = design.n_genes - len(named)
-    if n_generic < 2 * MARKERS * len(groups):
-        raise ValueError(f"n_genes: {design.n_genes} is less than {len(named) + 2 * MARKERS * len(groups)}")
-    generic = [f"GENE{i:05d}" for i in range(1, n_generic + 1)]
-    marker_of = [*named.values(), *np.repeat(list(groups), MARKERS)] + [""] * (n_generic - MARKERS * len(groups))
-    table = pd.DataFrame({"marker_of": marker_of}, index=pd.Index([*named, *generic]))
+    if design.n_genes < 2 * len(named):
+        raise ValueError(f"n_genes: {design.n_genes} is less than {2 * len(named)}")
+    symbols = [*named, *(f"GENE{i:05d}" for i in range(1, design.n_genes - len(named) + 1))]
+    marker_of = [*named.values(), *np.repeat(list(groups), round(MARKERS * design.n_genes))]
+    marker_of += [""] * (design.n_genes - len(marker_of))
+    table = pd.DataFrame({"marker_of": marker_of}, index=pd.Index(symbols))
     table = table.iloc[design.rng(0).permutation(len(table))]
     table.insert(0, "gene_ids", [f"ENSG{i:011d}" for i in range(1, len(table) + 1)])
     return table
@@ -160,7 +154,7 @@ def type_profiles(design: Design, genes: pd.DataFrame) -> np.ndarray:
     base[is_ribo] = rng.lognormal(0, 0.5, is_ribo.sum())
     base[np.isin(symbols, MT)] = 0
     is_marker = marker_of != ""
-    base[is_marker] = np.median(base) * rng.lognormal(0, 0.7, is_marker.sum())
+    base[is_marker] = 3 * np.median(base) * rng.lognormal(0, 0.7, is_marker.sum())
     plain = ~is_ribo & ~np.isin(symbols, list(ABUNDANT))
     base[plain] *= (1 - RIBO_SHARE - sum(ABUNDANT.values())) / base[plain].sum()
     base[is_ribo] *= RIBO_SHARE / base[is_ribo].sum()
@@ -171,7 +165,7 @@ def type_profiles(design: Design, genes: pd.DataFrame) -> np.ndarray:
     profiles = np.tile(base, (design.n_types, 1))
     for profile, name, lineage in zip(profiles, design.types(), design.lineages(), strict=True):
         profile[(marker_of == name) | (marker_of == lineage)] *= fold[(marker_of == name) | (marker_of == lineage)]
-        profile[is_ribo] *= rng.lognormal(0, 0.3)
+        profile[is_ribo] *= rng.lognormal(0, 0.1)
         profile *= rng.lognormal(0, 0.1, design.n_genes)
     return profiles / profiles.sum(1, keepdims=True)
 
@@ -217,8 +211,6 @@ def simulate_patient(
     The counts (cells x genes, CSR, int32, sorted) and obs, index: barcodes; `PatientNumber`; `CellType` (of a doublet,
     the first cell's); `true_doublet`; `true_low_quality`.
     """
-    import pandas as pd
-
     genes = gene_table(design) if genes is None else genes
     profiles, composition = patient_profiles(design, genes, patient)
     tables = np.concatenate([inverse_cdf(profile) for profile in profiles])
@@ -332,7 +324,6 @@ def write_h5ad(
     compression
         None or gzip.
     """
-    import pandas as pd
     from anndata.io import write_elem
 
     tables, row_lengths = [], []

@@ -310,7 +310,7 @@ def zero_fractions(counts: Stream, batches: Batches) -> tuple[np.ndarray, np.nda
     / (batch's sum). Each batches x genes, float64."""
     xp = counts.device.xp
     tallied = Tallied(counts)
-    sums = accumulate(tallied, batches, lambda nonzeros: (nonzeros.x, nonzeros.x > 0), 2, "zeros")
+    sums = accumulate(tallied, batches, lambda nonzeros: (nonzeros.x, (nonzeros.x > 0).astype(np.float64)), 2, "zeros")
     expected = xp.empty_like(sums[0])
     for code in range(len(batches.names)):
         depths = tallied.totals[xp.asarray(batches.codes == code)]

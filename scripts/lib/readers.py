@@ -41,6 +41,7 @@ LARGEST = np.iinfo(np.uint32).max
 PEEK = 1000  # values that tell whether a matrix looks like counts
 RECORD = np.dtype([("row", np.int32), ("column", np.int32), ("count", np.uint32)])  # of the scratch file
 
+SPARSE = ("csr_matrix", "csc_matrix")  # AnnData's encoding-type
 GENES = "Gene Expression"  # 10x's feature type
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol", "Symbol")
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_ids", "ensembl_id", "ensembl", "feature_id", "Accession")
@@ -207,6 +208,7 @@ def by_rows(
             records["count"] = X.data
             stretches.append(file.tell() + X.indptr[edges].astype(np.int64) * RECORD.itemsize)
             file.write(records.view(np.uint8))
+        log.info("%d MB of scratch file, to put the counts in the order of cells", file.tell() >> 20)
         for i, (first, last) in enumerate(pairwise(edges)):
             pieces = [b""]
             for stretch in stretches:
@@ -328,7 +330,7 @@ def read_anndata(path: Path, root: Group, counts: str) -> Reader:
     if "feature_types" in var and (var["feature_types"] == GENES).any():
         columns = _gene_features(path, var["feature_types"].to_numpy(str))
     symbols, ids = _gene_names(var[columns])
-    if "indptr" not in matrix:
+    if matrix.attrs.get("encoding-type") not in SPARSE:
         nnz, scattered, blocks = matrix.shape[0] * matrix.shape[1], False, partial(_dense_blocks, matrix)
         _same_shape(path, counts, matrix.shape, (len(obs), len(var)))
     else:
@@ -556,11 +558,7 @@ def _places(matrices: dict[str, Any]) -> dict[str, str]:
     """Of a file's elements those that are matrices, each with what its first values look like."""
     looks = {}
     for place, matrix in matrices.items():
-        if (
-            matrix is not None
-            and "encoding-type" in matrix.attrs
-            and matrix.attrs["encoding-type"] in ("csr_matrix", "csc_matrix")
-        ):
+        if matrix is not None and matrix.attrs.get("encoding-type") in SPARSE:
             values = matrix["data"][:PEEK]
         elif len(getattr(matrix, "shape", None) or ()) == 2:
             values = matrix[:1, :PEEK].ravel()

@@ -1,0 +1,92 @@
+"""Harmony: the cells' principal components, corrected for their batches.
+
+Harmony alternates soft clustering, which is rewarded for clusters that mix the batches, with a linear correction per
+cluster and batch. Source: Korsunsky et al. 2019; harmonypy 2 (Harmony 2, whose ridge penalty is estimated per cluster).
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lib import stage
+from lib.errors import UserError
+from lib.files import read_arrays, read_table, write_arrays
+
+
+def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The columns of `obs` to integrate over: those of `keys` with at least two batches.
+
+    Raises
+    ------
+    UserError
+        If a key is no column of `obs`, or has missing values.
+    """
+    for key in keys:
+        if key not in obs:
+            raise UserError(f"harmony: keys: there is no obs column {key!r}. Columns: {', '.join(obs.columns)}")
+        if missing := int(obs[key].isna().sum()):
+            raise UserError(
+                f"harmony: keys: {missing} of {len(obs)} cells have no {key!r}. Give every cell a batch "
+                "in the sample sheet or in its file, or choose another column."
+            )
+    return obs[[key for key in keys if obs[key].nunique() > 1]].astype(str)
+
+
+def harmonize(X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed: int, n_jobs: int) -> np.ndarray:
+    """The integrated components.
+
+    Parameters
+    ----------
+    X_pca
+        cells x components, float32.
+    obs
+        cells x keys: the batches.
+    config
+        theta, sigma, lamb and max_iter_harmony, as harmonypy names them.
+    seed
+        Equal seeds give equal results, whatever `n_jobs`.
+    n_jobs
+        Threads.
+
+    Returns
+    -------
+    cells x components, float32.
+    """
+    import harmonypy
+
+    # harmonypy writes to the terminal by a handler of its own; without it, its lines reach our log
+    logging.getLogger("harmonypy").handlers.clear()
+    result = harmonypy.run_harmony(
+        X_pca,
+        obs,
+        list(obs.columns),
+        theta=config["theta"],
+        lamb=config["lamb"],
+        sigma=config["sigma"],
+        nclust=max(1, min(round(len(X_pca) / 30), 100)),
+        max_iter_harmony=config["max_iter_harmony"],
+        random_state=seed,
+        ncores=n_jobs,
+    )
+    return result.Z_corr.astype(np.float32)
+
+
+def main(snakemake: Any) -> None:
+    """Read PCA and the batches, write `harmony.h5`."""
+    keys = list(snakemake.params.vars_use)
+    obs = batches(read_table(snakemake.input.obs), keys)
+    if obs.columns.empty:
+        skipped = f"only one batch ({', '.join(keys)})"
+        stage.log.info("harmony skipped: %s", skipped)
+        write_arrays(snakemake.output.harmony, {}, skipped=skipped)
+        return
+    stage.log.info("integrating over %s", {key: obs[key].nunique() for key in obs})
+    X_pca = read_arrays(snakemake.input.pca, "X_pca")["X_pca"]
+    X = harmonize(X_pca, obs, snakemake.params.harmony, snakemake.config["seed"], snakemake.threads)
+    write_arrays(snakemake.output.harmony, {"X_pca_harmony": X})
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

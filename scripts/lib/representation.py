@@ -1,0 +1,56 @@
+"""The space in which cells are compared: the first components of PCA, or of Harmony where it ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .errors import UserError
+
+
+def representation(pca: str | Path, harmony: Any, use_rep: str, n_pcs: int | None) -> tuple[str, np.ndarray]:
+    """The representation that neighbours, embeddings and k-means share.
+
+    Parameters
+    ----------
+    pca
+        `pca.h5`.
+    harmony
+        `harmony.h5`; empty or None: there is none.
+    use_rep
+        X_pca, X_pca_harmony, or auto: X_pca_harmony where there is one, else X_pca.
+    n_pcs
+        Components wanted, the first ones; None: all.
+
+    Returns
+    -------
+    The representation's name, and cells x n_pcs, float32.
+
+    Raises
+    ------
+    UserError
+        If X_pca_harmony is asked for and there is none, or if there are fewer than `n_pcs` components.
+    """
+    integrated = None
+    if harmony:
+        with h5py.File(harmony, "r", locking=False) as file:
+            integrated = file["X_pca_harmony"][:, :n_pcs] if "X_pca_harmony" in file else None
+    if use_rep == "X_pca_harmony" and integrated is None:
+        raise UserError(
+            "neighbors: use_rep is X_pca_harmony, but Harmony did not run (harmony: enabled is false, or there is one "
+            "batch only). Set use_rep to auto or X_pca."
+        )
+    if integrated is not None and use_rep != "X_pca":
+        name, X = "X_pca_harmony", integrated
+    else:
+        with h5py.File(pca, "r", locking=False) as file:
+            name, X = "X_pca", file["X_pca"][:, :n_pcs]
+    if n_pcs is not None and X.shape[1] < n_pcs:
+        raise UserError(
+            f"neighbors: n_pcs is {n_pcs}, but PCA computed {X.shape[1]} components. "
+            f"Lower n_pcs to {X.shape[1]}, or raise pca: n_comps."
+        )
+    return name, X.astype(np.float32, copy=False)

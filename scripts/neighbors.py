@@ -1,0 +1,60 @@
+"""The nearest neighbours of every cell, found once for UMAP, t-SNE and the clusterings, and their fuzzy graph.
+
+n_neighbors counts the cell itself, as in scanpy.pp.neighbors: the graph is made of each cell's n_neighbors - 1
+others. t-SNE weighs 3 * perplexity others (van der Maaten 2014), so that many are kept where it is to run.
+"""
+
+from typing import Any
+
+from lib import device as devices
+from lib import stage
+from lib.errors import UserError
+from lib.files import write_arrays
+from lib.fuzzy import fuzzy_graph
+from lib.knn import nearest
+from lib.representation import representation
+
+
+def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int:
+    """How many other cells to find for each of `n_obs` cells.
+
+    Raises
+    ------
+    UserError
+        If there are fewer cells than `n_neighbors`. For t-SNE (`perplexity` given) fewer neighbours do, and the log
+        says so.
+    """
+    if n_neighbors > n_obs:
+        raise UserError(
+            f"neighbors: n_neighbors is {n_neighbors}, but only {n_obs} cells are left. "
+            f"Lower n_neighbors to {n_obs} or less, or keep more cells."
+        )
+    tsne = 0 if perplexity is None else int(3 * perplexity)
+    if tsne >= n_obs:
+        stage.log.warning("t-SNE: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)
+    return max(n_neighbors - 1, min(tsne, n_obs - 1))
+
+
+def main(snakemake: Any) -> None:
+    """Read the representation, write `neighbors.h5`."""
+    device = devices.resolve(snakemake.config["device"])
+    config = snakemake.params.neighbors
+    n_neighbors, metric = config["n_neighbors"], config["metric"]
+    use_rep, X = representation(snakemake.input.pca, snakemake.input.harmony, config["use_rep"], config["n_pcs"])
+    k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
+    stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
+    with stage.timed("neighbours"):
+        indices, distances = nearest(X, k, metric, snakemake.config["seed"], snakemake.threads)
+    with stage.timed("fuzzy graph"):
+        graph = fuzzy_graph(indices[:, : n_neighbors - 1], distances[:, : n_neighbors - 1], device)
+    arrays = {
+        "indices": indices,
+        "distances": distances,
+        **{f"connectivities/{name}": getattr(graph, name) for name in ("data", "indices", "indptr")},
+    }
+    attrs = {"n_neighbors": n_neighbors, "n_pcs": X.shape[1], "metric": metric, "use_rep": use_rep}
+    write_arrays(snakemake.output.neighbors, arrays, **attrs)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
