@@ -1,0 +1,114 @@
+"""UMAP against scanpy's and umap-learn's, t-SNE against scikit-learn's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tsne
+from lib.fuzzy import read_graph
+from lib.knn import nearest
+from sklearn.manifold import trustworthiness
+
+UMAP = {"min_dist": 0.5, "spread": 1.0, "n_epochs": None, "init_pos": "spectral"}
+TSNE = {"perplexity": 30, "early_exaggeration": 12, "learning_rate": 1000, "n_iter": 750}
+
+
+def kept_neighbours(X, embedding, k=15):
+    """The fraction of each point's k neighbours that are among its k neighbours in the embedding."""
+    before, after = nearest(X, k)[0], nearest(embedding.astype(np.float32), k)[0]
+    return (before[:, :, None] == after[:, None, :]).any(2).mean()
+
+
+def test_umap_is_scanpys_on_the_same_graph(pbmc3k_graph, umap_stage):
+    import scanpy as sc
+
+    adata = pbmc3k_graph.copy()
+    sc.tl.umap(adata, min_dist=0.5, maxiter=50)
+    X = adata.obsm["X_pca"][:, :40]
+    found = umap_stage.embed(adata.obsp["connectivities"], X, "euclidean", UMAP | {"n_epochs": 50}, seed=0)
+    # The same calls in the same order: nothing may differ
+    np.testing.assert_array_equal(found, adata.obsm["X_umap"])
+
+
+@pytest.mark.slow
+def test_umap_is_as_trustworthy_as_umap_learn_on_its_own(pbmc3k_graph, umap_stage):
+    import umap
+
+    X = pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
+    found = umap_stage.embed(pbmc3k_graph.obsp["connectivities"], X, "euclidean", UMAP, seed=0)
+    direct = umap.UMAP(min_dist=0.5, random_state=0, n_jobs=1).fit_transform(X)
+    # Layouts from different seeds differ by less
+    assert trustworthiness(X, found, n_neighbors=15) > trustworthiness(X, direct, n_neighbors=15) - 0.01
+
+
+def test_umap_from_random_positions_is_nearly_as_trustworthy(pbmc3k_graph, umap_stage):
+    graph, X = pbmc3k_graph.obsp["connectivities"], pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
+    spectral, random = (
+        trustworthiness(X, umap_stage.embed(graph, X, "euclidean", UMAP | changed, seed=0), n_neighbors=15)
+        for changed in ({"n_epochs": 100}, {"n_epochs": 100, "init_pos": "random"})
+    )
+    # Both about 0.9; a layout without structure has 0.5
+    assert random > spectral - 0.05
+    assert spectral > 0.85
+
+
+def test_umap_keeps_separate_components_apart(cohort, blobs, umap_stage, job):
+    from scipy.sparse.csgraph import connected_components
+
+    assert connected_components(read_graph(cohort.neighbors))[0] == 5
+    _, labels = blobs
+    runs = [
+        job(
+            {"umap": f"{i}.parquet"}, {"umap": UMAP | {"n_epochs": 100}},
+            pca=cohort.pca, harmony=[], neighbors=cohort.neighbors, obs=cohort.obs,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for task in runs:
+        umap_stage.main(task)
+    table = pd.read_parquet(runs[0].output.umap)
+    assert list(table) == ["UMAP1", "UMAP2"]
+    assert list(table.index) == list(pd.read_parquet(cohort.obs).index)
+    assert (labels[nearest(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
+    assert runs[0].output.umap.read_bytes() == runs[1].output.umap.read_bytes()
+
+
+def test_tsne_keeps_neighbours_as_scikit_learns_does(pbmc3k_graph):
+    from sklearn import manifold
+
+    X = pbmc3k_graph.obsm["X_pca"][::4, :40].astype(np.float32)
+    found = tsne.embed(*nearest(X, 90), X, TSNE, seed=0, n_jobs=1)
+    reference = manifold.TSNE(perplexity=30, learning_rate=1000, max_iter=750, random_state=0, init="pca")
+    expected = reference.fit_transform(X)
+    # Another implementation of the same approximation; seeds differ by about as much
+    assert trustworthiness(X, found, n_neighbors=15) > trustworthiness(X, expected, n_neighbors=15) - 0.02
+    assert kept_neighbours(X, found) > kept_neighbours(X, expected) - 0.03
+
+
+def test_tsne_table(cohort, blobs, job):
+    _, labels = blobs
+    runs = [
+        job(
+            {"tsne": f"{i}.parquet"}, {"tsne": TSNE | {"perplexity": 20, "n_iter": 100}},
+            pca=cohort.pca, harmony=[], neighbors=cohort.neighbors, obs=cohort.obs, threads=1 + i,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for task in runs:
+        tsne.main(task)
+    table = pd.read_parquet(runs[0].output.tsne)
+    assert list(table) == ["tSNE1", "tSNE2"]
+    assert list(table.index) == list(pd.read_parquet(cohort.obs).index)
+    assert (labels[nearest(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
+    # With one thread or two
+    assert runs[0].output.tsne.read_bytes() == runs[1].output.tsne.read_bytes()
+
+
+def test_tsne_of_few_cells_lowers_the_perplexity(caplog):
+    caplog.set_level("INFO")
+    X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    found = tsne.embed(*nearest(X, 19), X, TSNE, seed=0, n_jobs=1)
+    assert found.shape == (20, 2)
+    assert np.isfinite(found).all()
+    assert "19 neighbours each, perplexity 6.33" in caplog.text

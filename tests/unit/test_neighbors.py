@@ -1,0 +1,108 @@
+"""Neighbours and their fuzzy graph against scanpy's and umap-learn's."""
+
+from __future__ import annotations
+
+import neighbors
+import numpy as np
+import pytest
+from lib import device as devices
+from lib.errors import UserError
+from lib.files import read_arrays, read_attrs, write_arrays
+from lib.fuzzy import fuzzy_graph, read_graph
+from lib.knn import nearest
+from lib.representation import representation
+
+CPU = devices.resolve("cpu")
+CONFIG = {"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"}
+# The bisection ends when a cell's summed memberships are right to 1e-5, on either side
+TOLERANCE = 2e-5
+
+
+def test_the_graph_is_scanpys(pbmc3k_graph):
+    X = pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
+    graph = fuzzy_graph(*nearest(X, 14), CPU)
+    expected = pbmc3k_graph.obsp["connectivities"]
+    assert abs(graph - expected).max() < TOLERANCE
+    assert graph.nnz == expected.nnz
+    assert (graph != graph.T).nnz == 0
+    assert graph.dtype == np.float32
+
+
+def test_duplicate_points_as_in_umap_learn():
+    from umap.umap_ import fuzzy_simplicial_set
+
+    X = np.repeat(np.random.default_rng(0).normal(size=(200, 5)), 3, axis=0).astype(np.float32)
+    X[:40] = 0
+    indices, distances = nearest(X, 15, include_self=True)
+    expected, _, _ = fuzzy_simplicial_set(X, 15, None, None, knn_indices=indices, knn_dists=distances)
+    assert abs(fuzzy_graph(indices[:, 1:], distances[:, 1:], CPU) - expected).max() < TOLERANCE
+
+
+def test_neither_blocks_nor_a_second_call_change_the_graph(blobs, monkeypatch):
+    found = nearest(blobs[0], 14)
+    whole = fuzzy_graph(*found, CPU)
+    assert (fuzzy_graph(*found, CPU) != whole).nnz == 0
+    monkeypatch.setattr("lib.fuzzy.BLOCK", 64)
+    assert (fuzzy_graph(*found, CPU) != whole).nnz == 0
+
+
+def test_the_artifact(job, cohort, blobs):
+    X = blobs[0][:, :8].astype(np.float64)
+    arrays = read_arrays(cohort.neighbors, "indices", "distances")
+    squared = ((X[:, None] - X[None]) ** 2).sum(2)
+    np.fill_diagonal(squared, np.inf)
+    expected = np.sqrt(np.sort(squared, axis=1)[:, :60])  # 3 * perplexity
+    # float32 distances by |a|^2 + |b|^2 - 2ab
+    np.testing.assert_allclose(arrays["distances"], expected, rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(np.take_along_axis(squared, arrays["indices"], 1)), expected, rtol=1e-4)
+    assert (arrays["indices"].dtype, arrays["distances"].dtype) == (np.int32, np.float32)
+    graph = read_graph(cohort.neighbors)
+    assert (graph != fuzzy_graph(arrays["indices"][:, :14], arrays["distances"][:, :14], CPU)).nnz == 0
+    assert read_attrs(cohort.neighbors) == {
+        "n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "X_pca",
+    }  # fmt: skip
+    again = job({"neighbors": "again.h5"}, {"neighbors": CONFIG, "perplexity": 20}, pca=cohort.pca, harmony=[])
+    neighbors.main(again)
+    assert again.output.neighbors.read_bytes() == cohort.neighbors.read_bytes()
+
+
+def test_without_tsne_no_more_neighbours_are_kept(job, cohort):
+    task = job({"neighbors": "n.h5"}, {"neighbors": CONFIG, "perplexity": None}, pca=cohort.pca, harmony=[])
+    neighbors.main(task)
+    few, many = (read_arrays(path, "indices", "distances") for path in (task.output.neighbors, cohort.neighbors))
+    for name in few:
+        np.testing.assert_array_equal(few[name], many[name][:, :14])
+
+
+def test_the_integrated_space_is_used_where_there_is_one(tmp_path):
+    pca, harmony, skipped = tmp_path / "pca.h5", tmp_path / "harmony.h5", tmp_path / "skipped.h5"
+    write_arrays(pca, {"X_pca": np.zeros((5, 3), np.float32)})
+    write_arrays(harmony, {"X_pca_harmony": np.ones((5, 3), np.float32)})
+    write_arrays(skipped, {}, skipped="only one batch (sample)")
+    for path, use_rep, name in [
+        (harmony, "auto", "X_pca_harmony"),
+        (harmony, "X_pca", "X_pca"),
+        (skipped, "auto", "X_pca"),
+        ([], "auto", "X_pca"),
+    ]:
+        found, X = representation(pca, path, use_rep, 2)
+        assert found == name
+        assert X.shape == (5, 2)
+        assert X.all() == (name == "X_pca_harmony")
+    for path in (skipped, []):
+        with pytest.raises(UserError, match="use_rep is X_pca_harmony, but Harmony did not run"):
+            representation(pca, path, "X_pca_harmony", 2)
+    for path in (harmony, []):
+        with pytest.raises(UserError, match=r"n_pcs is 4, but PCA computed 3 components\. Lower n_pcs to 3"):
+            representation(pca, path, "auto", 4)
+
+
+def test_too_few_cells(caplog):
+    with pytest.raises(UserError, match=r"n_neighbors is 15, but only 9 cells are left\. Lower n_neighbors to 9"):
+        neighbors.others_wanted(9, 15, None)
+    assert neighbors.others_wanted(1000, 15, 30) == 90
+    assert neighbors.others_wanted(1000, 15, None) == 14
+    assert neighbors.others_wanted(1000, 200, 30) == 199
+    assert not caplog.records
+    assert neighbors.others_wanted(60, 15, 30) == 59
+    assert "59 neighbours instead of 90" in caplog.text
