@@ -319,7 +319,7 @@ def read_anndata(path: Path, root: Group, counts: str) -> Reader:
         )
     from anndata.io import read_elem
 
-    matrices = {"X": root.get("X"), "raw": root["raw"].get("X") if "raw" in root else None}
+    matrices = {"X": root.get("X"), "raw": root.get("raw/X")}
     if "layers" in root:
         matrices |= {f"layers/{name}": root["layers"][name] for name in root["layers"]}
     places = _places(matrices)
@@ -408,7 +408,7 @@ def _csr_blocks(data: Array, indices: Array, indptr: np.ndarray, n_vars: int) ->
     while first < n_obs:
         last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + BLOCK, "right")) - 1)
         start, stop = int(indptr[first]), int(indptr[last])
-        values, columns = _read(data, start, stop), _read(indices, start, stop).astype(np.int32, copy=False)
+        values, columns = _native(_read(data, start, stop)), _read(indices, start, stop).astype(np.int32, copy=False)
         own = (indptr[first : last + 1] - start).astype(np.int32)
         yield first, csr_matrix((values, columns, own), shape=(last - first, n_vars))
         first = last
@@ -428,7 +428,8 @@ def _dense_blocks(array: Array, transposed: bool = False) -> Iterator[tuple[int,
     if array.chunks and step > (chunk := array.chunks[int(transposed)]):
         step -= step % chunk
     for first in range(0, n_obs, step):
-        yield first, csr_matrix(array[:, first : first + step].T if transposed else array[first : first + step])
+        block = array[:, first : first + step].T if transposed else array[first : first + step]
+        yield first, csr_matrix(_native(block))
 
 
 def _mtx_blocks(reader: Reader, path: Path, header: int, n_vars: int) -> Iterator[tuple[int, csr_matrix]]:
@@ -527,6 +528,12 @@ def _read(array: Array, start: int, stop: int) -> np.ndarray:
 
     list(_pool().map(inflate, range(start // length * length, stop, length)))
     return out
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """Values in a type that SciPy's sparse matrices take: of this machine's byte order, and not float16."""
+    dtype = np.dtype(np.float32) if values.dtype.kind == "f" and values.dtype.itemsize == 2 else values.dtype
+    return values.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _deflated(array: Array) -> bool | None:

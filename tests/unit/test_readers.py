@@ -1,0 +1,569 @@
+"""Every format gives the matrix, barcodes and genes that were written, block by block. Equality is exact throughout."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from itertools import pairwise
+from types import SimpleNamespace
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from lib import readers
+from lib.errors import UserError
+from lib.readers import NotSortedError, as_counts, first_bad, open_counts
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of some 60 non-zeros, or of 7 dense rows, so that every reader passes through several."""
+    monkeypatch.setattr(readers, "BLOCK", 60)
+    monkeypatch.setattr(readers, "DENSE_BLOCK", 7 * 30 * 4)
+
+
+@pytest.fixture
+def truth():
+    """40 cells x 30 genes; one cell and one gene without counts, a count beyond uint16, a repeated symbol."""
+    rng = np.random.default_rng(1)
+    X = rng.poisson(0.4, (40, 30))
+    X[3], X[:, 5], X[7, 7] = 0, 0, 70_000
+    symbols = np.array([f"G{i}" for i in range(30)], dtype=object)
+    symbols[9] = "G8"
+    ids = np.array([f"ENSG{i:05d}" for i in range(30)], dtype=object)
+    barcodes = np.array([f"CELL{i}-1" for i in range(40)], dtype=object)
+    return SimpleNamespace(X=X, symbols=symbols, ids=ids, barcodes=barcodes)
+
+
+def read(path, *args, **kwargs):
+    """The reader and all its chunks as one array; each chunk must be canonical uint32."""
+    with open_counts(path, *args, scratch=path.parent, **kwargs) as reader:
+        parts = list(reader.chunks())
+    for X in parts:
+        assert X.dtype == np.uint32
+        assert X.has_canonical_format
+        assert X.data.all()
+    return reader, sp.vstack(parts).toarray()
+
+
+def check(truth, reader, X, ids=None):
+    np.testing.assert_array_equal(X, truth.X)
+    assert list(reader.obs.index) == list(truth.barcodes)
+    assert list(reader.gene_symbols) == list(truth.symbols)
+    assert list(reader.gene_ids) == list(truth.ids if ids is None else ids)
+    assert (reader.n_obs, reader.n_vars) == truth.X.shape
+
+
+def adata_of(truth, convert=sp.csr_matrix, dtype=np.float32):
+    obs = pd.DataFrame({"donor": ["a", "b"] * 20}, index=truth.barcodes)
+    var = pd.DataFrame({"gene_symbols": truth.symbols}, index=truth.ids)
+    return ad.AnnData(convert(truth.X.astype(dtype)), obs, var)
+
+
+def write_10x_h5(path, truth, version, groups=("GRCh38",), types=None):
+    X = sp.csr_matrix(truth.X)
+    with h5py.File(path, "w") as file:
+        for name in ("matrix",) if version == 3 else groups:
+            group = file.create_group(name)
+            for key, values in {"data": X.data.astype(np.int32), "indices": X.indices.astype(np.int64)}.items():
+                group.create_dataset(key, data=values, chunks=(50,), compression="gzip", shuffle=True)
+            group["indptr"], group["shape"] = X.indptr.astype(np.int64), X.shape[::-1]
+            group["barcodes"] = truth.barcodes.astype("S")
+            if version == 2:
+                group["genes"], group["gene_names"] = truth.ids.astype("S"), truth.symbols.astype("S")
+                continue
+            group["features/id"], group["features/name"] = truth.ids.astype("S"), truth.symbols.astype("S")
+            group["features/feature_type"] = np.array(types or ["Gene Expression"] * 30, dtype="S")
+            group["features/genome"] = np.array([groups[i * len(groups) // 30] for i in range(30)], dtype="S")
+
+
+def write_10x_folder(folder, truth, genes="features.tsv", zipped=True, prefix="", types=None, order=None):
+    folder.mkdir(parents=True)
+    X = sp.coo_matrix(truth.X)
+    order = order(X.nnz) if order else np.arange(X.nnz)
+    lines = [f"{c + 1} {r + 1} {v}" for r, c, v in zip(X.row[order], X.col[order], X.data[order], strict=True)]
+    types = types or ["Gene Expression"] * 30
+    columns = [truth.ids, truth.symbols] + ([types] if genes == "features.tsv" else [])
+    texts = {
+        "matrix.mtx": ["%%MatrixMarket matrix coordinate integer general", "%", f"30 40 {X.nnz}", *lines],
+        "barcodes.tsv": truth.barcodes,
+        genes: ["\t".join(fields) for fields in zip(*columns, strict=True)],
+    }
+    for name, text in texts.items():
+        content = "".join(f"{line}\n" for line in text).encode()
+        if zipped:
+            (folder / f"{prefix}{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / f"{prefix}{name}").write_bytes(content)
+
+
+def write_loom(path, truth, row_attrs=("Gene", "Accession"), **layers):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("matrix", data=truth.X.T.astype(np.float32), chunks=(8, 8), compression="gzip")
+        for name, layer in layers.items():
+            file[f"layers/{name}"] = layer.T
+        names = {"Gene": truth.symbols, "var_names": truth.symbols, "Accession": truth.ids, "Chromosome": ["1"] * 30}
+        for name in row_attrs:
+            file[f"row_attrs/{name}"] = np.array(names[name], "S")
+        file["col_attrs/CellID"] = truth.barcodes
+        file["col_attrs/depth"] = truth.X.sum(1)
+        file["col_attrs/embedding"] = np.zeros((40, 2))
+
+
+# HDF5 and zarr of AnnData
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+@pytest.mark.parametrize("place", ["X", "raw", "layers/counts"])
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_h5ad(tmp_path, truth, convert, place, compression):
+    adata = adata_of(truth, convert)
+    if place == "raw":
+        adata.raw = adata.copy()
+        adata = adata[:, 3:20].copy()
+    elif place == "layers/counts":
+        adata.layers["counts"] = adata.X.copy()
+    if place != "X":
+        adata.X = np.log1p(adata.X)
+    adata.write_h5ad(tmp_path / "a.h5ad", compression=compression)
+    reader, X = read(tmp_path / "a.h5ad", place)
+    check(truth, reader, X)
+    assert list(reader.obs["donor"]) == ["a", "b"] * 20
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u4", "i8", "f2", "f8", ">f4", ">i4"])
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_h5ad_of_any_dtype(tmp_path, truth, convert, dtype):
+    truth.X[7, 7] = 200
+    adata_of(truth, convert).write_h5ad(tmp_path / "a.h5ad")
+    name = "X" if convert is np.asarray else "X/data"
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        values, attrs = file[name][...], dict(file[name].attrs)
+        del file[name]
+        file.create_dataset(name, data=values.astype(dtype)).attrs.update(attrs)
+    check(truth, *read(tmp_path / "a.h5ad"))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_deflated_chunks_that_do_not_align_with_blocks(tmp_path, truth, shuffle):
+    X = sp.csr_matrix(truth.X.astype(np.float64))
+    adata_of(truth).write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        for name, values in {"data": X.data, "indices": X.indices.astype(np.int64)}.items():
+            del file["X"][name]
+            file["X"].create_dataset(name, data=values, chunks=(37,), compression="gzip", shuffle=shuffle)
+    check(truth, *read(tmp_path / "a.h5ad"))
+
+
+def test_unsorted_rows_duplicates_and_explicit_zeros(tmp_path, truth):
+    X = sp.csr_matrix(truth.X.astype(np.float32))
+    # Twice each non-zero, one of them zero, columns in falling order
+    data = np.stack([X.data, np.zeros_like(X.data)], 1).ravel()
+    indices, indptr = np.repeat(X.indices, 2), X.indptr * 2
+    for low, high in pairwise(indptr):
+        data[low:high], indices[low:high] = data[low:high][::-1].copy(), indices[low:high][::-1].copy()
+    adata = adata_of(truth)
+    adata.X = sp.csr_matrix((data, indices, indptr), shape=X.shape)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    check(truth, *read(tmp_path / "a.h5ad"))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_zarr(tmp_path, truth, convert, version):
+    adata = adata_of(truth, convert)
+    adata.layers["counts"] = adata.X.copy()
+    with ad.settings.override(zarr_write_format=version):
+        adata.write_zarr(tmp_path / "a.zarr", chunks=(9, 30) if convert is np.asarray else None)
+    check(truth, *read(tmp_path / "a.zarr"))
+    check(truth, *read(tmp_path / "a.zarr", "layers/counts"))
+
+
+def test_names_of_genes_in_var(tmp_path, truth):
+    def names(**var):
+        index = var.pop("index")
+        adata = ad.AnnData(sp.csr_matrix((1, 2), dtype=np.float32), var=pd.DataFrame(var, index=index))
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        with open_counts(tmp_path / "a.h5ad") as reader:
+            return list(reader.gene_symbols), list(reader.gene_ids)
+
+    assert names(index=["A", "B"]) == (["A", "B"], ["A", "B"])
+    assert names(index=["A", "B"], gene_ids=["E1", "E2"]) == (["A", "B"], ["E1", "E2"])
+    assert names(index=["E1", "E2"], feature_name=["A", "A"]) == (["A", "A"], ["E1", "E2"])
+    assert names(index=["A", "A-1"], gene_symbols=["A", "A"], gene_ids=["E1", "E2"]) == (["A", "A"], ["E1", "E2"])
+    assert names(index=["E1", "E2"], gene_symbols=pd.Categorical(["A", None])) == (["A", "E2"], ["E1", "E2"])
+
+
+def test_other_feature_types_are_left_out(tmp_path, truth, caplog):
+    types = ["Gene Expression"] * 26 + ["Antibody Capture"] * 4
+    adata = adata_of(truth)
+    adata.var["feature_types"] = types
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    write_10x_h5(tmp_path / "a.h5", truth, 3, types=types)
+    write_10x_folder(tmp_path / "a", truth, types=types)
+    for name in ("a.h5ad", "a.h5", "a"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            reader, X = read(tmp_path / name)
+        np.testing.assert_array_equal(X, truth.X[:, :26])
+        assert list(reader.gene_ids) == list(truth.ids[:26])
+        assert "4 features of type Antibody Capture" in caplog.text
+
+
+def test_values_of_other_features_need_not_be_counts(tmp_path, truth):
+    adata = adata_of(truth)
+    adata.var["feature_types"] = ["Gene Expression"] * 26 + ["Antibody Capture"] * 4
+    values = truth.X.astype(np.float32)
+    values[:, 26:] += 0.5
+    adata.X = sp.csr_matrix(values)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(read(tmp_path / "a.h5ad")[1], truth.X[:, :26])
+
+
+# 10x
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_10x_h5(tmp_path, truth, version):
+    write_10x_h5(tmp_path / "a.h5", truth, version)
+    check(truth, *read(tmp_path / "a.h5"))
+    check(truth, *read(tmp_path / "a.h5", genome="GRCh38"))
+
+
+def test_10x_h5_of_several_genomes(tmp_path, truth):
+    write_10x_h5(tmp_path / "v2.h5", truth, 2, groups=("hg19", "mm10"))
+    check(truth, *read(tmp_path / "v2.h5", genome="mm10"))
+    write_10x_h5(tmp_path / "v3.h5", truth, 3, groups=("hg19", "mm10"))
+    check(truth, *read(tmp_path / "v3.h5"))
+    reader, X = read(tmp_path / "v3.h5", genome="mm10")
+    np.testing.assert_array_equal(X, truth.X[:, 15:])
+    assert list(reader.gene_symbols) == list(truth.symbols[15:])
+    with pytest.raises(UserError, match=r"more than one genome; it has hg19, mm10.*ingest: genome"):
+        read(tmp_path / "v2.h5")
+    for name in ("v2.h5", "v3.h5"):
+        with pytest.raises(UserError, match="no genome rat; it has hg19, mm10"):
+            read(tmp_path / name, genome="rat")
+
+
+@pytest.mark.parametrize("prefix", ["", "GSM1_"])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("genes", ["genes.tsv", "features.tsv"])
+def test_10x_folder(tmp_path, truth, genes, zipped, prefix):
+    write_10x_folder(tmp_path / "a", truth, genes, zipped, prefix)
+    check(truth, *read(tmp_path / "a"))
+
+
+def test_10x_folder_per_genome(tmp_path, truth):
+    write_10x_folder(tmp_path / "a" / "hg19", truth, "genes.tsv")
+    check(truth, *read(tmp_path / "a"))
+    shutil.copytree(tmp_path / "a" / "hg19", tmp_path / "a" / "mm10")
+    check(truth, *read(tmp_path / "a", genome="mm10"))
+    with pytest.raises(UserError, match="more than one genome; it has hg19, mm10"):
+        read(tmp_path / "a")
+
+
+def shuffled(nnz):
+    return np.random.default_rng(0).permutation(nnz)
+
+
+def first_one_last(nnz):
+    return np.roll(np.arange(nnz), -1)
+
+
+@pytest.mark.parametrize("order", [shuffled, first_one_last])
+def test_10x_folder_in_no_order(tmp_path, truth, order):
+    write_10x_folder(tmp_path / "a", truth, order=order)
+    with open_counts(tmp_path / "a", scratch=tmp_path) as reader:
+        with pytest.raises(NotSortedError):
+            list(reader.chunks())
+        check(truth, reader, sp.vstack(list(reader.chunks())).toarray())
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_10x_folder_of_one_cell_and_of_none(tmp_path, truth):
+    one = SimpleNamespace(**vars(truth))
+    write_10x_folder(tmp_path / "a", one, zipped=False)
+    header = "%%MatrixMarket matrix coordinate real general\n30 1 2\n1 1 4\n30 1 2\n"
+    (tmp_path / "a" / "matrix.mtx").write_text(header)
+    (tmp_path / "a" / "barcodes.tsv").write_text("CELL\n")
+    reader, X = read(tmp_path / "a")
+    assert list(reader.obs.index) == ["CELL"]
+    assert X[0, [0, 29]].tolist() == [4, 2]
+    assert X.sum() == 6
+    (tmp_path / "a" / "matrix.mtx").write_text("%%MatrixMarket matrix coordinate real general\n30 0 0\n")
+    (tmp_path / "a" / "barcodes.tsv").write_text("")
+    with open_counts(tmp_path / "a") as reader:
+        assert reader.n_obs == 0
+
+
+def test_10x_folder_that_does_not_fit_together(tmp_path, truth):
+    write_10x_folder(tmp_path / "a", truth, zipped=False)
+    matrix = tmp_path / "a" / "matrix.mtx"
+    text = matrix.read_text()
+    matrix.write_text(text.replace("30 40", "40 30", 1))
+    with pytest.raises(UserError, match=r"40 x 30, but there are 30 genes and 40 barcodes.*cells x genes"):
+        read(tmp_path / "a")
+    matrix.write_text("\n".join(text.splitlines()[:-3]))
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read(tmp_path / "a")
+    matrix.write_text(text.replace("\n2 1 ", "\n31 1 ", 1).replace("\n3 1 ", "\n31 1 ", 1))
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read(tmp_path / "a")
+    matrix.write_text("%%MatrixMarket matrix array real general\n")
+    with pytest.raises(UserError, match="Matrix Market"):
+        read(tmp_path / "a")
+    (tmp_path / "a" / "barcodes.tsv").unlink()
+    with pytest.raises(
+        UserError, match=r"needs one file barcodes.tsv \(or .gz\), and has only features.tsv, matrix.mtx"
+    ):
+        read(tmp_path / "a")
+
+
+# Loom and text
+
+
+def test_loom(tmp_path, truth):
+    write_loom(tmp_path / "a.loom", truth, spliced=truth.X + 1)
+    reader, X = read(tmp_path / "a.loom")
+    check(truth, reader, X)
+    assert list(reader.obs) == ["depth"]
+    np.testing.assert_array_equal(read(tmp_path / "a.loom", "layers/spliced")[1], truth.X + 1)
+    with pytest.raises(UserError, match="no counts raw; it has X, layers/spliced"):
+        read(tmp_path / "a.loom", "raw")
+
+
+def test_names_of_genes_in_loom(tmp_path, truth):
+    write_loom(tmp_path / "a.loom", truth, ["var_names"])
+    check(truth, *read(tmp_path / "a.loom"), ids=truth.symbols)
+    write_loom(tmp_path / "b.loom", truth, ["Accession"])
+    assert list(read(tmp_path / "b.loom")[0].gene_symbols) == list(truth.ids)
+    write_loom(tmp_path / "c.loom", truth, ["Chromosome"])
+    with pytest.raises(UserError, match="has none of Gene, var_names, Accession"):
+        read(tmp_path / "c.loom")
+
+
+@pytest.mark.parametrize("corner", ["", "cell"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.tsv.gz"])
+def test_text(tmp_path, truth, name, corner):
+    table = pd.DataFrame(truth.X, truth.barcodes, truth.symbols)
+    table.to_csv(tmp_path / name, sep="," if "csv" in name else "\t", index_label=corner)
+    check(truth, *read(tmp_path / name), ids=truth.symbols)
+
+
+def test_text_of_r(tmp_path, truth):
+    """R's write.table: quoted names, and no name above the barcodes."""
+    lines = ["\t".join(f'"{gene}"' for gene in truth.symbols)]
+    lines += ["\t".join([f'"{cell}"', *map(str, row)]) for cell, row in zip(truth.barcodes, truth.X, strict=True)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines))
+    check(truth, *read(tmp_path / "a.tsv"), ids=truth.symbols)
+
+
+def test_text_as_scanpy_reads_it(tmp_path, truth):
+    import scanpy as sc
+
+    pd.DataFrame(truth.X, truth.barcodes, truth.ids).to_csv(tmp_path / "a.csv")
+    expected = sc.read_csv(tmp_path / "a.csv")
+    reader, X = read(tmp_path / "a.csv")
+    np.testing.assert_array_equal(X, expected.X)
+    assert list(reader.obs.index) == list(expected.obs_names)
+    assert list(reader.gene_symbols) == list(expected.var_names)
+
+
+def test_text_that_is_no_table_of_counts(tmp_path, truth):
+    table = pd.DataFrame(truth.X, truth.barcodes, truth.symbols)
+    table.T.rename({"G1": "GAPDH"}).to_csv(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"rows look like genes\. Transpose it"):
+        read(tmp_path / "a.csv")
+    table.to_csv(tmp_path / "a.csv", sep=";")
+    with pytest.raises(UserError, match="separated by commas"):
+        read(tmp_path / "a.csv")
+    table.astype(object).where(table < 70_000, "many").to_csv(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"a.csv: .*many"):
+        read(tmp_path / "a.csv")
+    table.astype(object).where(table < 70_000, None).to_csv(tmp_path / "a.csv")
+    with pytest.raises(UserError, match="gene G7 in cell CELL7-1 is nan"):
+        read(tmp_path / "a.csv")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf, 2.0**32])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_that_are_no_counts(value, dtype):
+    values = np.array([0, 1, value, 3, value], dtype)
+    assert as_counts(values) is None
+    assert first_bad(values) == 2
+    assert as_counts(values[:2]).tolist() == [0, 1]
+
+
+def test_values_that_are_counts():
+    for dtype in (bool, np.uint8, np.int16, np.int64, np.float16, np.float32):
+        assert as_counts(np.array([0, 1, 1], dtype)).tolist() == [0, 1, 1]
+    assert as_counts(np.array([2**32 - 1], np.int64)).tolist() == [2**32 - 1]
+    assert as_counts(np.array([], np.float32)).dtype == np.uint32
+    for refused in (np.array([1, -1], np.int8), np.array([2**32]), np.array(["1"]), np.array([1j])):
+        assert as_counts(refused) is None
+
+
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_the_first_bad_value_is_named(tmp_path, truth, convert):
+    values = truth.X.astype(np.float32)
+    values[33, 21] = -2
+    adata = adata_of(truth)
+    adata.layers["odd"] = convert(values)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    expected = r"a\.h5ad: layers/odd does not hold raw counts: the value of gene G21 in cell CELL33-1 is -2\.0"
+    with pytest.raises(UserError, match=expected + r".*X \(whole numbers\): name the one with the raw counts"):
+        read(tmp_path / "a.h5ad", "layers/odd")
+
+
+def test_log_normalised_values_are_recognised(tmp_path, truth):
+    adata = adata_of(truth)
+    adata.layers["counts"] = adata.X.copy()
+    adata.raw = adata.copy()
+    adata.X = sp.csr_matrix(np.log1p(truth.X / 3).astype(np.float32))
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    advice = r"look log-normalised.*raw \(whole numbers\), layers/counts \(whole numbers\).*`ingest: counts`"
+    with pytest.raises(UserError, match=advice):
+        read(tmp_path / "a.h5ad")
+    del adata.layers["counts"], adata.raw
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(UserError, match="no other matrix"):
+        read(tmp_path / "a.h5ad")
+
+
+def test_counts_that_the_file_does_not_have(tmp_path, truth):
+    adata = adata_of(truth)
+    adata.layers["spliced"] = adata.X.copy()
+    adata.X = None
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    for place in ("X", "raw", "layers/counts"):
+        with pytest.raises(UserError, match=f"a.h5ad has no counts {place}; it has layers/spliced. Set"):
+            read(tmp_path / "a.h5ad", place)
+
+
+def test_missing_and_unknown_files(tmp_path, truth):
+    with pytest.raises(UserError, match=r"b\.h5ad does not exist. Correct its path"):
+        read(tmp_path / "b.h5ad")
+    (tmp_path / "a.rds").write_text("")
+    with pytest.raises(UserError, match=r"a\.rds has no format known here. Formats: a 10x folder"):
+        read(tmp_path / "a.rds")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no folder of a 10x matrix"):
+        read(tmp_path / "empty")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(UserError, match="not a 10x"):
+        read(tmp_path / "a.h5")
+    shutil.copy(tmp_path / "a.h5", tmp_path / "a.h5ad")
+    with pytest.raises(UserError, match="not an AnnData file"):
+        read(tmp_path / "a.h5ad")
+
+
+def test_truncated_and_damaged_files(tmp_path, truth):
+    damaged = "truncated or damaged.*Copy or download it again"
+    adata_of(truth).write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+    whole = (tmp_path / "a.h5ad").read_bytes()
+    (tmp_path / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=damaged):
+        read(tmp_path / "cut.h5ad")
+    (tmp_path / "text.h5ad").write_text("<html>404</html>")
+    with pytest.raises(UserError, match=damaged):
+        read(tmp_path / "text.h5ad")
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        at = file["X/data"].id.get_chunk_info(0)
+    overwritten = bytearray(whole)
+    overwritten[at.byte_offset : at.byte_offset + at.size] = b"\xff" * at.size
+    (tmp_path / "bad.h5ad").write_bytes(overwritten)
+    with pytest.raises(UserError, match=damaged):
+        read(tmp_path / "bad.h5ad")
+    for name, change in {"indices": lambda x: x + 30, "indptr": lambda x: x[::-1]}.items():
+        adata_of(truth).write_h5ad(tmp_path / "a.h5ad")
+        with h5py.File(tmp_path / "a.h5ad", "a") as file:
+            file[f"X/{name}"][...] = change(file[f"X/{name}"][...])
+        with pytest.raises(UserError, match=damaged):
+            read(tmp_path / "a.h5ad")
+    write_10x_folder(tmp_path / "b", truth)
+    matrix = tmp_path / "b" / "matrix.mtx.gz"
+    matrix.write_bytes(matrix.read_bytes()[:-40])
+    with pytest.raises(UserError, match=damaged):
+        read(tmp_path / "b")
+
+
+# Real files, against scanpy's readers
+
+
+@pytest.fixture
+def whole_blocks(monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK", 500_000)
+
+
+def same_as_scanpy(expected, reader, X):
+    """scanpy's matrix, cells, ids and unique symbols: exactly."""
+    import ingest
+
+    np.testing.assert_array_equal(X, sp.csr_matrix(expected.X).toarray())
+    assert list(reader.obs.index) == list(expected.obs_names)
+    assert list(reader.gene_ids) == list(expected.var["gene_ids"].astype(str))
+    expected.var_names_make_unique()
+    assert list(ingest.gene_table(reader.gene_symbols, reader.gene_ids).index) == list(expected.var_names)
+
+
+@pytest.mark.parametrize(
+    ("name", "genome"),
+    [
+        ("heart_1k_10x_h5/filtered_gene_bc_matrices_h5.h5", None),
+        ("10x_formats/1.2.0/filtered_gene_bc_matrices_h5.h5", None),
+        ("10x_formats/1.2.0/multiple_genomes.h5", "hg19_chr21"),
+        ("10x_formats/1.2.0/multiple_genomes.h5", "another_genome"),
+        ("10x_formats/3.0.0/filtered_feature_bc_matrix.h5", None),
+        ("10x_formats/3.0.0/filtered_feature_bc_matrix.h5", "GRCh38_chr21"),
+    ],
+)
+@pytest.mark.usefixtures("whole_blocks")
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_10x_h5_as_scanpy_reads_it(real_data, name, genome):
+    import scanpy as sc
+
+    expected = sc.read_10x_h5(real_data / name, genome=genome)
+    same_as_scanpy(expected, *read_real(real_data / name, genome=genome))
+
+
+@pytest.mark.parametrize(
+    "name", ["1.2.0/filtered_gene_bc_matrices/hg19_chr21", "3.0.0/filtered_feature_bc_matrix", "int-ids"]
+)
+@pytest.mark.usefixtures("whole_blocks")
+def test_10x_folder_as_scanpy_reads_it(real_data, tmp_path, name):
+    import scanpy as sc
+
+    folder = real_data / "10x_formats" / name
+    zipped = folder
+    if name == "int-ids":  # version 3's files, which scanpy takes zipped only
+        zipped = tmp_path
+        for file in folder.iterdir():
+            (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    same_as_scanpy(sc.read_10x_mtx(zipped), *read_real(folder))
+
+
+@pytest.mark.usefixtures("whole_blocks")
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_pbmc3k_in_two_formats(real_data, tmp_path):
+    import scanpy as sc
+
+    folder = real_data / "pbmc3k" / "filtered_gene_bc_matrices" / "hg19"
+    for file in folder.iterdir():  # scanpy takes version 1's files unzipped only
+        (tmp_path / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    reader, X = read_real(folder)
+    assert (len(reader.obs), np.count_nonzero(X), X.sum()) == (2700, 2_286_884, 6_390_631)
+    same_as_scanpy(sc.read_10x_mtx(tmp_path), reader, X)
+    path = real_data / "pbmc3k" / "pbmc3k_raw.h5ad"
+    same_as_scanpy(sc.read_h5ad(path), *read_real(path))
+
+
+def read_real(path, **kwargs):
+    with open_counts(path, **kwargs) as reader:
+        return reader, sp.vstack(list(reader.chunks())).toarray()
