@@ -22,18 +22,18 @@ rule atlas:
         ),
     output:
         atlas="results/atlas.h5ad",
-    params:
-        gene_key=config["ingest"]["gene_key"],
-        target_sum=config["normalize"]["target_sum"],
-        config=config,
     log:
         "logs/atlas.log",
     benchmark:
         "benchmarks/atlas.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(2000, 1),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+        config=config,
     script:
         "../scripts/atlas.py"

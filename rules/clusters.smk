@@ -7,16 +7,16 @@ rule leiden:
         obs=f"{COHORT}/obs.parquet",
     output:
         leiden=f"{COHORT}/leiden/{{resolution}}.parquet",
-    params:
-        n_iterations=config["leiden"]["n_iterations"],
     log:
         "logs/cohort/leiden/{resolution}.log",
     benchmark:
         "benchmarks/cohort/leiden/{resolution}.tsv"
-    resources:
-        mem_mb=memory(1000, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 10),
+    params:
+        n_iterations=config["leiden"]["n_iterations"],
     script:
         "../scripts/leiden.py"
 
@@ -31,10 +31,10 @@ rule louvain:
         "logs/cohort/louvain/{resolution}.log",
     benchmark:
         "benchmarks/cohort/louvain/{resolution}.tsv"
-    resources:
-        mem_mb=memory(1000, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 10),
     script:
         "../scripts/louvain.py"
 
@@ -46,17 +46,17 @@ rule kmeans:
         obs=f"{COHORT}/obs.parquet",
     output:
         kmeans=f"{COHORT}/kmeans/{{n_clusters}}.parquet",
-    params:
-        n_pcs=config["neighbors"]["n_pcs"],
-        use_rep=config["neighbors"]["use_rep"],
     log:
         "logs/cohort/kmeans/{n_clusters}.log",
     benchmark:
         "benchmarks/cohort/kmeans/{n_clusters}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(1000, 10),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        n_pcs=config["neighbors"]["n_pcs"],
+        use_rep=config["neighbors"]["use_rep"],
     script:
         "../scripts/kmeans.py"

@@ -7,20 +7,20 @@ rule genes:
         cells=of_samples("cells.parquet"),
     output:
         genes=f"{COHORT}/genes.parquet",
+    log:
+        "logs/cohort/genes.log",
+    benchmark:
+        "benchmarks/cohort/genes.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: cores
+    resources:
+        mem_mb=memory(1500, 0.1),
     params:
         samples=SAMPLES,
         genes=config["genes"],
         gene_key=config["ingest"]["gene_key"],
         gene_families=config["qc"]["gene_families"],
-    log:
-        "logs/cohort/genes.log",
-    benchmark:
-        "benchmarks/cohort/genes.tsv"
-    threads: cores
-    resources:
-        mem_mb=memory(1500, 0.1),
-    conda:
-        "../envs/cpu.yaml"
     script:
         "../scripts/genes.py"
 
@@ -32,20 +32,20 @@ rule hvg:
         genes=f"{COHORT}/genes.parquet",
     output:
         hvg=f"{COHORT}/hvg.parquet",
+    log:
+        "logs/cohort/hvg.log",
+    benchmark:
+        "benchmarks/cohort/hvg.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: cores
+    resources:
+        mem_mb=memory(2000, 0.1),
     params:
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
         target_sum=config["normalize"]["target_sum"],
         hvg=config["hvg"],
-    log:
-        "logs/cohort/hvg.log",
-    benchmark:
-        "benchmarks/cohort/hvg.tsv"
-    threads: cores
-    resources:
-        mem_mb=memory(2000, 0.1),
-    conda:
-        "../envs/cpu.yaml"
     script:
         "../scripts/hvg.py"
 
@@ -59,17 +59,17 @@ rule features:
     output:
         features=f"{COHORT}/features.h5ad",
         obs=f"{COHORT}/obs.parquet",
-    params:
-        gene_key=config["ingest"]["gene_key"],
     log:
         "logs/cohort/features.log",
     benchmark:
         "benchmarks/cohort/features.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(1500, 0.2),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        gene_key=config["ingest"]["gene_key"],
     script:
         "../scripts/features.py"
 
@@ -80,20 +80,20 @@ rule pca:
         obs=f"{COHORT}/obs.parquet",
     output:
         pca=f"{COHORT}/pca.h5",
+    log:
+        "logs/cohort/pca.log",
+    benchmark:
+        "benchmarks/cohort/pca.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: cores
+    resources:
+        mem_mb=memory(2000, 1),
     params:
         n_comps=config["pca"]["n_comps"],
         target_sum=config["normalize"]["target_sum"],
         regress_keys=config["regress_out"]["keys"],
         scale=config["scale"],
-    log:
-        "logs/cohort/pca.log",
-    benchmark:
-        "benchmarks/cohort/pca.tsv"
-    threads: cores
-    resources:
-        mem_mb=memory(2000, 1),
-    conda:
-        "../envs/cpu.yaml"
     script:
         "../scripts/pca.py"
 
@@ -104,17 +104,17 @@ rule harmony:
         obs=f"{COHORT}/obs.parquet",
     output:
         harmony=f"{COHORT}/harmony.h5",
-    params:
-        vars_use=config["harmony"]["keys"] or [BATCH_KEY],
-        harmony=config["harmony"],
     log:
         "logs/cohort/harmony.log",
     benchmark:
         "benchmarks/cohort/harmony.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(1000, 20),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        vars_use=config["harmony"]["keys"] or [BATCH_KEY],
+        harmony=config["harmony"],
     script:
         "../scripts/harmony.py"

@@ -20,7 +20,9 @@ except UserError as error:
 
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
-RESOLUTIONS = {method: config[method]["resolutions"] for method in ("leiden", "louvain")}
+RESOLUTIONS = {
+    method: config[method]["resolutions"] for method in ("leiden", "louvain")
+}
 CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
 METHODS = config["markers"]["methods"]
@@ -76,7 +78,11 @@ def clustering_file(name):
 
 def grouping_file(wildcards):
     """The table that holds a grouping, none where it is a column of obs."""
-    return [clustering_file(wildcards.grouping)] if wildcards.grouping in CLUSTERINGS else []
+    return (
+        [clustering_file(wildcards.grouping)]
+        if wildcards.grouping in CLUSTERINGS
+        else []
+    )
 
 
 def megabytes(files):
@@ -100,6 +106,16 @@ def cores(wildcards, input):
 
 def write_report():
     """Snakemake's own report of the run that just ended: the same command line, asked for the report."""
-    command = [sys.executable, "-m", "snakemake", *sys.argv[1:], "--report", "results/report.html"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *sys.argv[1:],
+        "--report",
+        "results/report.html",
+    ]
     done = subprocess.run([*command, "--nolock"], capture_output=True, text=True)
-    print(done.stderr if done.returncode else "Report: results/report.html", file=sys.stderr)
+    print(
+        done.stderr if done.returncode else "Report: results/report.html",
+        file=sys.stderr,
+    )

@@ -7,18 +7,18 @@ rule neighbors:
         harmony=HARMONY,
     output:
         neighbors=f"{COHORT}/neighbors.h5",
-    params:
-        neighbors=config["neighbors"],
-        perplexity=config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None,
     log:
         "logs/cohort/neighbors.log",
     benchmark:
         "benchmarks/cohort/neighbors.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: 8
     resources:
         mem_mb=memory(2000, 40),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        neighbors=config["neighbors"],
+        perplexity=config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None,
     script:
         "../scripts/neighbors.py"
 
@@ -31,16 +31,16 @@ rule umap:
         obs=f"{COHORT}/obs.parquet",
     output:
         umap=f"{COHORT}/umap.parquet",
-    params:
-        umap=config["umap"],
     log:
         "logs/cohort/umap.log",
     benchmark:
         "benchmarks/cohort/umap.tsv"
-    resources:
-        mem_mb=memory(1500, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1500, 10),
+    params:
+        umap=config["umap"],
     script:
         "../scripts/umap.py"
 
@@ -53,17 +53,17 @@ rule tsne:
         obs=f"{COHORT}/obs.parquet",
     output:
         tsne=f"{COHORT}/tsne.parquet",
-    params:
-        tsne=config["tsne"],
     log:
         "logs/cohort/tsne.log",
     benchmark:
         "benchmarks/cohort/tsne.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(1500, 15),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        tsne=config["tsne"],
     script:
         "../scripts/tsne.py"
 
@@ -74,15 +74,15 @@ rule density:
         obs=f"{COHORT}/obs.parquet",
     output:
         density=f"{COHORT}/density.parquet",
-    params:
-        groupby=DENSITY_KEY,
     log:
         "logs/cohort/density.log",
     benchmark:
         "benchmarks/cohort/density.tsv"
-    resources:
-        mem_mb=memory(1000, 10),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 10),
+    params:
+        groupby=DENSITY_KEY,
     script:
         "../scripts/density.py"

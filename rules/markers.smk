@@ -10,18 +10,18 @@ rule markers_logreg:
     output:
         markers=f"{COHORT}/markers/{{grouping}}/logreg.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/logreg.top.tsv",
-    params:
-        logreg=config["markers"]["logreg"],
-        n_genes=config["markers"]["n_genes"],
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
     benchmark:
         "benchmarks/cohort/markers_logreg/{grouping}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(3000, 1),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        logreg=config["markers"]["logreg"],
+        n_genes=config["markers"]["n_genes"],
     script:
         "../scripts/markers_logreg.py"
 
@@ -36,18 +36,18 @@ rule markers_ttest:
     output:
         markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",
-    params:
-        gene_key=config["ingest"]["gene_key"],
-        target_sum=config["normalize"]["target_sum"],
-        n_genes=config["markers"]["n_genes"],
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
     benchmark:
         "benchmarks/cohort/markers_ttest/{grouping}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(2000, 0.1),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+        n_genes=config["markers"]["n_genes"],
     script:
         "../scripts/markers_ttest.py"

@@ -6,6 +6,15 @@ rule ingest:
         file=sample_path,
     output:
         counts=f"{SAMPLE}/counts.h5ad",
+    log:
+        "logs/samples/{sample}/ingest.log",
+    benchmark:
+        "benchmarks/samples/{sample}/ingest.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: cores
+    resources:
+        mem_mb=memory(1500, 0.1),
     params:
         sample="{sample}",
         sheet=sheet_obs,
@@ -14,15 +23,6 @@ rule ingest:
         batch_key=BATCH_KEY,
         label_key=LABEL_KEY,
         required=settings.required_columns(config),
-    log:
-        "logs/samples/{sample}/ingest.log",
-    benchmark:
-        "benchmarks/samples/{sample}/ingest.tsv"
-    threads: cores
-    resources:
-        mem_mb=memory(1500, 0.1),
-    conda:
-        "../envs/cpu.yaml"
     script:
         "../scripts/ingest.py"
 
@@ -33,18 +33,18 @@ rule qc:
     output:
         cells=f"{SAMPLE}/qc.parquet",
         genes=f"{SAMPLE}/qc_genes.parquet",
-    params:
-        gene_families=config["qc"]["gene_families"],
-        percent_top=config["qc"]["percent_top"],
     log:
         "logs/samples/{sample}/qc.log",
     benchmark:
         "benchmarks/samples/{sample}/qc.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(1500, 0.5),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        gene_families=config["qc"]["gene_families"],
+        percent_top=config["qc"]["percent_top"],
     script:
         "../scripts/qc.py"
 
@@ -56,19 +56,19 @@ rule doublets:
     output:
         doublets=f"{SAMPLE}/doublets.parquet",
         simulated=f"{SAMPLE}/doublets_simulated.h5",
-    params:
-        batch_key=BATCH_KEY,
-        cells=cell_limits,
-        doublets=config["doublets"],
     log:
         "logs/samples/{sample}/doublets.log",
     benchmark:
         "benchmarks/samples/{sample}/doublets.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: cores
     resources:
         mem_mb=memory(2000, 1),
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        batch_key=BATCH_KEY,
+        cells=cell_limits,
+        doublets=config["doublets"],
     script:
         "../scripts/doublets.py"
 
@@ -81,17 +81,17 @@ rule cells:
     output:
         cells=f"{SAMPLE}/cells.parquet",
         ledger=f"{SAMPLE}/ledger.tsv",
-    params:
-        batch_key=BATCH_KEY,
-        cells=cell_limits,
-        remove_doublets=config["doublets"]["remove"],
     log:
         "logs/samples/{sample}/cells.log",
     benchmark:
         "benchmarks/samples/{sample}/cells.tsv"
-    resources:
-        mem_mb=memory(1000, 1),
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=memory(1000, 1),
+    params:
+        batch_key=BATCH_KEY,
+        cells=cell_limits,
+        remove_doublets=config["doublets"]["remove"],
     script:
         "../scripts/cells.py"
