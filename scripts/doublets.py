@@ -22,7 +22,7 @@ import pandas as pd
 from lib import device as devices
 from lib import hvg_statistics as statistics
 from lib import knn, stage
-from lib.counts import Chunk, Counts, InMemory, Stream, row_sums, rows_of_nonzeros, select_genes
+from lib.counts import Chunk, Counts, InMemory, Stream, column_sums, row_sums, rows_of_nonzeros, select_genes
 from lib.files import read_table, replacing, write_table
 from lib.thresholds import threshold_reasons
 
@@ -166,7 +166,7 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[np.n
     Returns
     -------
     totals
-        Of the cells taken, float64.
+        Of the cells taken, int64.
     projected
         X (V / std), cells taken x components, float64.
     offset
@@ -176,13 +176,13 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[np.n
     max_cells = max(1, DENSE // max(counts.n_vars, 1))
     products, sums, totals = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars), []
     for chunk in stage.progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
-        X = chunk.X[np.flatnonzero(scored[chunk.rows])].astype(np.float64)
+        X = chunk.X[np.flatnonzero(scored[chunk.rows])]
         total = row_sums(X, counts.device)
         totals.append(total)
-        X.data *= (TARGET_SUM / xp.maximum(total, 1))[rows_of_nonzeros(X, counts.device)]
-        dense = X.toarray()
+        values = X.data * (TARGET_SUM / xp.maximum(total, 1))[rows_of_nonzeros(X, counts.device)]
+        sums += column_sums(X, values, counts.device)
+        dense = counts.device.sparse.csr_matrix((values.astype(np.float32), X.indices, X.indptr), X.shape).toarray()
         products += dense.T @ dense
-        sums += dense.sum(0)
     mean = sums / n
     products -= n * xp.outer(mean, mean)
     std = xp.sqrt(products.diagonal() / (n - 1))
