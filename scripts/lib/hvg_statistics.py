@@ -1,7 +1,7 @@
 """How variable each gene is within each batch, by flavour, from a stream of counts.
 
 Every statistic is a sum over cells of a function of the counts, so it is an accumulation over chunks
-(`accumulate`: sums of shards of cells add up) and a reduction of terms x batches x genes. Where the function is not
+(`accumulate`: sums of shards of cells add up) and a reduction of sums, batches x genes. Where the function is not
 zero at a count of zero, its value there depends on a cell through its depth alone: it is summed over the batch's
 distinct depths (`sum_over_depths`) and corrected at the non-zeros.
 """
@@ -70,9 +70,7 @@ class Tallied:
             yield chunk
 
 
-def accumulate(
-    counts: Stream, batches: Batches, terms: Callable[[Nonzeros], Sequence[Any]], n_terms: int, what: str
-) -> np.ndarray:
+def accumulate(counts: Stream, batches: Batches, terms: Callable[[Nonzeros], tuple[Any, Any]], what: str) -> np.ndarray:
     """Sums over the cells of each batch of functions of the non-zeros.
 
     Parameters
@@ -80,23 +78,23 @@ def accumulate(
     counts
         cells x genes.
     terms
-        Maps non-zeros to `n_terms` arrays with one value each.
+        Maps non-zeros to the keys of those that count and to two arrays with one value for each of them.
     what
         What the pass is called in the log.
 
     Returns
     -------
-    `n_terms` x batches x genes, float64, on the stream's device: exact where the terms are integers below 2^53.
+    2 x batches x genes, float64, on the stream's device: exact where the terms are integers below 2^53.
     """
     xp, n_vars = counts.device.xp, counts.n_vars
-    sums = xp.zeros((n_terms, len(batches.names), n_vars))
+    sums = xp.zeros((2, len(batches.names), n_vars))
     for chunk in stage.progress(counts.chunks(), counts.n_obs, what):
         codes = batches.codes[chunk.rows]
         first, last = int(codes.min()), int(codes.max()) + 1
         for nonzeros in _pieces(chunk, codes, n_vars, counts.device):
-            key = nonzeros.key - first * n_vars
-            for total, values in zip(sums, terms(nonzeros), strict=True):
-                added = xp.bincount(key, weights=values, minlength=(last - first) * n_vars)
+            key, both = terms(nonzeros)
+            for total, values in zip(sums, both, strict=True):
+                added = xp.bincount(key - first * n_vars, weights=values, minlength=(last - first) * n_vars)
                 total[first:last] += added.reshape(last - first, n_vars)
     return sums
 
@@ -104,10 +102,12 @@ def accumulate(
 def _pieces(chunk: Chunk, codes: np.ndarray, n_vars: int, device: devices.Device) -> Iterator[Nonzeros]:
     rows = rows_of_nonzeros(chunk.X, device)
     offsets = device.xp.asarray(codes.astype(np.int64) * n_vars)
+    one_batch = bool((codes == codes[0]).all())
     for start in range(0, chunk.X.nnz, PIECE):
         piece = slice(start, start + PIECE)
         x = chunk.X.data[piece].astype(np.float64)
-        yield Nonzeros(x, rows[piece] + chunk.start, offsets[rows[piece]] + chunk.X.indices[piece])
+        offset = int(offsets[0]) if one_batch else offsets[rows[piece]]
+        yield Nonzeros(x, rows[piece] + chunk.start, chunk.X.indices[piece].astype(np.int64) + offset)
 
 
 def moments(sums: np.ndarray, n: Any) -> tuple[Any, Any]:
@@ -118,7 +118,7 @@ def moments(sums: np.ndarray, n: Any) -> tuple[Any, Any]:
 
 def count_sums(counts: Stream, batches: Batches) -> np.ndarray:
     """Sums of the counts and of their squares: 2 x batches x genes, float64, exact."""
-    return accumulate(counts, batches, lambda nonzeros: (nonzeros.x, nonzeros.x * nonzeros.x), 2, "sums")
+    return accumulate(counts, batches, lambda nonzeros: (nonzeros.key, (nonzeros.x, nonzeros.x * nonzeros.x)), "sums")
 
 
 def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, span: float) -> np.ndarray:
@@ -152,12 +152,13 @@ def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, s
     clip = xp.asarray(mean + deviation * np.sqrt(n)).ravel()
 
     def excess(nonzeros: Nonzeros) -> tuple[Any, Any]:
-        limit = clip[nonzeros.key]
-        x = xp.maximum(nonzeros.x, limit)
-        return x - limit, x * x - limit * limit
+        above = xp.flatnonzero(nonzeros.x > clip[nonzeros.key])
+        key, x = nonzeros.key[above], nonzeros.x[above]
+        limit = clip[key]
+        return key, (x - limit, x * x - limit * limit)
 
     # What clipping takes off the sums, which the first pass knows
-    total, squared = host_sums - counts.device.to_host(accumulate(counts, batches, excess, 2, "clipped sums"))
+    total, squared = host_sums - counts.device.to_host(accumulate(counts, batches, excess, "clipped sums"))
     return (n * mean**2 + squared - 2 * total * mean) / ((n - 1) * deviation**2)
 
 
@@ -215,9 +216,9 @@ def normalized_sums(counts: Stream, batches: Batches, target_sum: float | None, 
     def values(nonzeros: Nonzeros) -> tuple[Any, Any]:
         normalized = nonzeros.x * (target_sum / tallied.totals[nonzeros.cell])
         normalized = xp.log1p(normalized) if log1p else normalized
-        return normalized, normalized * normalized
+        return nonzeros.key, (normalized, normalized * normalized)
 
-    return accumulate(tallied, batches, values, 2, "normalised sums")
+    return accumulate(tallied, batches, values, "normalised sums")
 
 
 def dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int) -> dict[str, np.ndarray]:
@@ -290,9 +291,9 @@ def residual_variances(
         at_zero = mu / spread
         residual = xp.maximum(xp.minimum(nonzeros.x / spread - at_zero, limit), -limit)
         at_zero = -xp.minimum(at_zero, limit)
-        return residual - at_zero, residual * residual - at_zero * at_zero
+        return nonzeros.key, (residual - at_zero, residual * residual - at_zero * at_zero)
 
-    total, squared = accumulate(counts, batches, correction, 2, "residuals")
+    total, squared = accumulate(counts, batches, correction, "residuals")
     for code, limit in enumerate(limits):
 
         def square_at_zero(mu: Any, limit: Any = limit) -> Any:
@@ -310,7 +311,11 @@ def zero_fractions(counts: Stream, batches: Batches) -> tuple[np.ndarray, np.nda
     / (batch's sum). Each batches x genes, float64."""
     xp = counts.device.xp
     tallied = Tallied(counts)
-    sums = accumulate(tallied, batches, lambda nonzeros: (nonzeros.x, (nonzeros.x > 0).astype(np.float64)), 2, "zeros")
+
+    def presence(nonzeros: Nonzeros) -> tuple[Any, Any]:
+        return nonzeros.key, (nonzeros.x, (nonzeros.x > 0).astype(np.float64))
+
+    sums = accumulate(tallied, batches, presence, "zeros")
     expected = xp.empty_like(sums[0])
     for code in range(len(batches.names)):
         depths = tallied.totals[xp.asarray(batches.codes == code)]
