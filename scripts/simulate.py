@@ -81,7 +81,7 @@ class Design:
     Attributes
     ----------
     n_genes
-        Genes: 400 and more, 1000 for all types.
+        Genes, at least twice the named ones: 400 suffice.
     n_types
         Cell types, the first of TYPES.
     umi
@@ -94,10 +94,10 @@ class Design:
         Everything follows from it.
     """
 
-    n_genes: int = 3000
+    n_genes: int = 8000
     n_types: int = 8
-    umi: float = 4000
-    batch_sd: float = 0.3
+    umi: float = 3000
+    batch_sd: float = 0.25
     doublet_rate: float = 0.06
     low_quality_rate: float = 0.04
     seed: int = 0

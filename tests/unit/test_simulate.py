@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 import simulate as sim
 
-DESIGN = sim.Design(seed=3)
+DESIGN = sim.Design(n_genes=3000, umi=4000, seed=3)
 
 
 def cells_of(blocks):
@@ -56,7 +56,7 @@ def test_family_shares(genes, patient):
     }
     # A mean of 2900 cells, each with a standard deviation of about 0.025: 0.002 is four standard errors
     assert share["MT"].mean() == pytest.approx(sim.MT_SHARE, abs=0.002)
-    # The ribosomal share differs by type (0.3 in log) and patient; its order of magnitude is what counts
+    # The ribosomal share differs by type (0.1 in log) and patient; its order of magnitude is what counts
     assert 0.12 < share["RIBO"].mean() < 0.35
 
 
@@ -187,7 +187,7 @@ def test_main_writes_one_patient(tmp_path):
     assert set(adata.obs["PatientNumber"]) == {"P2"}
 
 
-@pytest.mark.parametrize("wrong", [{"n_types": 21}, {"n_types": 0}, {"n_genes": 500}])
+@pytest.mark.parametrize("wrong", [{"n_types": 21}, {"n_types": 0}, {"n_genes": 200}])
 def test_impossible_designs_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         sim.gene_table(sim.Design(**wrong))
