@@ -200,7 +200,7 @@ def simulate_patient(
     design
         What the cohort is made of.
     patient
-        From 0; patients differ in expression and in composition.
+        From 1; patients differ in expression and in composition.
     n_obs
         Cells.
     genes
@@ -238,12 +238,12 @@ def simulate_patient(
         counts = draw(rng, tables, drawn_from, n_drawn, droplet, (BLOCK, design.n_genes))
         obs = pd.DataFrame(
             {
-                "PatientNumber": pd.Categorical([f"P{patient + 1}"] * BLOCK),
+                "PatientNumber": pd.Categorical([f"P{patient}"] * BLOCK),
                 "CellType": pd.Categorical(types[type_of[:BLOCK]], categories=types),
                 "true_doublet": is_doublet,
                 "true_low_quality": is_dying | is_empty,
             },
-            index=pd.Index(barcodes(np.arange(start, start + BLOCK), f"-{patient + 1}")),
+            index=pd.Index(barcodes(np.arange(start, start + BLOCK), f"-{patient}")),
         )
         yield counts[: n_obs - start], obs[: n_obs - start]
 
@@ -301,7 +301,7 @@ def simulate(
 ) -> tuple[pd.DataFrame, Iterator[tuple[csr_matrix, pd.DataFrame]]]:
     """A whole cohort: its genes, and its cells one patient after the other as `simulate_patient` gives them."""
     genes = gene_table(design)
-    patients = (simulate_patient(design, patient, n_obs_per_patient, genes) for patient in range(n_patients))
+    patients = (simulate_patient(design, patient, n_obs_per_patient, genes) for patient in range(1, n_patients + 1))
     return genes, (block for blocks in patients for block in blocks)
 
 

@@ -28,7 +28,7 @@ def genes():
 
 @pytest.fixture(scope="module")
 def patient(genes):
-    return cells_of(sim.simulate_patient(DESIGN, 0, 3000, genes))
+    return cells_of(sim.simulate_patient(DESIGN, 1, 3000, genes))
 
 
 def log_normalised(X):
@@ -112,7 +112,7 @@ def test_markers_are_raised_in_their_type(genes, patient):
 
 
 def test_patients_differ_by_the_design(genes):
-    profiles = [sim.patient_profiles(DESIGN, genes, patient)[0] for patient in (0, 1)]
+    profiles = [sim.patient_profiles(DESIGN, genes, patient)[0] for patient in (1, 2)]
     is_mt = genes.index.isin(sim.MT)
     ratio = np.log(profiles[0][0][~is_mt] / profiles[1][0][~is_mt])
     # The standard deviation of 3000 differences: relative error 1.3 %
@@ -122,16 +122,16 @@ def test_patients_differ_by_the_design(genes):
 
 def test_everything_follows_from_the_seed(genes, patient):
     X, obs = patient
-    again, obs_again = cells_of(sim.simulate_patient(DESIGN, 0, 3000))
+    again, obs_again = cells_of(sim.simulate_patient(DESIGN, 1, 3000))
     assert (again != X).nnz == 0
     pd.testing.assert_frame_equal(obs, obs_again)
-    other, _ = cells_of(sim.simulate_patient(replace(DESIGN, seed=4), 0, 500))
+    other, _ = cells_of(sim.simulate_patient(replace(DESIGN, seed=4), 1, 500))
     assert (X[:500] != other).nnz > 0
 
 
 def test_cells_do_not_depend_on_how_many_are_simulated(genes, patient):
     X, obs = patient
-    some, obs_some = cells_of(sim.simulate_patient(DESIGN, 0, 730))
+    some, obs_some = cells_of(sim.simulate_patient(DESIGN, 1, 730))
     assert (X[:730] != some).nnz == 0
     pd.testing.assert_frame_equal(obs[:730], obs_some)
     cohort_genes, blocks = sim.simulate(DESIGN, 2, 730)
@@ -140,7 +140,7 @@ def test_cells_do_not_depend_on_how_many_are_simulated(genes, patient):
     assert cohort.shape[0] == 1460
     assert (cohort[:730] != some).nnz == 0
     assert obs_cohort.index.is_unique
-    second, _ = cells_of(sim.simulate_patient(DESIGN, 1, 730))
+    second, _ = cells_of(sim.simulate_patient(DESIGN, 2, 730))
     assert (cohort[730:] != second).nnz == 0
 
 
@@ -179,10 +179,10 @@ def test_h5ad(tmp_path, compression):
 
 def test_main_writes_one_patient(tmp_path):
     h5ad = tmp_path / "P2.h5ad"
-    params = SimpleNamespace(n_obs=100, n_genes=1500, n_types=4, umi=1000, patient=1)
+    params = SimpleNamespace(n_obs=100, n_genes=1500, n_types=4, umi=1000, patient=2)
     sim.main(SimpleNamespace(params=params, config={"seed": 5}, output=SimpleNamespace(h5ad=h5ad)))
     adata = ad.read_h5ad(h5ad)
-    X, _ = cells_of(sim.simulate_patient(sim.Design(1500, 4, 1000, seed=5), 1, 100))
+    X, _ = cells_of(sim.simulate_patient(sim.Design(1500, 4, 1000, seed=5), 2, 100))
     assert (adata.X != X).nnz == 0
     assert set(adata.obs["PatientNumber"]) == {"P2"}
 
