@@ -506,7 +506,8 @@ def same_as_scanpy(expected, reader, X):
     """scanpy's matrix, cells, ids and unique symbols: exactly."""
     import ingest
 
-    np.testing.assert_array_equal(X, sp.csr_matrix(expected.X).toarray())
+    assert X.shape == expected.shape
+    assert (sp.csr_matrix(expected.X) != X).nnz == 0
     assert list(reader.obs.index) == list(expected.obs_names)
     assert list(reader.gene_ids) == list(expected.var["gene_ids"].astype(str))
     expected.var_names_make_unique()
@@ -558,7 +559,7 @@ def test_pbmc3k_in_two_formats(real_data, tmp_path):
     for file in folder.iterdir():  # scanpy takes version 1's files unzipped only
         (tmp_path / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     reader, X = read_real(folder)
-    assert (len(reader.obs), np.count_nonzero(X), X.sum()) == (2700, 2_286_884, 6_390_631)
+    assert (X.shape[0], X.nnz, X.sum()) == (2700, 2_286_884, 6_390_631)
     same_as_scanpy(sc.read_10x_mtx(tmp_path), reader, X)
     path = real_data / "pbmc3k" / "pbmc3k_raw.h5ad"
     same_as_scanpy(sc.read_h5ad(path), *read_real(path))
@@ -566,4 +567,4 @@ def test_pbmc3k_in_two_formats(real_data, tmp_path):
 
 def read_real(path, **kwargs):
     with open_counts(path, **kwargs) as reader:
-        return reader, sp.vstack(list(reader.chunks())).toarray()
+        return reader, sp.vstack(list(reader.chunks()))
