@@ -85,34 +85,41 @@ def small_multiples(
     seed: int,
     density: np.ndarray | None = None,
 ) -> Figure:
-    """A panel for each category: its cells, in colour or shaded by their density, upon all cells in grey."""
+    """A tile for each category: its cells, in blue or shaded by their density, upon all cells in grey.
+
+    The tiles share one pair of axes, in which a tile is one unit wide: two hundred axes would take half a minute.
+    """
     n = len(names)
-    columns = min(n, int(np.ceil(np.sqrt(1.6 * n))))
+    columns = max(1, min(n, int(np.ceil(np.sqrt(1.6 * n)))))
+    rows = max(1, -(-n // columns))
     side = float(np.clip(14 / columns, 0.8, 2.6))
-    fig, axes = plots.panels(-(-n // columns), columns, (side, side), (0.06, 0.2 if side < 1.5 else 0.28))
-    extent = [*np.percentile(X[:, 0], [0, 100]), *np.percentile(X[:, 1], [0, 100])]
-    cells = np.histogram2d(X[:, 1], X[:, 0], bins=150, range=[extent[2:], extent[:2]])[0]
-    grey = {"origin": "lower", "extent": extent, "aspect": "auto", "cmap": "Greys", "vmin": 0, "vmax": 6}
-    colours = plots.category_colours(names) if n <= len(plots.PALETTE) else dict.fromkeys(names, plots.PALETTE[0])
-    for ax, code in zip(axes.flat, range(axes.size), strict=True):
-        plots.without_ticks(ax)
-        if code >= n:
-            continue
-        mine = codes == code
-        ax.imshow(np.where(cells > 0, 1.0, np.nan), interpolation="nearest", **grey)
-        if density is None:
-            plots.points(ax, *X[mine].T, np.full(mine.sum(), colours[names[code]]), seed)
-        else:
-            order = np.flatnonzero(mine)[density[mine].argsort(kind="stable")]
-            style = plots.point_style(len(order), side)
-            drawn = ax.scatter(*X[order].T, c=density[order], cmap="plasma", vmin=0, vmax=1, **style)
-        title = f"{names[code]} ({mine.sum():,})"
-        ax.set_title(title, size=8 if side > 1.5 else 6, weight="normal", pad=2)
-        ax.margins(0.02)
-    axes[-1, 0].set_xlabel(axes_names[0], size=7, loc="left")
-    axes[-1, 0].set_ylabel(axes_names[1], size=7, loc="bottom")
+    title = 0.2 / side  # height of a tile's title, in tiles
+    unit = 0.03 + 0.94 * (X - X.min(0)) / np.maximum(np.ptp(X, axis=0), 1e-9)
+    fig, axes = plots.panels(1, 1, (columns * side, rows * (side + 0.2)))
+    ax = axes[0, 0]
+    plots.without_ticks(ax)
+    occupied = np.histogram2d(unit[:, 1], unit[:, 0], bins=150, range=[[0, 1], [0, 1]])[0] > 0
+    ground = np.where(occupied, 1.0, np.nan)
+    corners = [(code % columns, -(code // columns + 1) * (1 + title)) for code in range(n)]
+    for (x, y), name, size in zip(corners, names, np.bincount(codes[codes >= 0], minlength=n), strict=True):
+        place = {"extent": (x, x + 1, y, y + 1), "origin": "lower", "interpolation": "nearest", "aspect": "auto"}
+        ax.imshow(ground, cmap="Greys", vmin=0, vmax=6, **place)
+        ax.text(x + 0.5, y + 1, f"{name} ({size:,})", ha="center", va="bottom", size=8 if side > 1.5 else 6)
+    ax.set_xlim(0, columns)
+    ax.set_ylim(-rows * (1 + title), 0)
+    shown = plots.drawing_order(len(X), seed)
+    shown = shown[codes[shown] >= 0]
     if density is not None:
-        plots.colour_bar(axes[0, -1], drawn, "density within the category", height=1.6)
+        shown = shown[density[shown].argsort(kind="stable")]
+    tiled = unit[shown] + np.array(corners).reshape(-1, 2)[codes[shown]]
+    style = plots.point_style(int(len(shown) / max(n, 1)), side)
+    if density is None:
+        ax.scatter(*tiled.T, c=plots.PALETTE[0], **style)
+    else:
+        drawn = ax.scatter(*tiled.T, c=density[shown], cmap="plasma", vmin=0, vmax=1, **style)
+        plots.colour_bar(ax, drawn, "density within the category", height=min(1.8, rows * side))
+    ax.set_xlabel(axes_names[0], size=7, loc="left")
+    ax.set_ylabel(axes_names[1], size=7, loc="bottom")
     return fig
 
 

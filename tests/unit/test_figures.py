@@ -1,0 +1,433 @@
+"""Figures: what is drawn is what is in the tables, colours are stable, hard cases run, files repeat byte for byte."""
+
+from types import SimpleNamespace
+
+import figures_embedding
+import figures_hvg
+import figures_markers
+import figures_pca
+import figures_qc
+import figures_sample
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from lib import plots, tables
+from lib.counts import InMemory
+from lib.files import write_arrays, write_table
+from lib.markers import Groups
+from matplotlib.colors import to_rgba
+from matplotlib.image import imread
+from snakemake.iocontainers import Namedlist
+
+LIMITS = {"min_genes": 200, "max_genes": 5000, "max_pct_counts": {"MT": 20}}
+REASONS = ["min_genes", "max_genes", "max_pct_counts_MT", "doublet"]
+
+
+def make_cells(n=600, batches=("P1", "P2", "P10"), seed=0):
+    rng = np.random.default_rng(seed)
+    total = rng.lognormal(8, 0.9, n).astype(int) + 1
+    genes = (total**0.87).astype(int)
+    mt = np.clip(rng.gamma(2, 4, n), 0, 100)
+    reason = np.select([genes <= 200, genes >= 5000, mt >= 20], REASONS[:3], "")
+    cells = {"batch": rng.choice(batches, n), "total_counts": total, "n_genes_by_counts": genes, "pct_counts_MT": mt}
+    cells |= {"doublet_score": rng.beta(1, 9, n), "reason": reason, "kept": reason == ""}
+    return pd.DataFrame(cells, index=[f"cell{i}" for i in range(n)])
+
+
+def make_ledger(cells, sample):
+    rows = []
+    for batch, reasons in cells.groupby("batch")["reason"]:
+        left = len(reasons)
+        rows.append((sample, batch, "input", "", 0, left))
+        for reason in REASONS:
+            left -= (reasons == reason).sum()
+            rows.append((sample, batch, "thresholds", reason, (reasons == reason).sum(), left))
+    return pd.DataFrame(rows, columns=["sample", "batch", "step", "reason", "removed", "left"])
+
+
+def fake(inputs, params, outputs, **wildcards):
+    return SimpleNamespace(
+        input=Namedlist(fromdict=inputs),
+        params=SimpleNamespace(**params),
+        output=Namedlist(fromdict=outputs),
+        wildcards=SimpleNamespace(**wildcards),
+        config={"seed": 0, "device": "cpu"},
+        threads=1,
+    )
+
+
+def lines_at(ax, axis):
+    """Positions of the straight lines across a panel."""
+    data = [np.asarray(line.get_xdata() if axis == "x" else line.get_ydata(), float) for line in ax.lines]
+    other = [np.asarray(line.get_ydata() if axis == "x" else line.get_xdata(), float) for line in ax.lines]
+    return sorted(d[0] for d, o in zip(data, other, strict=True) if len(d) == 2 and d[0] == d[1] and set(o) == {0, 1})
+
+
+def test_natural_order_compares_numbers():
+    assert plots.natural_order(["P10", "P2", "P1"]) == ["P1", "P2", "P10"]
+    assert plots.natural_order([10, 9, 1]) == ["1", "9", "10"]
+
+
+def test_palette_is_distinct():
+    assert len(set(plots.PALETTE)) == len(plots.PALETTE) >= 40
+
+
+def test_colours_of_a_category_agree_between_figures():
+    """A batch without kept cells leaves the others' colours, in figures of kept cells, as they are."""
+    cells = make_cells()
+    cells.loc[cells["batch"] == "P1", "kept"] = False
+    order = figures_qc.batch_order(cells, "batch")
+    assert order == ["P2", "P10", "P1"]
+    _, kept = plots.categories(cells.loc[cells["kept"], "batch"])
+    assert plots.category_colours(kept).items() <= plots.category_colours(order).items()
+
+
+def test_limits_are_drawn_where_they_cut():
+    fig = figures_sample.qc_scatter(make_cells(), plots.limits(LIMITS), REASONS, "MT", 0)
+    genes, mt = fig.axes
+    assert lines_at(genes, "y") == [200, 5000]
+    assert lines_at(mt, "y") == [20]
+    assert lines_at(genes, "x") == []
+
+
+def test_scatter_draws_every_cell_in_its_reasons_colour():
+    cells = make_cells()
+    fig = figures_sample.qc_scatter(cells, plots.limits(LIMITS), REASONS, "MT", 0)
+    drawn = fig.axes[1].collections[0]
+    colours = plots.reason_colours(REASONS)
+    for reason, n in cells["reason"].value_counts().items():
+        same = np.isclose(drawn.get_facecolors()[:, :3], to_rgba(colours[reason])[:3]).all(1)
+        assert same.sum() == n
+        expected = np.sort(cells.loc[cells["reason"] == reason, "pct_counts_MT"])
+        np.testing.assert_allclose(np.sort(drawn.get_offsets()[same, 1]), expected)
+
+
+def test_outlier_limits_are_those_of_the_thresholds():
+    from lib.thresholds import threshold_reasons
+
+    cells = make_cells()
+    config = {"mad": 3, "mad_metrics": ["log1p_n_genes_by_counts", "pct_counts_MT"]}
+    limits = figures_sample.outlier_limits(cells, config)
+    table = cells.assign(log1p_n_genes_by_counts=np.log1p(cells["n_genes_by_counts"]))
+    removed = threshold_reasons(table, config) != ""
+    low, high = limits["n_genes_by_counts"]
+    beyond = ~cells["n_genes_by_counts"].between(low, high) | (cells["pct_counts_MT"] > limits["pct_counts_MT"][0])
+    # Limits are rounded to 0.1, which may move a cell that lies on one
+    assert removed.sum() > 0
+    assert (removed != beyond).sum() <= 1
+
+
+def test_doublet_histograms_hold_every_score():
+    rng = np.random.default_rng(0)
+    observed, simulated = {"P1": rng.beta(1, 9, 300)}, {"P1": rng.beta(3, 5, 600)}
+    fig = figures_sample.doublet_histograms(observed, simulated, {"P1": 0.25})
+    left, right = fig.axes
+    assert sum(bar.get_height() for bar in left.patches) == 300
+    assert sum(bar.get_height() for bar in right.patches) == 600
+    assert lines_at(left, "x") == lines_at(right, "x") == [0.25]
+    assert f"{(observed['P1'] > 0.25).sum()} of 300" in left.get_title(loc="left")
+
+
+def test_doublet_histograms_without_threshold():
+    scores = {"P1": np.full(50, 0.1)}
+    fig = figures_sample.doublet_histograms(scores, scores, {"P1": np.nan})
+    assert lines_at(fig.axes[0], "x") == []
+
+
+@pytest.fixture
+def ledger():
+    parts = [make_ledger(make_cells(seed=s), sample) for s, sample in enumerate(["S1", "S2", "S10"])]
+    return pd.concat(parts)
+
+
+def test_attrition_adds_up_to_the_input(ledger):
+    lost = figures_qc.attrition(ledger)
+    assert list(lost.index) == ["S1", "S2", "S10"]
+    assert list(lost.columns) == ["", *REASONS]
+    assert (lost.sum(1) == 600).all()
+    assert lost.loc["S2", ""] == make_cells(seed=1)["kept"].sum()
+
+
+def test_attrition_bars_are_the_table(ledger):
+    lost = figures_qc.attrition(ledger)
+    fig = figures_qc.attrition_bars(lost)
+    widths = np.array([bar.get_width() for bar in fig.axes[0].patches]).reshape(len(lost.columns), len(lost))
+    np.testing.assert_array_equal(widths.T, lost.to_numpy())
+    last = fig.axes[1].patches[-len(lost) :]
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in last], 100)
+
+
+def test_summary_by_batch():
+    cells = make_cells()
+    table = figures_qc.summary(cells, "batch", ["total_counts", "pct_counts_MT"]).set_index("batch")
+    of_batch = cells[cells["batch"] == "P2"]
+    assert table.loc["P2", "cells"] == len(of_batch)
+    assert table.loc["P2", "kept"] == of_batch["kept"].sum()
+    assert table.loc["P2", "median_pct_counts_MT"] == round(of_batch.loc[of_batch["kept"], "pct_counts_MT"].median(), 2)
+
+
+def test_violin_has_its_mode_and_median_where_the_values_have():
+    _, axes = plots.panels(1, 1, (2, 2))
+    values = np.random.default_rng(0).normal(50, 5, 20_000)
+    figures_qc.violin(axes[0, 0], values, 0, "#000000", log=False)
+    outline = axes[0, 0].collections[0].get_paths()[0].vertices
+    # The mode of 20,000 draws, smoothed, lies within a fifth of the standard deviation
+    assert outline[outline[:, 1].argmax(), 0] == pytest.approx(50, abs=1)
+    assert axes[0, 0].lines[1].get_xdata()[0] == pytest.approx(np.median(values))
+
+
+@pytest.mark.parametrize("flavor", list(figures_hvg.AXES))
+def test_hvg_colours_the_selected_genes(flavor):
+    rng = np.random.default_rng(0)
+    columns = {column.name for column in figures_hvg.AXES[flavor]}
+    hvg = pd.DataFrame({name: rng.gamma(1, 1, 500) + 0.01 for name in sorted(columns)})
+    hvg["highly_variable"] = rng.random(500) < 0.2
+    fig = figures_hvg.hvg_scatter(hvg, pd.Series([f"G{i}" for i in range(500)]), flavor)
+    for ax in fig.axes:
+        other, selected = ax.collections
+        assert len(selected.get_offsets()) == hvg["highly_variable"].sum()
+        assert len(other.get_offsets()) == (~hvg["highly_variable"]).sum()
+    y = figures_hvg.AXES[flavor][1].name
+    best = f"G{hvg.loc[hvg['highly_variable'], y].idxmax()}"
+    assert best in [text.get_text() for text in fig.axes[0].texts]
+
+
+def test_variance_ratio_marks_the_components_used():
+    ratio = 0.5 ** np.arange(1, 11)
+    fig = figures_pca.variance_ratio(ratio, 4)
+    np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), 100 * ratio)
+    assert lines_at(fig.axes[0], "x") == [4]
+    assert "93.8 %" in fig.axes[0].texts[0].get_text()
+
+
+@pytest.mark.parametrize("n_comps", [2, 5])
+def test_components_before_and_after(n_comps):
+    X = np.random.default_rng(0).normal(size=(50, n_comps))
+    batches = pd.Series(["a", "b"] * 25)
+    fig = figures_pca.components({"PCA": X, "Harmony": X / 2}, batches, 0)
+    assert len(fig.axes) == 2 * (1 if n_comps == 2 else 2)
+    fig = figures_pca.components({"PCA": X}, batches, 0)
+    drawn = fig.axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(np.sort(drawn[:, 0]), np.sort(X[:, 0]))
+
+
+def embedding_of(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 2))
+
+
+def test_forty_clusters_are_named_and_counted():
+    codes = np.random.default_rng(0).integers(0, 40, 3000)
+    values = pd.Series(pd.Categorical(codes.astype(str)), name="leiden_2")
+    fig = figures_embedding.by_category(embedding_of(3000), values, ["UMAP1", "UMAP2"], 0, named=True)
+    assert [text.get_text() for text in fig.axes[0].texts] == [str(i) for i in range(40)]
+    legend = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert legend == [f"{i} ({n})" for i, n in enumerate(np.bincount(codes))]
+
+
+def test_points_keep_their_colours_in_the_shuffled_order():
+    X, values = embedding_of(500), pd.Series(["b", "a", "c", None, "a"] * 100, name="type")
+    drawn = figures_embedding.by_category(X, values, ["x", "y"], 0, named=False).axes[0].collections[0]
+    colours = plots.category_colours(["a", "b", "c"]) | {None: plots.BACKGROUND}
+    place = {tuple(x): value for x, value in zip(X, values, strict=True)}
+    for at, colour in zip(drawn.get_offsets(), drawn.get_facecolors(), strict=True):
+        assert to_rgba(colours[place[tuple(at)]])[:3] == pytest.approx(tuple(colour[:3]))
+
+
+def test_two_hundred_samples_become_small_multiples():
+    samples = [f"S{i}" for i in np.random.default_rng(0).integers(1, 201, 4000)]
+    values = pd.Series(samples, name="sample")
+    fig = figures_embedding.by_category(embedding_of(4000), values, ["UMAP1", "UMAP2"], 0, named=False)
+    ax = fig.axes[0]
+    titles = {text.get_text(): text.get_position() for text in ax.texts}
+    assert len(titles) == 200
+    x, y = titles[f"S10 ({samples.count('S10')})"]
+    drawn = ax.collections[0].get_offsets()
+    inside = (abs(drawn[:, 0] - x) < 0.5) & (drawn[:, 1] < y) & (drawn[:, 1] > y - 1)
+    assert len(drawn) == 4000
+    assert inside.sum() == samples.count("S10")
+
+
+def test_more_cells_than_are_drawn(monkeypatch):
+    monkeypatch.setattr(plots, "MAX_DRAWN", 100)
+    order = plots.drawing_order(1000, 0)
+    assert len(set(order)) == 100
+    assert order.max() > 500
+
+
+def test_unscored_cells_are_grey():
+    values = pd.Series([np.nan] * 10 + [0.1, 0.2, 0.9], name="doublet_score")
+    fig = figures_embedding.by_value(embedding_of(13), values, ["x", "y"], 0)
+    grey, shaded = fig.axes[0].collections
+    assert len(grey.get_offsets()) == 10
+    assert sorted(shaded.get_array()) == [0.1, 0.2, 0.9]
+    all_missing = pd.Series([np.nan] * 13, name="doublet_score")
+    assert len(figures_embedding.by_value(embedding_of(13), all_missing, ["x", "y"], 0).axes[0].collections) == 1
+
+
+def test_a_name_lies_on_a_cell_of_its_group():
+    ring = np.column_stack([np.cos(np.linspace(0, 6, 99)), np.sin(np.linspace(0, 6, 99))])
+    assert np.hypot(*figures_embedding.central_cell(ring)) == pytest.approx(1)
+
+
+def test_expression_by_group_is_scanpys():
+    """Means and fractions against scanpy's normalize_total, log1p and pandas; float64 sums, scanpy's values float32."""
+    import anndata as ad
+    import scanpy as sc
+
+    rng = np.random.default_rng(0)
+    X = sp.csr_matrix(rng.poisson(0.5, (300, 12)))
+    labels = pd.Series(rng.choice(["a", "b", "c"], 300), name="group").where(rng.random(300) > 0.05)
+    totals = np.asarray(X.sum(1)).ravel()
+    groups = Groups.of(labels)
+    means, fractions = figures_markers.expression_by_group(InMemory(X, max_cells=70), groups, totals, 1e4)
+    adata = ad.AnnData(X.astype(np.float32))
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    frame = pd.DataFrame(adata.X.toarray())
+    np.testing.assert_allclose(means, frame.groupby(labels.to_numpy()).mean(), rtol=1e-5)
+    np.testing.assert_allclose(fractions, (frame > 0).groupby(labels.to_numpy()).mean(), rtol=1e-12)
+
+
+def top_markers(n_groups=40, n_genes=20):
+    rng = np.random.default_rng(0)
+    rows = {
+        "group": np.repeat(np.arange(n_groups).astype(str), n_genes),
+        "rank": np.tile(np.arange(n_genes) + 1, n_groups),
+    }
+    names = [f"G{i}" for i in rng.integers(0, 300, n_groups * n_genes)]
+    scores = -np.sort(-rng.gamma(2, 3, (n_groups, n_genes)), axis=1)
+    return pd.DataFrame(rows | {"names": names, "gene_symbols": names, "scores": scores.ravel()})
+
+
+def test_scores_are_drawn_by_rank():
+    top = top_markers()
+    fig = figures_markers.score_panels(top)
+    shown = [ax for ax in fig.axes if ax.get_title(loc="left")]
+    assert len(shown) == 40
+    third = top[top["group"] == "2"]
+    np.testing.assert_allclose(shown[2].lines[0].get_xdata(), third["scores"])
+    assert [label.get_text() for label in shown[2].get_yticklabels()] == third["gene_symbols"].tolist()
+
+
+def test_dots_are_the_fractions_and_the_means():
+    genes = figures_markers.chosen_genes(top_markers())
+    assert genes["names"].is_unique
+    assert len(genes) <= figures_markers.MAX_DOTS
+    rng = np.random.default_rng(0)
+    names = [str(i) for i in range(40)]
+    means, fractions = (pd.DataFrame(rng.random((40, len(genes))), names, genes["names"]) for _ in range(2))
+    fig = figures_markers.dot_plot(means, fractions, genes["names"].tolist(), genes["group"].tolist())
+    dots = fig.axes[0].collections[0]
+    np.testing.assert_allclose(dots.get_sizes() / figures_markers.DOT, fractions.to_numpy().ravel())
+    np.testing.assert_allclose(dots.get_array(), means.to_numpy().ravel())
+    np.testing.assert_array_equal(dots.get_offsets()[len(genes)], [0, 1])
+
+
+def test_tables_escape_and_format(tmp_path):
+    table = pd.DataFrame({"name": ["<b>", "x"], "cells": [12345, 1], "share": [0.123456, np.nan]})
+    tables.write_html(table, tmp_path / "t.html", "A & B")
+    page = (tmp_path / "t.html").read_text()
+    assert "&lt;b&gt;" in page
+    assert "12,345" in page
+    assert "0.1235" in page
+    assert "A &amp; B" in page
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Artifacts of two samples, as the stages write them."""
+    files = {"cells": [], "ledgers": []}
+    kept = []
+    for seed, sample in enumerate(["S1", "S2"]):
+        cells = make_cells(seed=seed).assign(sample=sample, predicted_doublet=False)
+        folder = tmp_path / sample
+        folder.mkdir()
+        write_table(cells, folder / "cells.parquet")
+        make_ledger(cells, sample).to_csv(folder / "ledger.tsv", sep="\t", index=False)
+        with h5py.File(folder / "doublets_simulated.h5", "w") as file:
+            for batch in ("P1", "P2"):
+                scores = file.create_dataset(f"scores/{batch}", data=np.random.default_rng(seed).beta(3, 5, 100))
+                scores.attrs["threshold"] = 0.3 if batch == "P1" else np.nan
+        files["cells"].append(folder / "cells.parquet")
+        files["ledgers"].append(folder / "ledger.tsv")
+        kept.append(cells[cells["kept"]].drop(columns=["kept", "reason"]))
+    obs = pd.concat(kept)
+    write_table(obs, tmp_path / "obs.parquet")
+    umap = pd.DataFrame(embedding_of(len(obs)), index=obs.index, columns=["UMAP1", "UMAP2"])
+    write_table(umap, tmp_path / "umap.parquet")
+    clusters = pd.DataFrame({"leiden_0.6": pd.Categorical((np.arange(len(obs)) % 7).astype(str))}, index=obs.index)
+    write_table(clusters, tmp_path / "leiden.parquet")
+    density = np.random.default_rng(0).random(len(obs))
+    write_table(pd.DataFrame({"umap_density_batch": density}, index=obs.index), tmp_path / "density.parquet")
+    X = np.random.default_rng(0).normal(size=(len(obs), 10)).astype(np.float32)
+    write_arrays(tmp_path / "pca.h5", {"X_pca": X, "variance_ratio": 0.5 ** np.arange(1, 11)})
+    write_arrays(tmp_path / "harmony.h5", {"X_pca_harmony": X})
+    write_arrays(tmp_path / "skipped.h5", {}, skipped="one batch")
+    return tmp_path, files
+
+
+def stages(folder, files, out):
+    """Each stage's main on these artifacts."""
+    sample = folder / "S1"
+    inputs = {name: sample / file for name, file in (("cells", "cells.parquet"), ("ledger", "ledger.tsv"))}
+    inputs["simulated"] = sample / "doublets_simulated.h5"
+    params = {"batch_key": "batch", "families": ["MT"], "cells": LIMITS}
+    yield figures_sample, fake(inputs, params, {name: out / f"{name}.png" for name in ("qc", "doublets")})
+    outputs = {name: out / f"{name}.png" for name in ("violins", "scatter", "attrition")}
+    outputs |= {name: out / f"{name}.html" for name in ("attrition_html", "summary_html")}
+    outputs |= {name: out / f"{name}.tsv" for name in ("attrition_table", "summary")}
+    yield figures_qc, fake(files, params, outputs)
+    yield figures_pca, pca_stage(folder, out, [folder / "harmony.h5"])
+    inputs = {"embedding": folder / "umap.parquet", "obs": folder / "obs.parquet"}
+    inputs |= {"clusterings": [folder / "leiden.parquet"], "density": [folder / "density.parquet"]}
+    colours = ["leiden_0.6", "batch", "total_counts", "pct_counts_MT", "density_batch"]
+    outputs = {name: out / f"{name}.png" for name in colours}
+    yield figures_embedding, fake(inputs, {"colours": colours}, outputs)
+
+
+def pca_stage(folder, out, harmony):
+    outputs = {name: out / f"{name}.png" for name in ("variance", "components")}
+    inputs = {"pca": folder / "pca.h5", "harmony": harmony, "obs": folder / "obs.parquet"}
+    return fake(inputs, {"batch_key": "batch", "n_pcs": 8}, outputs)
+
+
+def test_pca_without_harmony_has_one_row(cohort):
+    folder, _ = cohort
+    sizes = []
+    for i, harmony in enumerate(([], [folder / "skipped.h5"], [folder / "harmony.h5"])):
+        figures_pca.main(pca_stage(folder, folder / str(i), harmony))
+        sizes.append(imread(folder / str(i) / "components.png").shape[0])
+    assert sizes[0] == sizes[1] < 0.6 * sizes[2]
+
+
+def test_stages_write_the_same_bytes_twice(cohort):
+    folder, files = cohort
+    for run in ("first", "second"):
+        for module, snakemake in stages(folder, files, folder / run):
+            module.main(snakemake)
+    first = sorted((folder / "first").iterdir())
+    assert len(first) == 16
+    for path in first:
+        assert path.read_bytes() == (folder / "second" / path.name).read_bytes(), path.name
+        assert path.stat().st_size < 1_000_000
+
+
+def test_attrition_table_holds_every_ledger(cohort):
+    folder, files = cohort
+    for module, snakemake in stages(folder, files, folder / "out"):
+        if module is figures_qc:
+            module.main(snakemake)
+    table = pd.read_csv(folder / "out" / "attrition_table.tsv", sep="\t", keep_default_na=False)
+    joined = pd.concat([pd.read_csv(path, sep="\t", keep_default_na=False) for path in files["ledgers"]])
+    pd.testing.assert_frame_equal(table, joined.reset_index(drop=True))
+
+
+def test_no_markers_still_makes_figures(tmp_path):
+    columns = ["group", "rank", "names", "gene_symbols", "scores"]
+    pd.DataFrame(columns=columns).to_csv(tmp_path / "top.tsv", sep="\t", index=False)
+    outputs = {"scores": tmp_path / "s.png", "dotplot": tmp_path / "d.png", "table": tmp_path / "t.html"}
+    snakemake = fake({"top": tmp_path / "top.tsv"}, {}, outputs, grouping="leiden_0.1", method="t-test")
+    figures_markers.main(snakemake)
+    assert all(path.read_bytes() for path in outputs.values())
