@@ -261,7 +261,7 @@ def named_genes(key: str, names: Sequence[str] | str, genes: pd.DataFrame) -> np
     wanted = pd.unique(np.array(read_names(names) if isinstance(names, str) else names, dtype=object))
     columns = [genes.index, *(genes[name] for name in ("gene_symbols", "gene_ids") if name in genes)]
     known = pd.unique(np.concatenate([np.asarray(column, dtype=object) for column in columns]))
-    unknown = [name for name in wanted if name not in set(known)]
+    unknown = wanted[~np.isin(wanted, known)].tolist()
     if unknown:
         message = _unknown(key, names, unknown, len(wanted), known)
         if not isinstance(names, str) or len(unknown) == len(wanted):
@@ -299,6 +299,10 @@ def main(snakemake: Any) -> None:
         )
     exclude = named_genes("exclude", hvg["exclude"], genes)
     codes, names = pd.factorize(counts.obs([batch_key])[batch_key])
+    if (codes < 0).any():
+        raise UserError(
+            f"{(codes < 0).sum()} kept cells have no {batch_key} (batch_key in the config). Fill the column in."
+        )
     batches = Batches(codes, [str(name) for name in names])
     stage.log.info("%d cells, %d genes, %d batches", counts.n_obs, counts.n_vars, len(names))
     table = highly_variable_genes(

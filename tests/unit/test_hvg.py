@@ -285,7 +285,7 @@ def test_unknown_genes_are_named(tmp_path):
         hvg.named_genes("exclude", str(listed), GENES)
 
 
-def run_stage(folder, X, settings):
+def run_stage(folder, X, settings, sample_of_b="b"):
     """`main` on two samples, the second with its genes in another order; the last gene is not kept."""
     genes = pd.Index([f"g{i}" for i in range(X.shape[1])])
     table = pd.DataFrame({"gene_symbols": genes, "gene_ids": genes, "kept": genes != genes[-1]}, genes)
@@ -297,7 +297,7 @@ def run_stage(folder, X, settings):
         writer = CountsWriter(folder / f"{sample}.h5ad", part.shape[1])
         writer.append(part)
         writer.close(obs, table.iloc[order][["gene_symbols", "gene_ids"]])
-        cells = obs.assign(sample=sample, kept=np.arange(len(obs)) > 0, reason="")
+        cells = obs.assign(sample=sample if sample == "a" else sample_of_b, kept=np.arange(len(obs)) > 0, reason="")
         write_table(cells, folder / f"{sample}.parquet")
     files = {
         kind: [str(folder / f"{s}.{suffix}") for s in "ab"]
@@ -325,6 +325,8 @@ def test_main_reads_a_cohort(simulated, tmp_path):
     pd.testing.assert_frame_equal(table, expected)
     with pytest.raises(UserError, match=r"1 genes of hvg: include were filtered out \(g799\)"):
         run_stage(tmp_path, X, DEFAULTS | {"include": ["g799"]})
+    with pytest.raises(UserError, match="119 kept cells have no sample"):
+        run_stage(tmp_path, X, DEFAULTS, sample_of_b=None)
 
 
 @pytest.fixture
