@@ -77,6 +77,8 @@ def doublet_histograms(
             (right, simulated[batch], plots.PALETTE[1]),
         ):
             ax.hist(scores, bins=np.linspace(0, top, 51), color=colour, log=True)
+            ax.set_ylim(bottom=0.7)
+            plots.log_axis(ax.yaxis)
             if np.isfinite(thresholds[batch]):
                 plots.draw_limits(ax, "x", [round(thresholds[batch], 3)])
             ax.set_xlabel(plots.metric_label("doublet_score"))
