@@ -121,8 +121,9 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
     total, of the genes in at least 3 cells.
     """
     xp = counts.device.xp
-    whole = statistics.Batches(np.zeros(counts.n_obs, np.int32), ["batch"])
-    n_cells = statistics.accumulate(counts, whole, lambda nonzeros: (nonzeros.x > 0,), 1, "cells per gene")[0, 0]
+    n_cells = xp.zeros(counts.n_vars, np.int64)
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, "cells per gene"):
+        n_cells += xp.bincount(chunk.X.indices, minlength=counts.n_vars)
     n_cells = counts.device.to_host(n_cells)
     genes = n_cells >= MIN_CELLS_OF_GENE
     expressed = Selected(counts, genes)
@@ -130,13 +131,13 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
     scored = n_genes >= MIN_GENES_OF_CELL
     factors = xp.where(scored, xp.median(totals[scored]) / xp.maximum(totals, 1), 0)
 
-    def normalized(nonzeros: statistics.Nonzeros) -> tuple[Any, Any]:
-        values = nonzeros.x * factors[nonzeros.cell]
-        return values, values * values
-
-    sums = counts.device.to_host(statistics.accumulate(expressed, whole, normalized, 2, "normalised sums"))
+    sums = xp.zeros((2, expressed.n_vars))
+    for chunk in stage.progress(expressed.chunks(), counts.n_obs, "normalised sums"):
+        values = chunk.X.data * factors[chunk.rows][rows_of_nonzeros(chunk.X, counts.device)]
+        sums[0] += column_sums(chunk.X, values, counts.device)
+        sums[1] += column_sums(chunk.X, values * values, counts.device)
     n_scored = int(scored.sum())
-    found = statistics.dispersions(*(m[0] for m in statistics.moments(sums, n_scored)), "seurat", N_BINS)
+    found = statistics.dispersions(*statistics.moments(counts.device.to_host(sums), n_scored), "seurat", N_BINS)
     norm, mean = np.nan_to_num(found["dispersions_norm"]), found["means"]
     genes[genes] = (mean > MIN_MEAN) & (mean < MAX_MEAN) & (norm > MIN_DISP)
     stage.log.info("%d cells, %d highly variable genes", n_scored, genes.sum())
