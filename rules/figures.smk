@@ -222,7 +222,7 @@ rule figures_density:
         embedding=f"{COHORT}/umap.parquet",
         obs=f"{COHORT}/obs.parquet",
         clusterings=[clustering_file(DENSITY_KEY)] if DENSITY_KEY in CLUSTERINGS else [],
-        density=f"{COHORT}/density.parquet",
+        density=[f"{COHORT}/density.parquet"],
     output:
         report(
             f"results/figures/density_{DENSITY_KEY}.png",
