@@ -391,9 +391,7 @@ def read_text(path: Path, separator: str) -> Reader:
             f"a line per cell with its barcode and its counts, separated by {'commas' if separator == ',' else 'tabs'}."
         )
     genes = _plain([name.strip('"') for name in names[len(names) - len(first) + 1 :]]).to_numpy()
-    options = {"sep": separator, "header": None, "skiprows": skip, "usecols": [0], "dtype": str, "na_filter": False}
-    with _open(path) as file:
-        barcodes = _plain(pd.read_csv(file, **options)[0])
+    barcodes = _plain(cell for cell, _ in _text_lines(path, separator, skip))
     if barcodes.isin(["ACTB", "GAPDH", "Actb", "Gapdh"]).any() or barcodes.str.match("ENS[A-Z]*G0").any():
         raise UserError(f"{path}: its rows look like genes. Transpose it: a line per cell, a column per gene.")
     blocks = partial(_text_blocks, path, separator, skip, len(genes))
@@ -488,16 +486,34 @@ def _mtx_header(path: Path) -> tuple[int, tuple[int, int], int]:
 
 
 def _text_blocks(path: Path, separator: str, skip: int, n_vars: int) -> Iterator[tuple[int, csr_matrix]]:
-    types = {0: str, **dict.fromkeys(range(1, n_vars + 1), np.float64)}
-    options = {"sep": separator, "header": None, "skiprows": skip, "dtype": types, "index_col": 0, "low_memory": False}
-    with _open(path) as file:
+    step = max(1, BLOCK // max(1, n_vars))
+    rows: list[np.ndarray] = []
+    first = 0
+    for cell, text in _text_lines(path, separator, skip):
         try:
-            first = 0
-            for table in pd.read_csv(file, chunksize=max(1, BLOCK // n_vars), **options):
-                yield first, csr_matrix(table.to_numpy())
-                first += len(table)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}. Give whole numbers, separated as in the first line.") from None
+            row = np.fromstring(text, np.float64, sep=separator)
+        except ValueError:
+            row = np.empty(0)
+        if len(row) != n_vars:
+            raise UserError(
+                f"{path}: the line of cell {cell} does not hold {n_vars} numbers, one for each gene, separated as the names "
+                "in the first line. Correct it."
+            )
+        rows.append(row)
+        if len(rows) == step:
+            yield first, csr_matrix(np.stack(rows))
+            first, rows = first + len(rows), []
+    if rows:
+        yield first, csr_matrix(np.stack(rows))
+
+
+def _text_lines(path: Path, separator: str, skip: int) -> Iterator[tuple[str, str]]:
+    """Each line after the first `skip`: the cell and its values as text."""
+    with _open(path) as file:
+        for number, line in enumerate(file):
+            if number >= skip and not line.isspace():
+                cell, _, values = line.decode().strip().partition(separator)
+                yield cell.strip('"'), values
 
 
 # Pieces of files

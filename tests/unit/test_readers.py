@@ -372,6 +372,7 @@ def test_text_as_scanpy_reads_it(tmp_path, truth):
     assert list(reader.gene_symbols) == list(expected.var_names)
 
 
+@pytest.mark.filterwarnings("ignore:string or file could not be read")  # what NumPy before 2.4 says
 def test_text_that_is_no_table_of_counts(tmp_path, truth):
     table = pd.DataFrame(truth.X, truth.barcodes, truth.symbols)
     table.T.rename({"G1": "GAPDH"}).to_csv(tmp_path / "a.csv")
@@ -380,10 +381,11 @@ def test_text_that_is_no_table_of_counts(tmp_path, truth):
     table.to_csv(tmp_path / "a.csv", sep=";")
     with pytest.raises(UserError, match="separated by commas"):
         read(tmp_path / "a.csv")
-    table.astype(object).where(table < 70_000, "many").to_csv(tmp_path / "a.csv")
-    with pytest.raises(UserError, match=r"a.csv: .*many"):
-        read(tmp_path / "a.csv")
-    table.astype(object).where(table < 70_000, None).to_csv(tmp_path / "a.csv")
+    for odd in ("many", None, "1.2.3"):
+        table.astype(object).where(table < 70_000, odd).to_csv(tmp_path / "a.csv")
+        with pytest.raises(UserError, match=r"a\.csv: the line of cell CELL7-1 does not hold 30 numbers"):
+            read(tmp_path / "a.csv")
+    table.astype(object).where(table < 70_000, "nan").to_csv(tmp_path / "a.csv")
     with pytest.raises(UserError, match="gene G7 in cell CELL7-1 is nan"):
         read(tmp_path / "a.csv")
 
