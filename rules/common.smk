@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
-sys.path.insert(0, str(HOME / "scripts"))
+sys.path.append(str(HOME / "scripts"))
 
 from lib import config as settings
 from lib.errors import UserError

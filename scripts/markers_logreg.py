@@ -3,8 +3,8 @@
 Minimises, over weights W (groups x genes) and intercepts b, mean_i[logsumexp(W z_i + b) - (W z_i + b)_{y_i}] +
 |W|^2 / (2 C n) for the n cells' rows z_i of the matrix that PCA saw (or of log-normalised values) and groups y_i: the
 objective, the optimiser (L-BFGS) and its stopping of scikit-learn's LogisticRegression. A gene's score in a group is
-its weight. With two groups W is one row, the second group's against the first; as in scanpy the table then holds the
-first group alone, with that row: genes with high scores mark the second group.
+its weight. With two groups W is one row, the second group's against the first; the first group gets its negative
+(scanpy lists that row under the first group's name, whose markers it then ranks last).
 Source: scanpy.tl.rank_genes_groups(method="logreg").
 
 Loss and gradient are sums over dense chunks: float32 products, float64 sums. Every step of the optimiser reads the
@@ -165,9 +165,9 @@ def main(snakemake: Any) -> None:
             rows = DenseRows(counts, groups.codes, dense)
             W = logistic_regression(rows, int(groups.sizes.sum()), counts.n_vars, n_groups, device, C, max_iter)
     if n_groups == 2:
-        stage.log.warning("two groups: as in scanpy one row of weights; high scores mark %s", groups.names[1])
+        W = np.vstack([-W, W])
     names, symbols = counts.names("var"), counts.names("var", "gene_symbols")
-    table = rank_genes(groups.names[: len(W)], {"scores": W}, names, symbols)
+    table = rank_genes(groups.names, {"scores": W}, names, symbols)
     write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
 
 

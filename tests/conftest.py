@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Last, as under Snakemake: scripts/umap.py must not hide umap-learn
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 
 @pytest.fixture(scope="session")

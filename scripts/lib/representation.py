@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .errors import UserError
 
 
-def representation(pca: str | Path, harmony: Any, use_rep: str, n_pcs: int | None) -> tuple[str, np.ndarray]:
+def representation(pca: str | Path, harmony: Sequence[str | Path], use_rep: str, n_pcs: int | None) -> tuple[str, np.ndarray]:
     """The representation that neighbours, embeddings and k-means share.
 
     Parameters
@@ -19,7 +19,7 @@ def representation(pca: str | Path, harmony: Any, use_rep: str, n_pcs: int | Non
     pca
         `pca.h5`.
     harmony
-        `harmony.h5`; empty or None: there is none.
+        `harmony.h5`, none where Harmony is disabled.
     use_rep
         X_pca, X_pca_harmony, or auto: X_pca_harmony where there is one, else X_pca.
     n_pcs
@@ -35,8 +35,8 @@ def representation(pca: str | Path, harmony: Any, use_rep: str, n_pcs: int | Non
         If X_pca_harmony is asked for and there is none, or if there are fewer than `n_pcs` components.
     """
     integrated = None
-    if harmony:
-        with h5py.File(harmony, "r", locking=False) as file:
+    for path in harmony:
+        with h5py.File(path, "r", locking=False) as file:
             integrated = file["X_pca_harmony"][:, :n_pcs] if "X_pca_harmony" in file else None
     if use_rep == "X_pca_harmony" and integrated is None:
         raise UserError(

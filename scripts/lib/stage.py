@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import device as devices
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     logging.captureWarnings(True)
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
+        device = devices.resolve(snakemake.config["device"])
         main(snakemake)
     except BaseException as error:
         for output in snakemake.output:
@@ -56,7 +58,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         log.error("%s", message)
         print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr)
         sys.exit(1)
-    _write_record(snakemake, log_file, started)
+    _write_record(snakemake, log_file, started, device.name)
     log.info("done in %.1f s, peak memory %.0f MB", time.time() - started, peak_rss_mb())
 
 
@@ -105,11 +107,11 @@ def _for_users(error: BaseException) -> str | None:
     return None
 
 
-def _write_record(snakemake: Any, log_file: Path, started: float) -> None:
+def _write_record(snakemake: Any, log_file: Path, started: float, device: str) -> None:
     record = {
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards.items()),
-        "device": snakemake.config.get("device", "cpu"),
+        "device": device,
         "seed": snakemake.config.get("seed"),
         "threads": snakemake.threads,
         "seconds": round(time.time() - started, 2),

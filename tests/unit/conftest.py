@@ -1,9 +1,8 @@
-"""The path as Snakemake sets it, and what the tests of the stages after PCA share."""
+"""What the tests of the stages after PCA share."""
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +11,6 @@ import pandas as pd
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-# scripts/ comes last, as under Snakemake: scripts/umap.py must not hide umap-learn
-sys.path[:] = [path for path in sys.path if path != str(SCRIPTS)] + [str(SCRIPTS)]
 
 
 @pytest.fixture(scope="session")

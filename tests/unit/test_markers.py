@@ -267,17 +267,18 @@ def test_logreg_stage(artifacts, tmp_path, use_scaled):
     assert len(top) == 20
 
 
-def test_logreg_of_two_groups_is_one_row_as_scanpys(artifacts, tmp_path):
-    """scanpy gives the first group alone, with the second group's weights. Tolerance: as above."""
+def test_logreg_of_two_groups_gives_each_its_markers(artifacts, tmp_path):
+    """scanpy gives one row of weights, the second group's; the first group's are the negative. Tolerance: as above."""
     X, obs, _ = artifacts
     labels = obs["type"].where(obs["type"].isin(["type 0", "type 1"]))
     write_table(obs.assign(type=labels), tmp_path / "obs.parquet")
     table, top = run(markers_logreg.main, tmp_path, "type", logreg={"C": 1.0, "max_iter": 1000, "use_scaled": False})
     theirs = in_scanpy(X, labels, "logreg", max_iter=1000).set_index("names")["scores"]
-    assert table["group"].unique().tolist() == ["type 0"]
-    assert set(top["names"]) == {f"gene{i}" for i in range(5, 10)}
-    ours = table.set_index("names")["scores"].loc[theirs.index]
-    np.testing.assert_allclose(ours, theirs, atol=1e-2 * theirs.abs().max())
+    for number, sign in ((0, -1), (1, 1)):
+        mine = table[table["group"] == f"type {number}"].set_index("names")["scores"].loc[theirs.index]
+        np.testing.assert_allclose(sign * mine, theirs, atol=1e-2 * theirs.abs().max())
+        best = top[top["group"] == f"type {number}"]["names"]
+        assert set(best) == {f"gene{i}" for i in range(5 * number, 5 * number + 5)}
 
 
 def test_pbmc(pbmc3k):

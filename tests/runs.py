@@ -1,0 +1,79 @@
+"""Runs of the whole workflow on a small simulated cohort, in folders of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOME = Path(__file__).parents[1]
+SMALL = {  # settings for some 1,000 cells x 2,000 genes
+    "label_key": "CellType",
+    "hvg": {"n_top_genes": 600, "span": 0.5},
+    "pca": {"n_comps": 30},
+    "neighbors": {"n_pcs": 20},
+    "tsne": {"n_iter": 250},
+    "umap": {"n_epochs": 100},
+}
+
+
+@dataclass
+class Run:
+    """A folder in which the workflow runs."""
+
+    folder: Path
+
+    def write(self, sheet: Sequence[dict[str, Any]], **config: Any) -> None:
+        """Write samples.tsv and config.yaml, SMALL's keys with `config`'s over them."""
+        names = list(dict.fromkeys(name for line in sheet for name in line))
+        lines = ["\t".join(names), *("\t".join(str(line.get(name, "")) for name in names) for line in sheet)]
+        (self.folder / "config").mkdir(exist_ok=True)
+        (self.folder / "config" / "samples.tsv").write_text("\n".join(lines) + "\n")
+        (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(SMALL | config))
+
+    def snakemake(self, *args: str, check: bool = True, cores: int = 2) -> subprocess.CompletedProcess[str]:
+        """Run snakemake on the workflow in this folder."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]
+        command += ["--directory", str(self.folder), "--cores", str(cores), *args]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, env=env, check=False)
+        if check and done.returncode:
+            pytest.fail(f"snakemake {' '.join(args)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    def jobs(self, *args: str) -> list[str]:
+        """The rules that a run would execute, by Snakemake's own dry run, one entry a job; `all` left out."""
+        text = self.snakemake("--dry-run", *args).stdout
+        rows = text.split("Job stats:")[1].split("total")[0].splitlines()[3:] if "Job stats:" in text else []
+        counts = [row.split() for row in rows if row.strip()]
+        return sorted(name for name, count in counts for _ in range(int(count)) if name != "all")
+
+    def record(self, log: str) -> dict[str, Any]:
+        """The run record of a stage, by its log's path."""
+        return json.loads((self.folder / log).with_suffix(".run.json").read_text())
+
+
+def patients(folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int = 2000, seed: int = 0) -> list[Path]:
+    """Simulated patients, a file each."""
+    from simulate import Design, gene_table, simulate_patient, write_h5ad
+
+    design = Design(n_genes=n_genes, n_types=5, umi=2500, seed=seed)
+    genes = gene_table(design)
+    paths = []
+    for patient in range(1, n_patients + 1):
+        paths.append(folder / f"P{patient}.h5ad")
+        write_h5ad(paths[-1], simulate_patient(design, patient, n_obs, genes), genes)
+    return paths
+
+
+def sheet_of(files: Sequence[Path]) -> list[dict[str, str]]:
+    """A line of the sheet for each file, named as it."""
+    return [{"sample": file.stem, "path": str(file)} for file in files]

@@ -1,0 +1,29 @@
+"""The small simulated cohort, and one run of it to the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runs import Run, patients, sheet_of
+
+
+@pytest.fixture(scope="session")
+def cohort_files(tmp_path_factory) -> list[Path]:
+    """Three patients of 350 cells x 2,000 genes."""
+    return patients(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """A fresh folder."""
+    return Run(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, cohort_files) -> Run:
+    """The small cohort carried to the end, once for all tests that look at it; none may change it."""
+    run = Run(tmp_path_factory.mktemp("finished"))
+    run.write(sheet_of(cohort_files))
+    run.snakemake()
+    return run

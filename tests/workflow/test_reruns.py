@@ -1,0 +1,78 @@
+"""What re-runs after which change, from Snakemake's own list of jobs; and what a killed run leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import HOME, Run, sheet_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Run:
+    """The finished run, to be changed."""
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", str(finished.folder), str(folder)], check=True)
+    return Run(folder)
+
+
+def test_one_more_resolution_runs_one_clustering_and_what_shows_it(copy, cohort_files):
+    copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.6, 1.0]}, markers={"groupings": ["CellType"]})
+    before = set(copy.jobs())
+    assert "leiden" in before
+    assert not before & {"ingest", "qc", "doublets", "cells", "genes", "hvg", "features", "pca", "harmony", "neighbors"}
+    assert not before & {"umap", "tsne", "louvain", "kmeans", "markers_ttest", "markers_logreg"}
+
+
+def test_a_comment_or_a_new_order_of_keys_runs_nothing(copy, cohort_files):
+    path = copy.folder / "config" / "config.yaml"
+    lines = path.read_text()
+    path.write_text("# a comment\n" + lines + "\nseed: 0\n")
+    assert copy.jobs() == []
+
+
+def test_one_samples_limits_run_that_sample_and_the_cohort(copy, cohort_files):
+    sheet = sheet_of(cohort_files)
+    copy.write([{**line, "max_genes": "1500" if line["sample"] == "P2" else ""} for line in sheet])
+    jobs = copy.jobs()
+    assert jobs.count("cells") == jobs.count("doublets") == 1
+    assert "ingest" not in jobs
+    assert {"genes", "hvg", "features", "pca"} <= set(jobs)
+
+
+def test_killed_midway_leaves_nothing_that_a_rerun_trusts(run, cohort_files):
+    """SIGKILL to Snakemake and all that it started, in the middle; the next run ends as if nothing had been."""
+    run.write(sheet_of(cohort_files))
+    target = "results/cohort/genes.parquet"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]
+    command += ["--directory", str(run.folder), "--cores", "2", target]
+    process = subprocess.Popen(command, cwd=run.folder, start_new_session=True, stderr=subprocess.DEVNULL)
+    while not list(run.folder.glob("results/samples/*/counts.h5ad")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(run.folder / ".snakemake" / "locks")
+    run.snakemake(target)
+    other = Run(run.folder / "other")
+    other.folder.mkdir()
+    other.write(sheet_of(cohort_files))
+    other.snakemake(target)
+    assert (run.folder / target).read_bytes() == (other.folder / target).read_bytes()
+
+
+def test_every_table_up_to_the_clusterings_has_the_same_bytes_again(finished, run, cohort_files):
+    run.write(sheet_of(cohort_files))
+    tables = ["hvg.parquet", "obs.parquet", "genes.parquet", "pca.h5", "harmony.h5", "neighbors.h5", "umap.parquet"]
+    tables += ["leiden/0.6.parquet", "louvain/0.6.parquet", "kmeans/8.parquet", "density.parquet"]
+    run.snakemake(*(f"results/cohort/{name}" for name in tables))
+    samples = [path.relative_to(run.folder) for path in run.folder.glob("results/samples/*/*.parquet")]
+    assert len(samples) == 12
+    for path in [*samples, *(f"results/cohort/{name}" for name in tables)]:
+        assert (run.folder / path).read_bytes() == (finished.folder / path).read_bytes(), path

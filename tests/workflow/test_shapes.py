@@ -1,0 +1,103 @@
+"""Cohorts of other shapes: the article's single file, one batch, other formats, a module of another workflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from runs import HOME, SMALL, sheet_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def one_file(cohort_files, tmp_path_factory):
+    """The three patients in one h5ad, as the article's cohort: obs PatientNumber and CellType."""
+    path = tmp_path_factory.mktemp("article") / "cohort.h5ad"
+    ad.concat([ad.read_h5ad(file) for file in cohort_files], merge="same").write_h5ad(path)
+    return path
+
+
+def test_article_in_one_file_gives_what_its_patients_in_three_do(one_file, finished, run):
+    """The article's config by name, at the small cohort's sizes; per-batch results equal the run of three files."""
+    config = yaml.safe_load((HOME / "config" / "examples" / "article.yaml").read_text())
+    assert (config["batch_key"], config["label_key"]) == ("PatientNumber", "CellType")
+    for section, sizes in SMALL.items():
+        config[section] = config.get(section, {}) | sizes if isinstance(sizes, dict) else sizes
+    config["qc"]["gene_families"]["RIBO"] = ["RPS", "RPL"]  # as the run that it is compared with
+    run.write([{"sample": "cohort", "path": str(one_file)}], **config)
+    run.snakemake()
+    atlas = ad.read_h5ad(run.folder / "results" / "atlas.h5ad")
+    theirs = ad.read_h5ad(finished.folder / "results" / "atlas.h5ad")
+
+    order = [name.rsplit("-", 1)[0] for name in theirs.obs_names]
+    mine = [
+        name.removesuffix("-cohort").removesuffix(f"-{p}")
+        for name, p in zip(atlas.obs_names, atlas.obs["PatientNumber"], strict=True)
+    ]
+    assert sorted(zip(atlas.obs["PatientNumber"].astype(str), mine, strict=True)) == sorted(
+        zip(theirs.obs["PatientNumber"].astype(str), order, strict=True)
+    )
+    assert (atlas.var["highly_variable"] == theirs.var.loc[atlas.var_names, "highly_variable"]).all()
+    # The same sums in another order: rounding alone
+    np.testing.assert_allclose(atlas.uns["pca"]["variance_ratio"], theirs.uns["pca"]["variance_ratio"], rtol=1e-5)
+
+
+def test_order_of_the_sheet_changes_nothing_but_the_order_of_the_cells(finished, run, cohort_files):
+    run.write(sheet_of(cohort_files[::-1]))
+    run.snakemake("results/cohort/pca.h5")
+    names = ["total_counts", "kept_counts", "doublet_score"]
+    one, other = (pd.read_parquet(r.folder / "results/cohort/obs.parquet")[names] for r in (finished, run))
+    pd.testing.assert_frame_equal(one.sort_index(), other.sort_index())
+    hvg, again = (pd.read_parquet(r.folder / "results/cohort/hvg.parquet") for r in (finished, run))
+    pd.testing.assert_frame_equal(hvg, again.loc[hvg.index], rtol=1e-9)
+
+
+def test_one_batch_is_not_integrated_and_the_log_says_so(run, cohort_files):
+    run.write(sheet_of(cohort_files[:1]))
+    run.snakemake()
+    assert "only one batch" in (run.folder / "logs/cohort/harmony.log").read_text()
+    atlas = ad.read_h5ad(run.folder / "results" / "atlas.h5ad")
+    assert "X_pca_harmony" not in atlas.obsm
+    assert "only one batch" in (run.folder / "results" / "report.html").read_text()
+
+
+def test_module_of_another_workflow(run, cohort_files):
+    """`module` with a config of its own: defaults come from the schema, and targets from the module's rules."""
+    run.write(sheet_of(cohort_files))
+    outer = f"""
+configfile: "config/config.yaml"
+
+module somersault:
+    snakefile: "{HOME}/Snakefile"
+    config: config
+
+use rule * from somersault as somersault_*
+
+rule mine:
+    default_target: True
+    input: rules.somersault_genes.output.genes
+"""
+    (run.folder / "Snakefile").write_text(outer)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", str(run.folder)]
+    command += ["--snakefile", str(run.folder / "Snakefile")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=run.folder, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (run.folder / "results" / "cohort" / "genes.parquet").is_file()
+
+
+def test_sheet_columns_and_limits_reach_obs(run, cohort_files):
+    sheet = sheet_of(cohort_files)
+    sheet[0] |= {"site": "lung", "max_genes": "400"}
+    sheet[1] |= {"site": "liver"}
+    run.write(sheet)
+    run.snakemake("results/cohort/obs.parquet")
+    obs = pd.read_parquet(run.folder / "results" / "cohort" / "obs.parquet")
+    assert obs.groupby("sample", observed=True)["site"].first().to_dict() == {"P1": "lung", "P2": "liver", "P3": ""}
+    assert obs.query("sample == 'P1'")["n_genes_by_counts"].max() < 400
+    assert obs.query("sample == 'P2'")["n_genes_by_counts"].max() >= 400
