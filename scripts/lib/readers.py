@@ -221,7 +221,9 @@ def by_rows(
 
 def damaged(path: Path, why: object) -> NoReturn:
     """Raise that a file cannot be read."""
-    raise UserError(f"{path} is truncated or damaged ({why}). Copy or download it again.") from None
+    raise UserError(
+        f"{path} cannot be read: {why}. It may be truncated or damaged: copy or download it again."
+    ) from None
 
 
 # The formats
@@ -481,6 +483,8 @@ def _mtx_header(path: Path) -> tuple[int, tuple[int, int], int]:
         raise UserError(
             f"{path} is not a sparse matrix of numbers in Matrix Market's format: coordinate, integer or real."
         )
+    if not line:
+        damaged(path, "it ends in its header")
     n_rows, n_columns, nnz = map(int, line.split())
     return lines, (n_rows, n_columns), nnz
 
@@ -496,8 +500,8 @@ def _text_blocks(path: Path, separator: str, skip: int, n_vars: int) -> Iterator
             row = np.empty(0)
         if len(row) != n_vars:
             raise UserError(
-                f"{path}: the line of cell {cell} does not hold {n_vars} numbers, one for each gene, separated as the names "
-                "in the first line. Correct it."
+                f"{path}: the line of cell {cell} does not hold {n_vars} numbers, one for each gene, separated as the "
+                "names in the first line. Correct it."
             )
         rows.append(row)
         if len(rows) == step:

@@ -312,6 +312,9 @@ def test_10x_folder_that_does_not_fit_together(tmp_path, truth):
     matrix.write_text(text.replace("\n2 1 ", "\n31 1 ", 1).replace("\n3 1 ", "\n31 1 ", 1))
     with pytest.raises(UserError, match="truncated or damaged"):
         read(tmp_path / "a")
+    matrix.write_text("%%MatrixMarket matrix coordinate real general\n")
+    with pytest.raises(UserError, match="ends in its header"):
+        read(tmp_path / "a")
     matrix.write_text("%%MatrixMarket matrix array real general\n")
     with pytest.raises(UserError, match="Matrix Market"):
         read(tmp_path / "a")
@@ -467,7 +470,7 @@ def test_missing_and_unknown_files(tmp_path, truth):
 
 
 def test_truncated_and_damaged_files(tmp_path, truth):
-    damaged = "truncated or damaged.*Copy or download it again"
+    damaged = "cannot be read: .* truncated or damaged: copy or download it again"
     adata_of(truth).write_h5ad(tmp_path / "a.h5ad", compression="gzip")
     whole = (tmp_path / "a.h5ad").read_bytes()
     (tmp_path / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
