@@ -167,7 +167,7 @@ class CompressedArray:
         values = values[:n]
         self.dataset.resize((self.n + n,))
         starts = range(0, n, CHUNK)
-        for start, deflated in zip(starts, _pool().map(lambda s: _deflate(values[s : s + CHUNK]), starts), strict=True):
+        for start, deflated in zip(starts, pool().map(lambda s: _deflate(values[s : s + CHUNK]), starts), strict=True):
             self.dataset.id.write_direct_chunk((self.n + start,), deflated)
         self.n += n
 
@@ -351,7 +351,7 @@ def set_threads(n: int) -> None:
     _POOL = ThreadPoolExecutor(n)
 
 
-def _pool() -> ThreadPoolExecutor:
+def pool() -> ThreadPoolExecutor:
     if _POOL is None:
         set_threads(os.cpu_count() or 1)
     return _POOL
@@ -361,7 +361,7 @@ def _read_span(array: h5py.Dataset, start: int, stop: int) -> list[Future]:
     """Elements `start` to `stop` of a compressed array, as futures of consecutive pieces."""
     pieces = []
     for at in range(start // CHUNK * CHUNK, stop, CHUNK):
-        pieces.append(_pool().submit(_inflate, array, at, max(start - at, 0), min(stop - at, CHUNK)))
+        pieces.append(pool().submit(_inflate, array, at, max(start - at, 0), min(stop - at, CHUNK)))
     return pieces
 
 

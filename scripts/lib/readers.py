@@ -25,7 +25,7 @@ from isal import igzip, isal_zlib
 from scipy.sparse import csc_matrix, csr_matrix
 
 from . import device as devices
-from .counts import _pool, rows_of_nonzeros, select_genes
+from .counts import pool, rows_of_nonzeros, select_genes
 from .errors import UserError
 from .stage import log
 
@@ -546,7 +546,7 @@ def _read(array: Array, start: int, stop: int) -> np.ndarray:
             values = values.view(array.dtype)[low - at : high - at]
         out[low - start : high - start] = values
 
-    list(_pool().map(inflate, range(start // length * length, stop, length)))
+    list(pool().map(inflate, range(start // length * length, stop, length)))
     return out
 
 

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from . import counts
 from . import device as devices
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from .counts import Chunk
 
 log = logging.getLogger("somersault")
 
@@ -46,6 +44,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
         device = devices.resolve(snakemake.config["device"])
+        counts.set_threads(snakemake.threads)
         main(snakemake)
     except BaseException as error:
         for output in snakemake.output:
@@ -62,7 +61,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     log.info("done in %.1f s, peak memory %.0f MB", time.time() - started, peak_rss_mb())
 
 
-def progress(chunks: Iterable[Chunk], n_obs: int, what: str) -> Iterator[Chunk]:
+def progress(chunks: Iterable[counts.Chunk], n_obs: int, what: str) -> Iterator[counts.Chunk]:
     """Pass `chunks` on, logging every ten seconds how many of `n_obs` cells are done, the rate and the time left."""
     started = said = time.time()
     done = 0
