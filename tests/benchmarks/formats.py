@@ -55,9 +55,9 @@ def zarr3(compressor: Any, shards: int | None) -> tuple[Callable, Callable]:
     def write(path: Path, X: sp.csr_matrix) -> None:
         group = zarr.open_group(path, mode="w", zarr_format=3)
         for name, values in (("data", X.data), ("indices", X.indices)):
-            shape = CHUNK * shards if shards else None
+            shape = (CHUNK * shards,) if shards else None
             array = group.create_array(
-                name, shape=values.shape, dtype="uint16", chunks=CHUNK, shards=shape, compressors=compressor
+                name, shape=values.shape, dtype="uint16", chunks=(CHUNK,), shards=shape, compressors=compressor
             )
             step = CHUNK * (shards or 16)
             for start in range(0, len(values), step):

@@ -85,16 +85,16 @@ def test_the_integrated_space_is_used_where_there_is_one(tmp_path):
         (skipped, "auto", "X_pca"),
         ([], "auto", "X_pca"),
     ]:
-        found, X = representation(pca, path, use_rep, 2)
+        found, X = representation(pca, path and [path], use_rep, 2)
         assert found == name
         assert X.shape == (5, 2)
         assert X.all() == (name == "X_pca_harmony")
     for path in (skipped, []):
         with pytest.raises(UserError, match="use_rep is X_pca_harmony, but Harmony did not run"):
-            representation(pca, path, "X_pca_harmony", 2)
+            representation(pca, path and [path], "X_pca_harmony", 2)
     for path in (harmony, []):
         with pytest.raises(UserError, match=r"n_pcs is 4, but PCA computed 3 components\. Lower n_pcs to 3"):
-            representation(pca, path, "auto", 4)
+            representation(pca, path and [path], "auto", 4)
 
 
 def test_too_few_cells(caplog):

@@ -13,7 +13,7 @@ import scanpy as sc
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 mpl.use("Agg")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import time
 import pytest
 from runs import HOME, Run, sheet_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from runs import HOME, SMALL, sheet_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
 
 @pytest.fixture(scope="module")
