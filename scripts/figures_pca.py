@@ -1,14 +1,14 @@
 """How much variance each principal component holds, and the cells in the first four, before and after Harmony."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib import plots, stage
-from lib.files import read_arrays, read_table
+from lib.files import read_arrays, read_attrs, read_table
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 PAIRS = ((0, 1), (2, 3))
 
@@ -19,6 +19,7 @@ def variance_ratio(ratio: np.ndarray, n_pcs: int) -> Figure:
     ax = axes[0, 0]
     ax.plot(np.arange(1, len(ratio) + 1), 100 * ratio, marker="o", ms=3, lw=0.8, color=plots.PALETTE[0])
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     n_used = min(n_pcs, len(ratio))
@@ -49,15 +50,30 @@ def components(spaces: Mapping[str, np.ndarray], batches: pd.Series, seed: int) 
     return fig
 
 
+def shown_spaces(X_pca: np.ndarray, harmony: Sequence[str]) -> dict[str, np.ndarray]:
+    """What `components` draws: the PCA, and what Harmony made of it or, in the title, why it did not run.
+
+    Parameters
+    ----------
+    X_pca
+        cells x components.
+    harmony
+        `harmony.h5`, none where Harmony is disabled.
+    """
+    shown = X_pca[:, :4]
+    for path in harmony:
+        if skipped := read_attrs(path).get("skipped"):
+            return {f"PCA; Harmony skipped: {skipped}": shown}
+        return {"PCA": shown, "PCA, integrated by Harmony": read_arrays(path)["X_pca_harmony"][:, :4]}
+    return {"PCA": shown}
+
+
 def main(snakemake: Any) -> None:
     """Draw `pca_variance.png` and `pca.png` from `pca.h5`, `obs.parquet` and, where there is one, `harmony.h5`."""
     params, output = snakemake.params, snakemake.output
     pca = read_arrays(snakemake.input.pca, "variance_ratio", "X_pca")
     plots.save(variance_ratio(pca["variance_ratio"], params.n_pcs), output.variance)
-    spaces = {"PCA": pca["X_pca"][:, :4]}
-    for path in snakemake.input.harmony:
-        if harmony := read_arrays(path):
-            spaces["PCA, integrated by Harmony"] = harmony["X_pca_harmony"][:, :4]
+    spaces = shown_spaces(pca["X_pca"], snakemake.input.harmony)
     batches = read_table(snakemake.input.obs, columns=[params.batch_key])[params.batch_key]
     plots.save(components(spaces, batches, snakemake.config["seed"]), output.components)
 

@@ -43,7 +43,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
     """Read a parquet table, whole or some of its columns (the index always comes along)."""
     import pandas as pd
 
-    return pd.read_parquet(path, columns=columns)
+    return pd.read_parquet(path, columns=columns and list(dict.fromkeys(columns)))
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> None:

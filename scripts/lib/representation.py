@@ -11,7 +11,9 @@ import numpy as np
 from .errors import UserError
 
 
-def representation(pca: str | Path, harmony: Sequence[str | Path], use_rep: str, n_pcs: int | None) -> tuple[str, np.ndarray]:
+def representation(
+    pca: str | Path, harmony: Sequence[str | Path], use_rep: str, n_pcs: int | None
+) -> tuple[str, np.ndarray]:
     """The representation that neighbours, embeddings and k-means share.
 
     Parameters

@@ -64,7 +64,11 @@ def test_one_batch_is_not_integrated_and_the_log_says_so(run, cohort_files):
     assert "only one batch" in (run.folder / "logs/cohort/harmony.log").read_text()
     atlas = ad.read_h5ad(run.folder / "results" / "atlas.h5ad")
     assert "X_pca_harmony" not in atlas.obsm
-    assert "only one batch" in (run.folder / "results" / "report.html").read_text()
+    from figures_pca import shown_spaces
+
+    (title,) = shown_spaces(atlas.obsm["X_pca"], [run.folder / "results/cohort/harmony.h5"])
+    assert title == "PCA; Harmony skipped: only one batch (sample)"
+    assert "pca.png" in (run.folder / "results" / "report.html").read_text()
 
 
 def test_module_of_another_workflow(run, cohort_files):
