@@ -20,9 +20,6 @@ except UserError as error:
 
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
-RESOLUTIONS = {
-    method: config[method]["resolutions"] for method in ("leiden", "louvain")
-}
 CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
 METHODS = config["markers"]["methods"]
@@ -30,6 +27,11 @@ BASES = ["umap", "tsne"] if config["tsne"]["enabled"] else ["umap"]
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
 HARMONY = ["results/cohort/harmony.h5"] if config["harmony"]["enabled"] else []
 TSNE = ["results/cohort/tsne.parquet"] if config["tsne"]["enabled"] else []
+
+# Categories of the report
+QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
+MARKERS, TABLES = "4 Markers", "5 Tables"
+BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
 SAMPLE = "results/samples/{sample}"
 COHORT = "results/cohort"
@@ -82,6 +84,17 @@ def grouping_file(wildcards):
         [clustering_file(wildcards.grouping)]
         if wildcards.grouping in CLUSTERINGS
         else []
+    )
+
+
+def coloured(name):
+    """The figure of an embedding in one colouring, for the report."""
+    return report(
+        f"results/figures/{{basis}}/{name}.png",
+        caption="captions/embedding.rst",
+        category=EMBEDDINGS,
+        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
+        labels={"coloured by": name},
     )
 
 

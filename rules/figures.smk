@@ -15,20 +15,6 @@ LABELS = [LABEL_KEY] if LABEL_KEY else []
 COLOURS = list(
     dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample", *METRICS, *SCORES])
 )
-BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
-QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
-MARKERS, TABLES = "4 Markers", "5 Tables"
-
-
-def coloured(name):
-    """The figure of an embedding in one colouring, for the report."""
-    return report(
-        f"results/figures/{{basis}}/{name}.png",
-        caption="captions/embedding.rst",
-        category=EMBEDDINGS,
-        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
-        labels={"coloured by": name},
-    )
 
 
 rule figures_sample:

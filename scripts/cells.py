@@ -65,7 +65,7 @@ def main(snakemake: Any) -> None:
         raise UserError(
             f"sample {sample}: none of its {len(kept)} cells is left: {removed}. Its medians: "
             f"{qc.median().round(2)[['total_counts', 'n_genes_by_counts']].to_dict()}. "
-            "Loosen the limits in the config's `cells` section or in the sample sheet, or take the sample out of the sheet."
+            "Loosen the limits (config: `cells`, or the sheet's columns), or take the sample out of the sheet."
         )
     overlap = obs.columns.intersection(qc.columns.append(doublets.columns))
     if len(overlap):

@@ -48,9 +48,9 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
         odd = int(np.argmin([np.isin(k, with_most).mean() for k in keys]))
         raise UserError(
             f"the samples share only {len(shared)} genes, the smallest has {smallest}: they look as if counted against "
-            f"different references. Sample {names[odd]} (genes like {', '.join(map(str, keys[odd][:3]))}) fits the others "
-            f"(like {', '.join(map(str, with_most[:3]))}) least. Recount it, or set `ingest: gene_key` to what the samples "
-            "have in common, or `genes: join: outer`, or lower `genes: min_shared`."
+            f"different references. Sample {names[odd]} (genes like {', '.join(map(str, keys[odd][:3]))}) fits the "
+            f"others (like {', '.join(map(str, with_most[:3]))}) least. Recount it, or set `ingest: gene_key` to what "
+            "the samples have in common, or `genes: join: outer`, or lower `genes: min_shared`."
         )
     return shared
 

@@ -352,6 +352,7 @@ def set_threads(n: int) -> None:
 
 
 def pool() -> ThreadPoolExecutor:
+    """The threads that compress and decompress. A task of theirs must not wait for another."""
     if _POOL is None:
         set_threads(os.cpu_count() or 1)
     return _POOL

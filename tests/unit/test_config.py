@@ -133,5 +133,5 @@ def test_sheet_mistakes_are_named(sheet, text, message):
 
 
 def test_missing_sheet_says_what_to_write(tmp_path):
-    with pytest.raises(UserError, match="does not exist. Write one: tab-separated, with the columns sample and path"):
+    with pytest.raises(UserError, match=r"does not exist. Write one: tab-separated, with the columns sample and path"):
         settings.read_sheet(tmp_path / "samples.tsv", complete())

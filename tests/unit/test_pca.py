@@ -121,7 +121,7 @@ def test_constant_gene_and_constant_regressor_do_no_harm():
 
 def test_too_few_cells_for_the_components():
     X, obs = simulated(8)
-    with pytest.raises(UserError, match="n_comps is 10, but 8 cells .* at most 7 components"):
+    with pytest.raises(UserError, match=r"n_comps is 10, but 8 cells .* at most 7 components"):
         run(X, obs)
 
 
