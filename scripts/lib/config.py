@@ -155,7 +155,7 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"`{section}: {key}` names {name}, but `qc: gene_families` has only {', '.join(families)}"
     n_top, flavor = config["hvg"]["n_top_genes"], config["hvg"]["flavor"]
     if n_top is None and flavor not in ("seurat", "cell_ranger"):
-        yield f"`hvg: n_top_genes` is null, which only seurat and cell_ranger can do: `hvg: flavor: {flavor}` needs a number"
+        yield f"`hvg: n_top_genes` is null, which only seurat and cell_ranger can do; {flavor} needs a number"
     if config["harmony"]["enabled"] is False and config["neighbors"]["use_rep"] == "X_pca_harmony":
         yield "`neighbors: use_rep` is X_pca_harmony, but `harmony: enabled` is false"
     clusterings = clustering_names(config)
