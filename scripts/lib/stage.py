@@ -55,8 +55,9 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
             log.error("%s failed:\n%s", where, traceback.format_exc())
             raise
         log.error("%s", message)
-        print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr)
-        sys.exit(1)
+        print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr, flush=True)
+        logging.shutdown()
+        os._exit(1)  # at once: on a full disk HDF5's finalisers would print tracebacks of their own
     _write_record(snakemake, log_file, started, device.name)
     log.info("done in %.1f s, peak memory %.0f MB", time.time() - started, peak_rss_mb())
 

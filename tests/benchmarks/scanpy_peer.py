@@ -185,7 +185,7 @@ class Peer:
             use_rep="X_pca_harmony",
             perplexity=params["perplexity"],
             early_exaggeration=params["early_exaggeration"],
-            learning_rate=params["learning_rate"],
+            learning_rate=params["learning_rate"] or "auto",
             random_state=self.seed,
             n_jobs=self.cores,
         )
@@ -207,7 +207,7 @@ def measured(stage: Callable[[], None]) -> dict[str, float]:
             peak[0] = max(peak[0], process.memory_info().rss)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     started = time.time()
     stage()

@@ -97,11 +97,11 @@ rule mine:
 
 def test_sheet_columns_and_limits_reach_obs(run, cohort_files):
     sheet = sheet_of(cohort_files)
-    sheet[0] |= {"site": "lung", "max_genes": "400"}
+    sheet[0] |= {"site": "lung", "max_genes": "600"}
     sheet[1] |= {"site": "liver"}
     run.write(sheet)
     run.snakemake("results/cohort/obs.parquet")
     obs = pd.read_parquet(run.folder / "results" / "cohort" / "obs.parquet")
     assert obs.groupby("sample", observed=True)["site"].first().to_dict() == {"P1": "lung", "P2": "liver", "P3": ""}
-    assert obs.query("sample == 'P1'")["n_genes_by_counts"].max() < 400
-    assert obs.query("sample == 'P2'")["n_genes_by_counts"].max() >= 400
+    assert obs.query("sample == 'P1'")["n_genes_by_counts"].max() < 600
+    assert obs.query("sample == 'P2'")["n_genes_by_counts"].max() >= 600
