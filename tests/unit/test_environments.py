@@ -1,0 +1,65 @@
+"""pyproject.toml, the conda environment and the repository's own rules agree."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+HOME = Path(__file__).parents[2]
+CONDA_NAMES = {"igraph": "python-igraph", "isal": "python-isal", "matplotlib": "matplotlib-base"}
+CONDA_NAMES |= {"snakemake": "snakemake-minimal"}
+
+
+def requirement(text: str) -> tuple[str, str]:
+    """Name and version range of a requirement, without marker and spaces."""
+    name, versions = re.fullmatch(r"([A-Za-z0-9-]+)\s*([^;]*)(?:;.*)?", text).groups()
+    return name.lower(), versions.replace(" ", "")
+
+
+def pip_requirements() -> dict[str, str]:
+    """What Python 3.12, the environment's, needs."""
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    lines = [line for line in project["dependencies"] if "python_version < '3.12'" not in line]
+    return dict(requirement(line) for line in lines)
+
+
+def test_conda_environment_has_pyprojects_ranges():
+    lines = yaml.safe_load((HOME / "envs" / "cpu.yaml").read_text())["dependencies"]
+    conda = dict(requirement(line) for line in lines)
+    assert conda.pop("python") == ">=3.12,<3.13"
+    assert conda == {CONDA_NAMES.get(name, name): versions for name, versions in pip_requirements().items()}
+
+
+def test_every_import_of_the_stages_is_a_declared_dependency():
+    """scanpy belongs to the tests, and what a stage imports is installed with the workflow."""
+    modules = {"sklearn": "scikit-learn", "skmisc": "scikit-misc", "skimage": "scikit-image", "umap": "umap-learn"}
+    modules |= {"openTSNE": "opentsne", "yaml": "pyyaml"}
+    imported = set()
+    for path in (HOME / "scripts").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), flags=re.M))
+    ours = {path.stem for path in (HOME / "scripts").rglob("*.py")} - {"umap"} | {"lib"}
+    import sys
+
+    outside = {modules.get(name, name) for name in imported - ours - set(sys.stdlib_module_names)}
+    assert outside <= set(pip_requirements())
+    assert "scanpy" not in outside
+
+
+def test_every_rule_has_log_benchmark_resources_and_conda():
+    for path in (HOME / "rules").glob("*.smk"):
+        for rule in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]:
+            directives = set(re.findall(r"^    (\w+):", rule, flags=re.M))
+            assert {"input", "output", "log", "benchmark", "resources", "conda", "script"} <= directives | {"input"}, (
+                rule
+            )
+            assert "slurm" not in rule
+            assert "partition" not in rule
+
+
+def test_every_rule_is_named_as_its_script():
+    for path in (HOME / "rules").glob("*.smk"):
+        for name, script in re.findall(r"^rule (\w+):.*?scripts/(\w+)\.py", path.read_text(), flags=re.M | re.S):
+            assert name == script or (name, script) == ("figures_density", "figures_embedding")
