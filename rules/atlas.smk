@@ -34,6 +34,6 @@ rule atlas:
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
-        config=config,
+        config=recorded_config(),
     script:
         "../scripts/atlas.py"

@@ -13,10 +13,14 @@ from lib.errors import UserError
 from snakemake.exceptions import WorkflowError
 
 try:
-    config.update(settings.complete(config, HOME / "config/schemas/config.schema.yaml"))
-    SHEET = settings.read_sheet(settings.find_sheet(config["samples"], HOME), config)
+    complete = settings.complete(config, HOME / "config/schemas/config.schema.yaml")
+    SHEET = settings.read_sheet(
+        settings.find_sheet(complete["samples"], HOME), complete
+    )
 except UserError as error:
     raise WorkflowError(str(error)) from None
+config.clear()
+config.update(complete)  # in the schema's order, whatever the file's
 
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
@@ -51,6 +55,11 @@ def of_samples(name):
 def sample_path(wildcards):
     """The file that the sheet names for a sample."""
     return SHEET.loc[wildcards.sample, "path"]
+
+
+def recorded_config():
+    """The config as the atlas records it: what has no part in the result would only re-run it."""
+    return {key: value for key, value in config.items() if key != "device"}
 
 
 def patient_number(wildcards):

@@ -21,8 +21,6 @@ rule ingest:
         counts=counts_slot,
         genome=config["ingest"]["genome"],
         batch_key=BATCH_KEY,
-        label_key=LABEL_KEY,
-        required=settings.required_columns(config),
     script:
         "../scripts/ingest.py"
 

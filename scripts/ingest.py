@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib import stage
+from lib.config import required_columns
 from lib.counts import Chunk, CountsWriter
 from lib.errors import UserError
 from lib.files import replacing
@@ -204,6 +205,7 @@ def blaming(what: object) -> Iterator[None]:
 def main(snakemake: Any) -> None:
     """Read a sample's file, write `counts.h5ad`."""
     params, output, started = snakemake.params, Path(snakemake.output.counts), time.time()
+    required = required_columns(snakemake.config)  # no param: another label re-reads no file
     output.parent.mkdir(parents=True, exist_ok=True)
     stage.log.info("sample %s: %s, counts in %s", params.sample, snakemake.input.file, params.counts)
     with (
@@ -211,7 +213,7 @@ def main(snakemake: Any) -> None:
         open_counts(snakemake.input.file, params.counts, params.genome, output.parent) as reader,
     ):
         with blaming(reader.path):
-            obs = cell_table(reader.obs, params.sample, params.sheet, params.batch_key, params.required)
+            obs = cell_table(reader.obs, params.sample, params.sheet, params.batch_key, required)
         var = gene_table(reader.gene_symbols, reader.gene_ids)
         with replacing(output) as partial:
             nnz, total = write_counts(reader, obs, var, partial)

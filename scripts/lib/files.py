@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from .errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -40,10 +42,25 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a parquet table, whole or some of its columns (the index always comes along)."""
-    import pandas as pd
+    """Read a parquet table, whole or some of its columns (the index always comes along).
 
-    return pd.read_parquet(path, columns=columns and list(dict.fromkeys(columns)))
+    Raises
+    ------
+    UserError
+        If a column is not there.
+    """
+    import pandas as pd
+    from pyarrow.parquet import read_schema
+
+    if columns is not None:
+        known = read_schema(path).names
+        if missing := [name for name in columns if name not in known]:
+            raise UserError(
+                f"{path} has no column {', '.join(missing)}; there are {', '.join(known)}. Correct the config's key that "
+                "names it (batch_key, label_key, a list of keys or groupings)."
+            )
+        columns = list(dict.fromkeys(columns))
+    return pd.read_parquet(path, columns=columns)
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> None:

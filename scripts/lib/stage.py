@@ -55,11 +55,11 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
             log.error("%s failed:\n%s", where, traceback.format_exc())
             raise
         log.error("%s", message)
-        print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr, flush=True)
-        logging.shutdown()
-        os._exit(1)  # at once: on a full disk HDF5's finalisers would print tracebacks of their own
+        print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr)
+        _end(1)
     _write_record(snakemake, log_file, started, device.name)
     log.info("done in %.1f s, peak memory %.0f MB", time.time() - started, peak_rss_mb())
+    _end(0)
 
 
 def progress(chunks: Iterable[counts.Chunk], n_obs: int, what: str) -> Iterator[counts.Chunk]:
@@ -89,6 +89,18 @@ def timed(what: str) -> Iterator[None]:
 def peak_rss_mb() -> float:
     """The highest resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _end(status: int) -> None:
+    """End the process at once.
+
+    Left to itself the interpreter tears down libraries' threads in no order, and now and then one aborts a stage that was
+    done; on a full disk HDF5's finalisers print tracebacks of their own.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _for_users(error: BaseException) -> str | None:

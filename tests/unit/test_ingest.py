@@ -18,7 +18,10 @@ import pytest
 import scipy.sparse as sp
 from ingest import cell_table, gene_table, make_unique, storable
 from lib import readers
+from lib.config import complete
 from lib.errors import UserError
+
+SCHEMA = Path(__file__).parents[2] / "config" / "schemas" / "config.schema.yaml"
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def adata():
 def run(tmp_path):
     """Writes an AnnData, ingests it, gives the store as plain anndata reads it."""
 
-    def ingest_it(adata, path=None, sheet=None, counts="X", batch_key="sample", required=None, sample="s1"):
+    def ingest_it(adata, path=None, sheet=None, counts="X", batch_key="sample", label_key=None, sample="s1"):
         path = path or tmp_path / "in" / "a.h5ad"
         if adata is not None:
             path.parent.mkdir(exist_ok=True)
@@ -49,8 +52,8 @@ def run(tmp_path):
                     counts=counts,
                     genome=None,
                     batch_key=batch_key,
-                    required=required or {},
                 ),
+                config=complete({"batch_key": batch_key, "label_key": label_key}, SCHEMA),
                 output=SimpleNamespace(counts=str(output)),
             )
         )
@@ -252,7 +255,7 @@ def test_a_missing_file_layer_and_column(adata, run, tmp_path):
     refused(tmp_path, run, r"^sample s1: .*b\.h5ad does not exist", None, path=tmp_path / "b.h5ad")
     refused(tmp_path, run, r"^sample s1: .*no counts layers/raw; it has X\.", adata, counts="layers/raw")
     match = r"^sample s1: .*a\.h5ad: batch_key: neither .* has a column Patient; there are sample, donor, type, age"
-    refused(tmp_path, run, match, adata, batch_key="Patient", required={"Patient": "batch_key"})
+    refused(tmp_path, run, match, adata, batch_key="Patient")
 
 
 def test_a_failed_run_keeps_the_store_that_there_was(adata, run, tmp_path):
@@ -276,7 +279,7 @@ def test_an_error_in_the_last_block_leaves_nothing(adata, run, tmp_path, monkeyp
 
 def test_pbmc3k(real_data, run, pbmc3k):
     path = real_data / "pbmc3k" / "pbmc3k_raw.h5ad"
-    store = run(None, path, required={"cell_type": "label_key"})
+    store = run(None, path, label_key="cell_type")
     assert (store.X != pbmc3k.X).nnz == 0
     assert list(store.var_names) == list(pbmc3k.var_names)
     assert list(store.var["gene_ids"]) == list(pbmc3k.var["gene_ids"])
@@ -292,10 +295,12 @@ import logging, resource, sys
 from types import SimpleNamespace as NS
 import anndata.io, ingest
 from lib import readers
+from lib.config import complete
 readers.BLOCK = int(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-params = NS(sample="s1", sheet={}, counts="X", genome=None, batch_key="sample", required={})
-ingest.main(NS(input=NS(file=sys.argv[1]), params=params, output=NS(counts=sys.argv[2])))
+params = NS(sample="s1", sheet={}, counts="X", genome=None, batch_key="sample")
+config = complete({}, sys.argv[4])
+ingest.main(NS(input=NS(file=sys.argv[1]), params=params, output=NS(counts=sys.argv[2]), config=config))
 print(before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -324,7 +329,7 @@ def simulate(path, n_obs, n_vars, per_cell, kind):
 def peak_rss(tmp_path, block, *shape):
     """Resident MB of a process that ingests a simulated file: once all is imported, and at its highest."""
     simulate(tmp_path / "a.h5ad", *shape)
-    arguments = [str(tmp_path / "a.h5ad"), str(tmp_path / "counts.h5ad"), str(block)]
+    arguments = [str(tmp_path / "a.h5ad"), str(tmp_path / "counts.h5ad"), str(block), str(SCHEMA)]
     scripts = Path(ingest.__file__).parent
     environment = {**os.environ, "PYTHONPATH": str(scripts)}
     done = subprocess.run(
