@@ -56,7 +56,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
         known = read_schema(path).names
         if missing := [name for name in columns if name not in known]:
             raise UserError(
-                f"{path} has no column {', '.join(missing)}; there are {', '.join(known)}. Correct the config's key that "
+                f"{path} has no column {', '.join(missing)}; there are {', '.join(known)}. Correct the config key that "
                 "names it (batch_key, label_key, a list of keys or groupings)."
             )
         columns = list(dict.fromkeys(columns))

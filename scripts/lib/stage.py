@@ -94,8 +94,8 @@ def peak_rss_mb() -> float:
 def _end(status: int) -> None:
     """End the process at once.
 
-    Left to itself the interpreter tears down libraries' threads in no order, and now and then one aborts a stage that was
-    done; on a full disk HDF5's finalisers print tracebacks of their own.
+    Left to itself the interpreter tears down libraries' threads in no order, and now and then one aborts a stage that
+    was done; on a full disk HDF5's finalisers print tracebacks of their own.
     """
     logging.shutdown()
     sys.stdout.flush()
