@@ -41,6 +41,9 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         filename=log_file, filemode="w", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     logging.captureWarnings(True)
+    # Finalisers that fail, as HDF5's on a full disk, tell it the log and not the user
+    sys.excepthook = lambda *error: log.warning("in a finaliser: %s", error[1])
+    sys.unraisablehook = lambda error: log.warning("in a finaliser: %s", error.exc_value)
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
         device = devices.resolve(snakemake.config["device"])
@@ -52,6 +55,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
                 Path(output).unlink()
         message = _for_users(error)
         if message is None:
+            sys.excepthook = sys.__excepthook__
             log.error("%s failed:\n%s", where, traceback.format_exc())
             raise
         log.error("%s", message)
@@ -95,7 +99,7 @@ def _end(status: int) -> None:
     """End the process at once.
 
     Left to itself the interpreter tears down libraries' threads in no order, and now and then one aborts a stage that
-    was done; on a full disk HDF5's finalisers print tracebacks of their own.
+    was done.
     """
     logging.shutdown()
     sys.stdout.flush()
