@@ -21,7 +21,7 @@ from lib.errors import UserError
 from lib.files import read_table, write_arrays
 from lib.scaling import Scaling, log_normalize, regressors
 
-MAX_CELLS = 8_000  # cells of a dense chunk: 160 MB for 5,000 genes
+MAX_CELLS = 4_000  # cells of a dense chunk: 80 MB for 5,000 genes
 
 
 def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_sum: float) -> dict[str, Any]:
@@ -101,11 +101,13 @@ def leading_components(ZZ: Any, sums: Any, n_obs: int, n_comps: int) -> tuple[np
     """
     from scipy.linalg import eigh
 
-    ZZ -= np.outer(sums, sums) / n_obs
+    n = len(ZZ)
+    for rows in (slice(start, start + 512) for start in range(0, n, 512)):  # no second matrix of this size
+        ZZ[rows] -= np.outer(sums[rows], sums / n_obs)
     ZZ /= n_obs - 1
     total = float(np.trace(ZZ))
-    n = len(ZZ)
-    variance, PCs = eigh(ZZ, subset_by_index=[n - n_comps, n - 1], overwrite_a=True, check_finite=False)
+    # Transposed, and so in LAPACK's own order, it is not copied
+    variance, PCs = eigh(ZZ.T, subset_by_index=[n - n_comps, n - 1], overwrite_a=True, check_finite=False)
     PCs = PCs[:, ::-1]
     PCs *= np.sign(PCs[np.abs(PCs).argmax(0), np.arange(n_comps)])
     return PCs, variance[::-1], total
