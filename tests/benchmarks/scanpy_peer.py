@@ -24,10 +24,15 @@ import harmonypy
 import pandas as pd
 import psutil
 import scanpy as sc
+import scipy.sparse
 import yaml
 from sklearn.metrics import adjusted_rand_score
 
 warnings.filterwarnings("ignore")
+
+# scanpy 1.11 and 1.12 ask SciPy's sparse arrays for a method that only its matrices have, and end there
+if not hasattr(scipy.sparse.csr_array, "getnnz"):
+    scipy.sparse.csr_array.getnnz = scipy.sparse.csr_array._getnnz
 
 
 class Peer:
