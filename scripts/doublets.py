@@ -23,6 +23,7 @@ from lib import device as devices
 from lib import hvg_statistics as statistics
 from lib import knn, stage
 from lib.counts import Chunk, Counts, InMemory, Stream, column_sums, row_sums, rows_of_nonzeros, select_genes
+from lib.errors import UserError
 from lib.files import read_table, replacing, write_table
 from lib.thresholds import threshold_reasons
 
@@ -99,8 +100,18 @@ def scrublet(
         Neighbours per cell if there were no simulated doublets; None: round(0.5 * sqrt(cells)).
     threshold
         None: the minimum between the modes of the simulated doublets' scores.
+
+    Raises
+    ------
+    UserError
+        If the cells are so alike that fewer than three genes are highly variable.
     """
     variable, scored = highly_variable(counts)
+    if variable.n_vars < 3:
+        raise UserError(
+            f"{variable.n_vars} of its genes are highly variable, too few to tell doublets by. Merge it with another "
+            "batch (batch_key), or set doublets: enabled: false."
+        )
     totals, projected, offset = project(variable, scored, n_prin_comps)
     parents = random_pairs(len(totals), int(len(totals) * sim_doublet_ratio), seed)
     cells = embed(projected, totals, offset)
@@ -273,7 +284,10 @@ def score_batches(
             continue
         stage.log.info("batch %s: %d cells", batch, n)
         counts = Counts(store.path, store.device, cells)
-        result = scrublet(held(counts, int(np.diff(store.indptr)[cells].sum())), **options)
+        try:
+            result = scrublet(held(counts, int(np.diff(store.indptr)[cells].sum())), **options)
+        except UserError as error:
+            raise UserError(f"batch {batch} ({n} cells): {error}") from None
         scores[cells], predicted[cells] = result.scores, result.predicted
         found[str(batch)] = result
         report(str(batch), result)

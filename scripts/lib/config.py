@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from jsonschema import Draft202012Validator
 
+from . import device as devices
 from .errors import UserError
 
 OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # sheet columns that replace `cells` keys
@@ -136,6 +137,10 @@ def _with_defaults(config: Any, schema: Mapping[str, Any], root: Mapping[str, An
 
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        devices.resolve(config["device"])
+    except UserError as error:
+        yield str(error)
     n_comps, n_pcs = config["pca"]["n_comps"], config["neighbors"]["n_pcs"]
     if n_pcs > n_comps:
         yield f"`neighbors: n_pcs` ({n_pcs}) exceeds `pca: n_comps` ({n_comps}): lower it, or compute more components"

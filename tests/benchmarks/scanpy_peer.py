@@ -26,6 +26,7 @@ import psutil
 import scanpy as sc
 import scipy.sparse
 import yaml
+from scipy.sparse import coo_matrix
 from sklearn.metrics import adjusted_rand_score
 
 warnings.filterwarnings("ignore")
@@ -126,6 +127,10 @@ class Peer:
         self.adata.obsm["X_pca_harmony"] = found.Z_corr
 
     def neighbors(self) -> None:
+        from pynndescent import pynndescent_
+
+        # scanpy takes its neighbours as csr_matrix and fails on the csr_array of newer releases
+        pynndescent_.coo_array = coo_matrix
         params = self.config["neighbors"]
         sc.pp.neighbors(
             self.adata,

@@ -39,6 +39,11 @@ def test_reference_explains_every_key():
     assert documented == {": ".join(path) for path, _ in leaves(complete())}
 
 
+@pytest.mark.parametrize("path", sorted((HOME / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_valid(path):
+    complete(**yaml.safe_load(path.read_text()))
+
+
 def test_null_is_a_value_and_not_the_default():
     config = complete(scale={"max_value": None}, cells={"max_pct_counts": {"MT": None}})
     assert config["scale"] == {"enabled": True, "max_value": None}
@@ -66,6 +71,7 @@ def test_null_is_a_value_and_not_the_default():
         ({"harmony": {"enabled": False}, "neighbors": {"use_rep": "X_pca_harmony"}}, "`harmony: enabled` is false"),
         ({"markers": {"groupings": ["leiden_1.0"]}}, "names leiden_1.0, which is not computed; there are leiden_0.6"),
         ({"ingest": {"counts": "layer/raw"}}, "`ingest: counts`"),
+        ({"device": "gpu"}, "device: gpu is not supported by this version"),
         ({"device": "cuda"}, "`device` is 'cuda', not one of auto, cpu, gpu"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 from lib import stage
 from lib.counts import CountsWriter, InMemory
+from lib.errors import UserError
 from lib.files import read_table
 
 DEFAULTS = {
@@ -213,3 +214,8 @@ def test_stage_disabled_scores_nothing(tmp_path):
     assert table["doublet_score"].isna().all()
     assert not table["predicted_doublet"].any()
     assert simulated == {}
+
+
+def test_cells_all_alike_are_no_batch_to_score():
+    with pytest.raises(UserError, match="0 of its genes are highly variable, too few to tell doublets by"):
+        doublets.scrublet(InMemory(np.ones((200, 50), np.uint16)))

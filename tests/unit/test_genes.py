@@ -97,3 +97,21 @@ def test_features_hold_selected_genes_and_every_genes_total(tmp_path):
     assert (totals == np.asarray(X.sum(1)).ravel()).all()
     (chunk,) = Counts(tmp_path / "features.h5ad").chunks()
     assert (chunk.X.toarray() == X[:, selected].toarray()).all()
+
+
+def test_outer_join_counts_absent_genes_as_zero(two_samples):
+    path, _ = two_samples
+    union = gene_universe([A, B], ["a", "b"], "outer", 0.5)
+    write_table(pd.DataFrame({"gene_symbols": union, "kept": True}, index=union), path / "genes.parquet")
+    outer = cohort(path)
+    X = np.vstack([chunk.X.toarray() for chunk in outer.chunks()])
+    of_a = outer.obs(["sample"])["sample"].to_numpy() == "a"
+    columns = pd.Index(union)
+    assert (X[of_a][:, columns.get_indexer(["G9"])] == 0).all()
+    assert (X[~of_a][:, columns.get_indexer(["G3"])] == 0).all()
+    assert X[~of_a][:, columns.get_indexer(["G9"])].any()
+
+
+def test_a_column_that_is_not_there_is_named(two_samples):
+    with pytest.raises(UserError, match=r"a\.parquet has no column donor; there are sample, kept, reason"):
+        cohort(two_samples[0]).obs(["donor"])
