@@ -20,7 +20,7 @@ from anndata.io import write_elem
 from lib import device as devices
 from lib import stage
 from lib.cohort import Cohort
-from lib.counts import CompressedArray, Stream
+from lib.counts import CompressedArray, Stream, plain_strings
 from lib.files import read_arrays, read_attrs, read_table, replacing
 from lib.fuzzy import read_graph
 from lib.markers import FLOATS, read_markers
@@ -189,7 +189,8 @@ def main(snakemake: Any) -> None:
     with replacing(snakemake.output.atlas) as partial, h5py.File(partial, "w", libver="latest") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         nnz = write_matrices(file, cohort, totals, target_sum)
-        elements = {"obs": with_categories(pd.concat([obs, density, *clusterings], axis=1)), "var": var, "uns": uns}
+        obs = with_categories(pd.concat([obs, density, *clusterings], axis=1))
+        elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": uns}
         elements |= {"obsm": obsm, "varm": {"PCs": loadings(pca["PCs"], var["highly_variable"].to_numpy())}}
         elements |= {"obsp": obsp, "varp": {}}
         with stage.timed("the other slots"):

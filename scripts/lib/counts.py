@@ -13,16 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
+import pandas as pd
 from isal import isal_zlib
 
 from . import device as devices
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHUNK = 1 << 18  # elements of an HDF5 chunk
 ROWS_NNZ = 8_000_000  # non-zeros of a row chunk: what one step of a stream holds
@@ -114,6 +112,7 @@ class CountsWriter:
         """Write what is left of the arrays, then obs, var and any further element of an AnnData (`uns=...`)."""
         from anndata.io import write_elem
 
+        obs, var = plain_strings(obs), plain_strings(var)
         for array in self.arrays.values():
             array.close()
         indptr = np.concatenate(self.indptr)
@@ -221,13 +220,13 @@ class Counts:
         """A column of strings of `obs` or `var`, by default the index."""
         with h5py.File(self.path, "r", locking=False) as file:
             column = file[axis].attrs["_index"] if column == "_index" else column
-            return file[axis][column].asstr()[...]
+            return _values(file[axis][column])
 
     def column(self, name: str) -> np.ndarray:
         """A column of `obs`: strings or numbers; of a categorical one its cells' categories ("" where missing)."""
         with h5py.File(self.path, "r", locking=False) as file:
             column = file["obs"][name]
-            if isinstance(column, h5py.Dataset):
+            if "categories" not in column:
                 return _values(column)
             categories, codes = _values(column["categories"]), column["codes"][...]
         if (codes < 0).any():
@@ -290,6 +289,17 @@ class Counts:
         if not keep.all():
             X = X[np.flatnonzero(keep)]
         return X if self.genes is None else select_genes(X, self.genes, self.n_vars, self.device)
+
+
+def plain_strings(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its strings as objects: what every version of AnnData writes, and reads, alike."""
+    table = table.set_axis(table.index.astype(object), axis=0)
+    for name, column in table.items():
+        if isinstance(column.dtype, pd.StringDtype):
+            table[name] = column.astype(object)
+        elif isinstance(column.dtype, pd.CategoricalDtype) and isinstance(column.cat.categories.dtype, pd.StringDtype):
+            table[name] = column.cat.rename_categories(column.cat.categories.astype(object))
+    return table
 
 
 def _values(dataset: h5py.Dataset) -> np.ndarray:

@@ -80,7 +80,7 @@ def category_colours(names: Sequence[str]) -> dict[str, str]:
 def categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Codes (-1: missing), and the categories in natural order, those that occur only."""
     names = natural_order(values.dropna().unique())
-    return pd.Categorical(values.astype(str).where(values.notna()), categories=names).codes, names
+    return pd.Categorical([str(value) for value in values], categories=names).codes, names
 
 
 def reason_label(reason: str) -> str:

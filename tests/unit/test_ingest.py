@@ -179,7 +179,7 @@ def test_types_of_columns(caplog):
     with caplog.at_level("INFO"):
         cells = table(obs)
     assert list(cells) == ["sample", *obs.columns.drop(["date", "complex"])]
-    assert "left out: column date (datetime64[ns])" in caplog.text
+    assert "left out: column date (datetime64[" in caplog.text
     assert "left out: column complex (complex128)" in caplog.text
     for name in ("text", "mixed", "strings", "category"):
         assert cells[name].cat.categories.dtype == object
@@ -331,7 +331,7 @@ def peak_rss(tmp_path, block, *shape):
     simulate(tmp_path / "a.h5ad", *shape)
     arguments = [str(tmp_path / "a.h5ad"), str(tmp_path / "counts.h5ad"), str(block), str(SCHEMA)]
     scripts = Path(ingest.__file__).parent
-    environment = {**os.environ, "PYTHONPATH": str(scripts)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(scripts)])}
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments], env=environment, capture_output=True, text=True, check=True
     )
