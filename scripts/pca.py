@@ -11,6 +11,7 @@ With X the log-normalised features (cells x genes) and R = [1, regressors]:
 Each component's sign is such that its largest loading is positive. Float32 products, float64 sums.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from lib.errors import UserError
 from lib.files import read_table, write_arrays
 from lib.scaling import Scaling, log_normalize, regressors
 
-MAX_CELLS = 4_000  # cells of a dense chunk: 80 MB for 5,000 genes
+MAX_CELLS = 2_000  # cells of a dense chunk: 40 MB for 5,000 genes
 
 
 def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_sum: float) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_s
     xp, device = counts.device.xp, counts.device
     RX = xp.zeros((design.shape[1], counts.n_vars))
     X2 = xp.zeros(counts.n_vars)
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "regression sums"):
+    for chunk in stage.progress(counts.chunks(MAX_CELLS), counts.n_obs, "regression sums"):
         X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
         R = xp.asarray(design[chunk.rows])
         rows = rows_of_nonzeros(X, device)
@@ -73,14 +74,21 @@ def solve_scaling(
 
 
 def gram(counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling) -> tuple[Any, Any]:
-    """Pass 2: Z'Z and the column sums of the scaled matrix Z, float64; genes x genes and genes."""
+    """Pass 2: the lower triangle of Z'Z, genes x genes, and Z's column sums, float64; Z is the scaled matrix."""
     xp, device = counts.device.xp, counts.device
     ZZ, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
     for chunk in stage.progress(counts.chunks(MAX_CELLS), counts.n_obs, "Gram matrix"):
         Z = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
-        ZZ += Z.T @ Z
+        for rows in blocks(counts.n_vars):  # half the products, and no second matrix of this size
+            ZZ[rows, : rows.stop] += Z[:, rows].T @ Z[:, : rows.stop]
         sums += Z.sum(0, dtype=np.float64)
     return ZZ, sums
+
+
+def blocks(n: int, size: int = 1000) -> Iterator[slice]:
+    """Slices of at most `size` that cover range(n)."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def leading_components(ZZ: Any, sums: Any, n_obs: int, n_comps: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -102,12 +110,13 @@ def leading_components(ZZ: Any, sums: Any, n_obs: int, n_comps: int) -> tuple[np
     from scipy.linalg import eigh
 
     n = len(ZZ)
-    for rows in (slice(start, start + 512) for start in range(0, n, 512)):  # no second matrix of this size
-        ZZ[rows] -= np.outer(sums[rows], sums / n_obs)
+    for rows in blocks(n):
+        ZZ[rows, : rows.stop] -= np.outer(sums[rows], sums[: rows.stop] / n_obs)
     ZZ /= n_obs - 1
     total = float(np.trace(ZZ))
-    # Transposed, and so in LAPACK's own order, it is not copied
-    variance, PCs = eigh(ZZ.T, subset_by_index=[n - n_comps, n - 1], overwrite_a=True, check_finite=False)
+    # Transposed, and so in LAPACK's own order, it is not copied; its lower triangle is then the upper one
+    wanted = [n - n_comps, n - 1]
+    variance, PCs = eigh(ZZ.T, subset_by_index=wanted, lower=False, overwrite_a=True, check_finite=False)
     PCs = PCs[:, ::-1]
     PCs *= np.sign(PCs[np.abs(PCs).argmax(0), np.arange(n_comps)])
     return PCs, variance[::-1], total

@@ -23,7 +23,7 @@ from isal import isal_zlib
 from . import device as devices
 
 CHUNK = 1 << 18  # elements of an HDF5 chunk
-ROWS_NNZ = 8_000_000  # non-zeros of a row chunk: what one step of a stream holds
+ROWS_NNZ = 6_000_000  # non-zeros of a row chunk: what one step of a stream holds
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
 
 
