@@ -80,13 +80,13 @@ class CountsWriter:
         Type of the counts on disk: uint16 unless a count needs uint32.
     """
 
-    def __init__(self, path: str | Path, n_vars: int, dtype: Any = np.uint16, index_dtype: Any = None) -> None:
+    def __init__(self, path: str | Path, n_vars: int, dtype: Any = np.uint16) -> None:
         self.file = h5py.File(path, "w", libver="latest")
         self.n_vars = n_vars
         self.indptr: list[np.ndarray] = [np.zeros(1, np.int64)]
         self.nnz = 0
         group = self.file.create_group("X")
-        index_dtype = index_dtype or (np.uint16 if n_vars <= 1 << 16 else np.int32)
+        index_dtype = np.uint16 if n_vars <= 1 << 16 else np.int32
         self.arrays = {
             "data": CompressedArray(group, "data", dtype),
             "indices": CompressedArray(group, "indices", index_dtype),
@@ -250,24 +250,6 @@ class Counts:
                     if X.shape[0]:
                         yield Chunk(done, X)
                         done += X.shape[0]
-
-    def rows(self, wanted: np.ndarray) -> Any:
-        """Some of the stream's cells, in the order given, as one CSR matrix: for small selections.
-
-        Parameters
-        ----------
-        wanted
-            Positions among the stream's cells; may repeat.
-        """
-        wanted = np.asarray(wanted)
-        parts, at = [], []
-        order = np.argsort(wanted, kind="stable")
-        for chunk in self.chunks():
-            low, high = np.searchsorted(wanted[order], [chunk.rows.start, chunk.rows.stop])
-            parts.append(chunk.X[wanted[order[low:high]] - chunk.start])
-            at.append(order[low:high])
-        stacked = self.device.sparse.vstack(parts).tocsr()
-        return stacked[np.argsort(np.concatenate(at))]
 
     def _row_ranges(self, max_cells: int | None, max_nnz: int) -> Iterator[tuple[int, int]]:
         """Row ranges of the store, each within both limits (one row may exceed `max_nnz`)."""

@@ -29,9 +29,6 @@ class Device:
         """The array as NumPy's."""
         return np.asarray(array)
 
-    def free(self) -> None:
-        """Give cached memory back to the device."""
-
 
 def resolve(choice: str = "auto") -> Device:
     """The device for `device: auto | cpu | gpu`.

@@ -120,14 +120,6 @@ def test_mask_and_map_at_once(store, X):
     np.testing.assert_array_equal(got, X.toarray()[cells][:, 40:])
 
 
-def test_rows_in_the_order_asked_for(store, X):
-    wanted = np.array([499, 3, 3, 120, 0, 311])
-    np.testing.assert_array_equal(Counts(store).rows(wanted).toarray(), X.toarray()[wanted])
-    cells = np.arange(500) >= 100
-    masked = Counts(store, cells=cells).rows(np.array([399, 0, 7]))
-    np.testing.assert_array_equal(masked.toarray(), X.toarray()[[499, 100, 107]])
-
-
 def test_a_stream_can_be_left_early(store, X):
     for chunk in Counts(store).chunks(max_cells=10):
         np.testing.assert_array_equal(chunk.X.toarray(), X[:10].toarray())
