@@ -37,7 +37,7 @@ def embed(graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: 
     a, b = find_ab_params(config["spread"], config["min_dist"])
     layout, _ = simplicial_set_embedding(
         data=X,
-        graph=graph,
+        graph=graph.copy(),  # in which umap-learn zeroes the small memberships
         n_components=2,
         initial_alpha=1.0,
         a=a,

@@ -44,6 +44,7 @@ def test_umap_is_as_trustworthy_as_umap_learn_on_its_own(pbmc3k_graph, umap_stag
 
 def test_umap_from_random_positions_is_nearly_as_trustworthy(pbmc3k_graph, umap_stage):
     graph, X = pbmc3k_graph.obsp["connectivities"], pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
+    before = graph.data.copy()
     spectral, random = (
         trustworthiness(X, umap_stage.embed(graph, X, "euclidean", UMAP | changed, seed=0), n_neighbors=15)
         for changed in ({"n_epochs": 100}, {"n_epochs": 100, "init_pos": "random"})
@@ -51,6 +52,7 @@ def test_umap_from_random_positions_is_nearly_as_trustworthy(pbmc3k_graph, umap_
     # Both about 0.9; a layout without structure has 0.5
     assert random > spectral - 0.05
     assert spectral > 0.85
+    assert (graph.data == before).all()
 
 
 def test_umap_keeps_separate_components_apart(cohort, blobs, umap_stage, job):
