@@ -59,7 +59,7 @@ def gene_sums(counts: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Total count and number of cells with the gene, per gene of a stream; int64, exact."""
     xp, device = counts.device.xp, counts.device
     totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
-    for chunk in counts.chunks():
+    for chunk in stage.progress(counts.chunks(), counts.n_obs, "gene sums"):
         totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)
         n_cells += xp.bincount(chunk.X.indices, minlength=counts.n_vars)
     return device.to_host(totals), device.to_host(n_cells)
