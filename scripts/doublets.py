@@ -117,8 +117,7 @@ def scrublet(
     cells = embed(projected, totals, offset)
     simulated = embed(projected[parents].sum(1), totals[parents].sum(1), offset)
     k = round(0.5 * np.sqrt(len(totals))) if n_neighbors is None else n_neighbors
-    with stage.timed("neighbours"):
-        scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, n_jobs)
+    scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, n_jobs)
     per_cell = np.full(counts.n_obs, np.nan)
     per_cell[scored] = scores[: len(totals)]
     of_simulated = scores[len(totals) :]
@@ -236,8 +235,11 @@ def neighbor_scores(
     k = round(n_neighbors * (1 + r))
     points = np.concatenate([cells, simulated])
     n_simulated = np.zeros(len(points))
+    pace = stage.Pace("neighbours", len(points), "cells and simulated doublets")
     for rows, indices, _ in knn.exact_blocks(points, k - 1, n_jobs=n_jobs):
         n_simulated[rows] = (indices >= len(cells)).sum(1)
+        pace.step(len(indices))
+    pace.end()
     q = (n_simulated + 1) / (k + 2)
     return q * rho / r / (1 - rho - q * (1 - rho - rho / r))
 

@@ -11,7 +11,6 @@ Loss and gradient are sums over dense chunks: float32 products, float64 sums. Ev
 matrix once, from memory where it fits `CACHE_BYTES`.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -119,23 +118,21 @@ def logistic_regression(
         Most steps of the optimiser.
     """
     shape = 1 if n_groups == 2 else n_groups, n_vars + 1
-    said, passes = time.time(), 0
+    pace, passes = stage.Pace("fit", max_iter, "iterations at most"), 0
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal said, passes
+        nonlocal passes
         W = w.reshape(shape)
         loss, gradient = loss_gradient(W, rows, n_groups, device.xp)
         loss, gradient = loss / n_obs, device.to_host(gradient) / n_obs
         gradient[:, :-1] += W[:, :-1] / (C * n_obs)
         passes += 1
-        if time.time() - said >= stage.LOG_EVERY:
-            said = time.time()
-            stage.log.info("pass %d: loss %.6f, largest gradient %.1e", passes, loss, np.abs(gradient).max())
         return loss + (W[:, :-1] ** 2).sum() / (2 * C * n_obs), gradient.ravel()
 
     # The stopping of scikit-learn's LogisticRegression with its default tolerance
     options = {"maxiter": max_iter, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
-    result = minimize(objective, np.zeros(shape).ravel(), method="L-BFGS-B", jac=True, options=options)
+    start = np.zeros(shape).ravel()
+    result = minimize(objective, start, method="L-BFGS-B", jac=True, options=options, callback=lambda _: pace.step())
     stage.log.info("%d iterations, %d passes, objective %.6f", result.nit, passes, result.fun)
     if not result.success:
         stage.log.warning("not converged (%s): raise `markers: logreg: max_iter`", result.message)

@@ -12,6 +12,7 @@ from lib.files import read_arrays, read_attrs, read_table, write_table
 from lib.representation import representation
 
 EXAGGERATED = 250  # the first iterations, of n_iter, that run with early_exaggeration
+STEPS = 25  # iterations between two looks at the clock
 
 
 def embed(
@@ -51,8 +52,10 @@ def embed(
     learning_rate = "auto" if config["learning_rate"] is None else 4 * config["learning_rate"]
     embedding = TSNEEmbedding(start, affinities, learning_rate=learning_rate, n_jobs=n_jobs, random_state=seed)
     exaggerated = min(EXAGGERATED, config["n_iter"])
-    embedding.optimize(exaggerated, exaggeration=config["early_exaggeration"], momentum=0.5, inplace=True)
-    embedding.optimize(config["n_iter"] - exaggerated, momentum=0.8, inplace=True)
+    pace = stage.Pace("layout", config["n_iter"], "iterations")
+    said = {"callbacks": lambda *_: pace.step(STEPS), "callbacks_every_iters": STEPS}
+    embedding.optimize(exaggerated, exaggeration=config["early_exaggeration"], momentum=0.5, inplace=True, **said)
+    embedding.optimize(config["n_iter"] - exaggerated, momentum=0.8, inplace=True, **said)
     stage.log.info("Kullback-Leibler divergence %.4f", embedding.kl_divergence)
     return np.asarray(embedding, np.float32)
 

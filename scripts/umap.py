@@ -13,6 +13,8 @@ from lib.files import read_attrs, read_table, write_table
 from lib.fuzzy import read_graph
 from lib.representation import representation
 
+PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # as tqdm's bar
+
 
 def embed(graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int) -> np.ndarray:
     """The layout of the graph, by one thread: equal seeds give equal layouts.
@@ -52,6 +54,7 @@ def embed(graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: 
         densmap=False,
         densmap_kwds={},
         output_dens=False,
+        tqdm_kwds={"file": stage.LogLines(), "mininterval": stage.LOG_EVERY, "bar_format": PACE, "disable": False},
     )
     return layout
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 
 import numpy as np
+
+from .stage import LogLines
 
 EXACT_MAX = 50_000  # points up to which comparing all pairs is quicker than compiling and running NN-descent
 BLOCK = 8192  # points whose neighbours are found at a time
@@ -94,7 +97,8 @@ def _nn_descent(X: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> t
 
     points, metric, angular = _prepared(X, k, metric)
     width = min(max(k + 1, MIN_WIDTH), len(points))
-    index = NNDescent(points, metric=metric, n_neighbors=width, random_state=seed, n_jobs=n_jobs)
+    with redirect_stdout(LogLines()):
+        index = NNDescent(points, metric=metric, n_neighbors=width, random_state=seed, n_jobs=n_jobs, verbose=True)
     indices, distances = (found[:, : k + 1] for found in index.neighbor_graph)
     return _without_self(indices, distances, np.arange(len(points)), angular)
 

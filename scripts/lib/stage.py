@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -66,20 +67,66 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     _end(0)
 
 
+class Pace:
+    """The progress of a long task, logged every ten seconds: how much is done, the rate and the time left.
+
+    Parameters
+    ----------
+    what
+        The task.
+    total
+        Steps in all.
+    unit
+        What a step is.
+    """
+
+    def __init__(self, what: str, total: int, unit: str = "cells") -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, 0
+        self.started = self.said = time.time()
+
+    def step(self, n: int = 1) -> None:
+        """Count `n` more steps as done."""
+        self.done += n
+        now = time.time()
+        if now - self.said >= LOG_EVERY:
+            self.said = now
+            rate = self.done / (now - self.started)
+            left = (self.total - self.done) / rate if rate else float("inf")
+            progress = (self.what, self.done, self.total, self.unit, rate, self.unit, left)
+            log.info("%s: %d of %d %s, %.3g %s/s, %.0f s left", *progress)
+
+    def end(self) -> None:
+        """Log what was done and how long it took."""
+        log.info("%s: %d %s in %.1f s", self.what, self.done, self.unit, time.time() - self.started)
+
+
 def progress(chunks: Iterable[counts.Chunk], n_obs: int, what: str) -> Iterator[counts.Chunk]:
-    """Pass `chunks` on, logging every ten seconds how many of `n_obs` cells are done, the rate and the time left."""
-    started = said = time.time()
-    done = 0
+    """Pass `chunks` of `n_obs` cells on, logging the pace."""
+    pace = Pace(what, n_obs)
     for chunk in chunks:
         yield chunk
-        done += chunk.X.shape[0]
-        now = time.time()
-        if now - said >= LOG_EVERY:
-            said = now
-            rate = done / (now - started)
-            left = (n_obs - done) / rate
-            log.info("%s: %d of %d cells, %.0f cells/s, %.0f s left", what, done, n_obs, rate, left)
-    log.info("%s: %d cells in %.1f s", what, done, time.time() - started)
+        pace.step(chunk.X.shape[0])
+    pace.end()
+
+
+class LogLines(io.TextIOBase):
+    """A text stream into the log: for libraries that print how far they are."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        """Take text, and log what lines are whole."""
+        self.text += text
+        if "\n" in text:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Log the text taken, a line each."""
+        for line in filter(None, (" ".join(line.split()) for line in self.text.splitlines())):
+            log.info("%s", line)
+        self.text = ""
 
 
 @contextmanager

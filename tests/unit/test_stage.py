@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lib import device as devices
+from lib import stage
 from lib.errors import UserError
 from lib.files import read_arrays, read_attrs, read_table, replacing, write_arrays, write_table
 
@@ -113,3 +115,24 @@ def test_arrays_and_tables_come_back_and_repeat_to_the_byte(tmp_path):
     assert list(h5py.File(tmp_path / "one.h5")["graph"]) == ["indptr"]
     pd.testing.assert_frame_equal(read_table(tmp_path / "one.parquet"), table)
     assert list(read_table(tmp_path / "one.parquet", ["a", "a"])) == ["a"]
+
+
+def test_pace_logs_rate_and_time_left(caplog, monkeypatch):
+    monkeypatch.setattr(stage, "LOG_EVERY", 0)
+    caplog.set_level("INFO", "somersault")
+    pace = stage.Pace("walk", 8, "miles")
+    pace.started -= 10  # as if it had begun ten seconds ago
+    pace.step(2)
+    pace.end()
+    assert re.fullmatch(r"walk: 2 of 8 miles, 0\.\d+ miles/s, \d+ s left", caplog.messages[0])
+    seconds_left = int(caplog.messages[0].split()[-3])
+    assert seconds_left == pytest.approx(30, abs=3)  # three times what two miles took; the machine may pause
+    assert caplog.messages[1].startswith("walk: 2 miles in 10")
+
+
+def test_lines_that_libraries_print_reach_the_log_whole(caplog):
+    caplog.set_level("INFO", "somersault")
+    lines = stage.LogLines()
+    print("\t", 3, " / ", 14, file=lines)
+    print("\r 5 of 9", end="", file=lines, flush=True)
+    assert caplog.messages == ["3 / 14", "5 of 9"]
