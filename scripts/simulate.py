@@ -12,14 +12,19 @@ genes and m the cell's share of them. A doublet is the sum of two cells of its p
 multinomial as in Townes et al., Genome Biology 20, 295 (2019).
 
 Everything follows from the seed: a patient alone is the same as in any cohort, and the first n cells are the same
-however many follow.
+however many follow, and however many processes draw them.
 
     python scripts/simulate.py cohort.h5ad --patients 8 --cells 2500 --genes 30000 --types 20 --umi 6000
+    python scripts/simulate.py cohort --split --patients 40 --cells 25000 --processes 16
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,7 @@ from lib.files import replacing
 from scipy.sparse import csr_matrix
 
 BLOCK = 500  # cells drawn at once, and with a generator of their own
+BLOCKS = 5  # that a process draws before it hands them over
 RESOLUTION = 1 << 20  # entries of a profile's table: the smallest share that can be drawn is one in a million
 AMBIENT = 0.05  # share of a cell's UMIs from the patient's ambient RNA
 MT_SHARE = 0.06  # mean mitochondrial share of a good cell
@@ -211,41 +217,70 @@ def simulate_patient(
     The counts (cells x genes, CSR, int32, sorted) and obs, index: barcodes; `PatientNumber`; `CellType` (of a doublet,
     the first cell's); `true_doublet`; `true_low_quality`.
     """
-    genes = gene_table(design) if genes is None else genes
+    model = patient_model(design, patient, gene_table(design) if genes is None else genes)
+    for start in range(0, n_obs, BLOCK):
+        counts, obs = draw_block(design, model, start // BLOCK)
+        yield counts[: n_obs - start], obs[: n_obs - start]
+
+
+@dataclass(frozen=True)
+class PatientModel:
+    """What a patient's cells are drawn from.
+
+    Attributes
+    ----------
+    patient
+        From 1.
+    tables
+        The rows of `patient_profiles` as `inverse_cdf` tables, one after the other.
+    composition
+        The types' shares of the patient's cells.
+    """
+
+    patient: int
+    tables: np.ndarray
+    composition: np.ndarray
+
+
+def patient_model(design: Design, patient: int, genes: pd.DataFrame) -> PatientModel:
+    """What the cells of a patient, numbered from 1, are drawn from: some 90 MB at 20 types."""
     profiles, composition = patient_profiles(design, genes, patient)
-    tables = np.concatenate([inverse_cdf(profile) for profile in profiles])
+    return PatientModel(patient, np.concatenate([inverse_cdf(profile) for profile in profiles]), composition)
+
+
+def draw_block(design: Design, model: PatientModel, block: int) -> tuple[csr_matrix, pd.DataFrame]:
+    """A patient's cells block * BLOCK to (block + 1) * BLOCK - 1: counts and obs as `simulate_patient` gives them."""
     types, lineages = np.array(design.types()), np.array(design.lineages())
     sisters = (lineages[:, None] == lineages).cumsum(1)
     size = design.rng(4).lognormal(0, 0.15, design.n_types)
-    for start in range(0, n_obs, BLOCK):
-        rng = design.rng(5, patient, start // BLOCK)
-        is_doublet = rng.random(BLOCK) < design.doublet_rate
-        quality = rng.random(BLOCK)
-        is_dying, is_empty = quality < design.low_quality_rate / 2, quality > 1 - design.low_quality_rate / 2
-        # A cell or two in every droplet
-        droplet = np.concatenate([np.arange(BLOCK), np.flatnonzero(is_doublet)])
-        type_of = rng.choice(design.n_types, len(droplet), p=composition)
-        nth = rng.random(len(droplet)) * sisters[type_of, -1]
-        sister_of = (sisters[type_of] <= nth[:, None]).sum(1)
-        mt = np.where(is_dying[droplet], rng.beta(12, 18, len(droplet)), rng.beta(6, 6 / MT_SHARE - 6, len(droplet)))
-        umi = design.umi * size[type_of] * rng.lognormal(0, 0.4, len(droplet)) * np.where(is_empty[droplet], 0.03, 1)
-        between = rng.beta(0.4, 8, len(droplet))
-        own = (1 - mt) * (1 - AMBIENT)
-        shares = np.stack([own * (1 - between), own * between, (1 - mt) * AMBIENT, mt], 1)
-        n_drawn = rng.multinomial(rng.poisson(umi), shares)
-        ambient = np.full_like(type_of, design.n_types)
-        drawn_from = np.stack([type_of, sister_of, ambient, ambient + 1], 1)
-        counts = draw(rng, tables, drawn_from, n_drawn, droplet, (BLOCK, design.n_genes))
-        obs = pd.DataFrame(
-            {
-                "PatientNumber": pd.Categorical([f"P{patient}"] * BLOCK),
-                "CellType": pd.Categorical(types[type_of[:BLOCK]], categories=types),
-                "true_doublet": is_doublet,
-                "true_low_quality": is_dying | is_empty,
-            },
-            index=pd.Index(barcodes(np.arange(start, start + BLOCK), f"-{patient}")),
-        )
-        yield counts[: n_obs - start], obs[: n_obs - start]
+    rng = design.rng(5, model.patient, block)
+    is_doublet = rng.random(BLOCK) < design.doublet_rate
+    quality = rng.random(BLOCK)
+    is_dying, is_empty = quality < design.low_quality_rate / 2, quality > 1 - design.low_quality_rate / 2
+    # A cell or two in every droplet
+    droplet = np.concatenate([np.arange(BLOCK), np.flatnonzero(is_doublet)])
+    type_of = rng.choice(design.n_types, len(droplet), p=model.composition)
+    nth = rng.random(len(droplet)) * sisters[type_of, -1]
+    sister_of = (sisters[type_of] <= nth[:, None]).sum(1)
+    mt = np.where(is_dying[droplet], rng.beta(12, 18, len(droplet)), rng.beta(6, 6 / MT_SHARE - 6, len(droplet)))
+    umi = design.umi * size[type_of] * rng.lognormal(0, 0.4, len(droplet)) * np.where(is_empty[droplet], 0.03, 1)
+    between = rng.beta(0.4, 8, len(droplet))
+    own = (1 - mt) * (1 - AMBIENT)
+    shares = np.stack([own * (1 - between), own * between, (1 - mt) * AMBIENT, mt], 1)
+    n_drawn = rng.multinomial(rng.poisson(umi), shares)
+    ambient = np.full_like(type_of, design.n_types)
+    drawn_from = np.stack([type_of, sister_of, ambient, ambient + 1], 1)
+    counts = draw(rng, model.tables, drawn_from, n_drawn, droplet, (BLOCK, design.n_genes))
+    obs = pd.DataFrame(
+        {
+            "PatientNumber": pd.Categorical([f"P{model.patient}"] * BLOCK),
+            "CellType": pd.Categorical(types[type_of[:BLOCK]], categories=types),
+            "true_doublet": is_doublet,
+            "true_low_quality": is_dying | is_empty,
+        },
+        index=pd.Index(barcodes(np.arange(block * BLOCK, (block + 1) * BLOCK), f"-{model.patient}")),
+    )
+    return counts, obs
 
 
 def inverse_cdf(profile: np.ndarray) -> np.ndarray:
@@ -297,12 +332,66 @@ def barcodes(cells: np.ndarray, suffix: str) -> list[str]:
 
 
 def simulate(
-    design: Design, n_patients: int, n_obs_per_patient: int
+    design: Design, n_patients: int, n_obs_per_patient: int, processes: int = 1
 ) -> tuple[pd.DataFrame, Iterator[tuple[csr_matrix, pd.DataFrame]]]:
-    """A whole cohort: its genes, and its cells one patient after the other as `simulate_patient` gives them."""
+    """A whole cohort: its genes, and its cells one patient after the other as `simulate_patient` gives them.
+
+    With several processes some 300 MB are held by each, and as much by what they have drawn ahead of the reader.
+    """
+    starts = range(0, n_obs_per_patient, BLOCK * BLOCKS)
+    tasks = [(design, i, start, n_obs_per_patient) for i in range(1, n_patients + 1) for start in starts]
+    return gene_table(design), (block for blocks in _in_order(_draw_blocks, tasks, processes) for block in blocks)
+
+
+def write_patients(
+    folder: str | Path,
+    design: Design,
+    n_patients: int,
+    n_obs_per_patient: int,
+    compression: str | None = None,
+    processes: int = 1,
+) -> int:
+    """Write a cohort as one h5ad a patient, `P1.h5ad` and on; returns the number of cells.
+
+    Each is written by the process that draws it, so that these take what patients there are.
+    """
+    paths = [Path(folder) / f"P{patient}.h5ad" for patient in range(1, n_patients + 1)]
+    tasks = [(path, design, i, n_obs_per_patient, compression) for i, path in enumerate(paths, 1)]
+    return sum(_in_order(_write_patient, tasks, processes))
+
+
+def _in_order(function: Callable[..., Any], tasks: Iterable[tuple], processes: int) -> Iterator[Any]:
+    """The tasks' results in the tasks' order, of which two a process at most wait to be taken."""
+    if processes == 1:
+        yield from (function(*task) for task in tasks)
+        return
+    # Started afresh: the fork of a process whose libraries have threads may hang
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        waiting = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, *task))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _draw_blocks(design: Design, patient: int, start: int, n_obs: int) -> list[tuple[csr_matrix, pd.DataFrame]]:
+    """Up to BLOCKS blocks of a patient of `n_obs` cells, from the cell `start` on."""
+    model = _patient_model(design, patient)
+    starts = range(start, min(start + BLOCK * BLOCKS, n_obs), BLOCK)
+    blocks = ((n_obs - first, draw_block(design, model, first // BLOCK)) for first in starts)
+    return [(counts[:left], obs[:left]) for left, (counts, obs) in blocks]
+
+
+@lru_cache(maxsize=1)  # a process draws a patient's cells one task after the other
+def _patient_model(design: Design, patient: int) -> PatientModel:
+    return patient_model(design, patient, gene_table(design))
+
+
+def _write_patient(path: Path, design: Design, patient: int, n_obs: int, compression: str | None) -> int:
     genes = gene_table(design)
-    patients = (simulate_patient(design, patient, n_obs_per_patient, genes) for patient in range(1, n_patients + 1))
-    return genes, (block for blocks in patients for block in blocks)
+    return write_h5ad(path, simulate_patient(design, patient, n_obs, genes), genes, compression)
 
 
 def write_h5ad(
@@ -336,7 +425,8 @@ def write_h5ad(
             end = len(data) + X.nnz
             for dataset, values in ((data, X.data), (indices, X.indices)):
                 dataset.resize((end,))
-                dataset[end - X.nnz :] = values
+                # NumPy converts several times faster than HDF5
+                dataset[end - X.nnz :] = values.astype(dataset.dtype, copy=False)
             tables.append(obs)
             row_lengths.append(np.diff(X.indptr))
         indptr = np.concatenate([[0], *row_lengths]).cumsum(dtype=np.int64)
@@ -361,9 +451,9 @@ def main(snakemake: Any) -> None:
 
 
 def command_line() -> None:
-    """Simulate a cohort into one h5ad, to try the workflow at scale."""
+    """Simulate a cohort into one h5ad, or one for each patient, to try the workflow at scale."""
     parser = argparse.ArgumentParser(description=command_line.__doc__)
-    parser.add_argument("h5ad", type=Path)
+    parser.add_argument("h5ad", type=Path, help="the file to write; with --split, the folder")
     parser.add_argument("--patients", type=int, default=8)
     parser.add_argument("--cells", type=int, default=2500, help="of each patient")
     parser.add_argument("--genes", type=int, default=30_000)
@@ -371,9 +461,16 @@ def command_line() -> None:
     parser.add_argument("--umi", type=float, default=6000, help="median of a cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compression", choices=["gzip"])
+    parser.add_argument("--split", action="store_true", help="one file a patient: P1.h5ad and on")
+    parser.add_argument("--processes", type=int, default=1, help="that draw; the cells are the same with any number")
     args = parser.parse_args()
-    genes, blocks = simulate(Design(args.genes, args.types, args.umi, seed=args.seed), args.patients, args.cells)
-    print(f"{write_h5ad(args.h5ad, blocks, genes, args.compression)} cells in {args.h5ad}")
+    design = Design(args.genes, args.types, args.umi, seed=args.seed)
+    if args.split:
+        n_obs = write_patients(args.h5ad, design, args.patients, args.cells, args.compression, args.processes)
+    else:
+        genes, blocks = simulate(design, args.patients, args.cells, args.processes)
+        n_obs = write_h5ad(args.h5ad, blocks, genes, args.compression)
+    print(f"{n_obs} cells in {args.h5ad}")
 
 
 if "snakemake" in globals():

@@ -144,6 +144,30 @@ def test_cells_do_not_depend_on_how_many_are_simulated(genes, patient):
     assert (cohort[730:] != second).nnz == 0
 
 
+def test_processes_draw_the_same_cells():
+    # 3,100 cells a patient: a process's BLOCKS blocks, and a rest that ends within a block
+    design = sim.Design(n_genes=1500, n_types=4, umi=300)
+    X, obs = cells_of(sim.simulate(design, 2, 3100)[1])
+    by_two, obs_by_two = cells_of(sim.simulate(design, 2, 3100, processes=2)[1])
+    assert (by_two != X).nnz == 0
+    pd.testing.assert_frame_equal(obs, obs_by_two)
+    whole, _ = cells_of(sim.simulate_patient(design, 1, 3100))
+    assert (X[:3100] != whole).nnz == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_file_a_patient(tmp_path, processes):
+    design = sim.Design(n_genes=1500, n_types=4, umi=300)
+    assert sim.write_patients(tmp_path, design, 3, 600, processes=processes) == 1800
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["P1.h5ad", "P2.h5ad", "P3.h5ad"]
+    for patient in (1, 3):
+        adata = ad.read_h5ad(tmp_path / f"P{patient}.h5ad")
+        X, obs = cells_of(sim.simulate_patient(design, patient, 600))
+        assert (adata.X != X).nnz == 0
+        assert adata.obs_names.tolist() == obs.index.tolist()
+        assert adata.obs["PatientNumber"].cat.categories.tolist() == [f"P{patient}"]
+
+
 def test_tables_hold_the_profile():
     profile = np.array([0.5, 0.0, 0.3, 0.2])
     shares = np.bincount(sim.inverse_cdf(profile), minlength=4) / sim.RESOLUTION
