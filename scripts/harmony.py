@@ -1,7 +1,8 @@
 """Harmony: the cells' principal components, corrected for their batches.
 
 Harmony alternates soft clustering, which is rewarded for clusters that mix the batches, with a linear correction per
-cluster and batch. Source: Korsunsky et al. 2019; harmonypy 2 (Harmony 2, whose ridge penalty is estimated per cluster).
+cluster and batch. Source: Korsunsky et al. 2019; harmonypy 2 (Harmony 2, whose ridge penalty is estimated per cluster),
+which computes it on the CPU.
 """
 
 import logging
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import stage
+from lib import device as devices
+from lib import harmony2, stage
 from lib.errors import UserError
 from lib.files import read_arrays, read_table, write_arrays
 
@@ -34,8 +36,10 @@ def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return obs[[key for key in keys if obs[key].nunique() > 1]].astype(str)
 
 
-def harmonize(X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed: int, n_jobs: int) -> np.ndarray:
-    """The integrated components.
+def harmonize(
+    X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed: int, device: devices.Device, n_jobs: int
+) -> np.ndarray:
+    """The integrated components: by harmonypy, on a GPU by `lib.harmony2`.
 
     Parameters
     ----------
@@ -46,14 +50,21 @@ def harmonize(X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed
     config
         theta, sigma, lamb and max_iter_harmony, as harmonypy names them.
     seed
-        Equal seeds give equal results, whatever `n_jobs`.
+        Equal seeds give equal results on one kind of device, whatever `n_jobs`.
+    device
+        Where to compute.
     n_jobs
-        Threads.
+        Threads of the CPU.
 
     Returns
     -------
     cells x components, float32.
     """
+    nclust = max(1, min(round(len(X_pca) / 30), 100))
+    if device.is_gpu:
+        codes = np.stack([pd.factorize(obs[key], sort=True)[0] for key in obs], axis=1)
+        theta, sigma, lamb, max_iter = (config[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))
+        return harmony2.harmonize(X_pca, codes, theta, sigma, lamb, nclust, max_iter, seed, device)
     import harmonypy
 
     # harmonypy writes to the terminal by a handler of its own; without it, its lines reach our log
@@ -65,7 +76,7 @@ def harmonize(X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed
         theta=config["theta"],
         lamb=config["lamb"],
         sigma=config["sigma"],
-        nclust=max(1, min(round(len(X_pca) / 30), 100)),
+        nclust=nclust,
         max_iter_harmony=config["max_iter_harmony"],
         random_state=seed,
         ncores=n_jobs,
@@ -84,7 +95,8 @@ def main(snakemake: Any) -> None:
         return
     stage.log.info("integrating over %s", {key: obs[key].nunique() for key in obs})
     X_pca = read_arrays(snakemake.input.pca, "X_pca")["X_pca"]
-    X = harmonize(X_pca, obs, snakemake.params.harmony, snakemake.config["seed"], snakemake.threads)
+    device, seed = devices.of(snakemake), snakemake.config["seed"]
+    X = harmonize(X_pca, obs, snakemake.params.harmony, seed, device, snakemake.threads)
     write_arrays(snakemake.output.harmony, {"X_pca_harmony": X})
 
 
