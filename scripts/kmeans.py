@@ -1,11 +1,12 @@
 """k-means clusters of the cells, in the space in which their neighbours were found.
 
-Source: Arthur & Vassilvitskii 2007 (k-means++); scikit-learn's KMeans, the best of ten starts.
+Source: Arthur & Vassilvitskii 2007 (k-means++); scikit-learn's KMeans, and on the GPU cuVS's, the best of ten starts.
 """
 
 from typing import Any
 
 import numpy as np
+from lib import device as devices
 from lib import stage
 from lib.clusters import write_clusters
 from lib.errors import UserError
@@ -13,9 +14,10 @@ from lib.files import read_table
 from lib.representation import representation
 
 STARTS = 10
+TOLERANCE = 1e-6  # the relative gain of inertia below which cuVS stops
 
 
-def kmeans(X: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+def kmeans(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> np.ndarray:
     """Per cell its cluster, int32.
 
     Raises
@@ -23,20 +25,40 @@ def kmeans(X: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     UserError
         If there are fewer cells than clusters.
     """
-    from sklearn.cluster import KMeans
-
     if n_clusters > len(X):
         raise UserError(f"kmeans: n_clusters is {n_clusters}, but only {len(X)} cells are left. Lower it.")
-    found = KMeans(n_clusters, n_init=STARTS, random_state=seed).fit(X)
-    stage.log.info("inertia %.6g after %d iterations", found.inertia_, found.n_iter_)
-    return found.labels_
+    if device.is_gpu:
+        labels, inertia, n_iter = _cuvs(X, n_clusters, seed, device)
+    else:
+        from sklearn.cluster import KMeans
+
+        found = KMeans(n_clusters, n_init=STARTS, random_state=seed).fit(X)
+        labels, inertia, n_iter = found.labels_, found.inertia_, found.n_iter_
+    stage.log.info("inertia %.6g after %d iterations", inertia, n_iter)
+    return labels
+
+
+def _cuvs(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> tuple[np.ndarray, float, int]:
+    """Labels, inertia and iterations of the best start."""
+    from cuvs.cluster.kmeans import KMeansParams, fit, predict
+
+    xp = device.xp
+    X = xp.asarray(X, np.float32, order="C")
+    # Greedy k-means++, as scikit-learn's: with oversampling it would be k-means||
+    params = KMeansParams(n_clusters=n_clusters, n_init=STARTS, oversampling_factor=0.0, tol=TOLERANCE)
+    # cuVS draws the same numbers in every run: the seed is in the order of the cells
+    order = xp.asarray(np.random.default_rng(seed).permutation(len(X)))
+    centroids, inertia, n_iter = fit(params, X[order])
+    labels, _ = predict(params, X, xp.asarray(centroids))
+    return device.to_host(xp.asarray(labels)), inertia, n_iter
 
 
 def main(snakemake: Any) -> None:
     """Read the representation, write `kmeans/{n_clusters}.parquet`."""
+    device = devices.of(snakemake)
     params, n_clusters = snakemake.params, snakemake.wildcards.n_clusters
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, params.use_rep, params.n_pcs)
-    membership = kmeans(X, int(n_clusters), snakemake.config["seed"])
+    membership = kmeans(X, int(n_clusters), snakemake.config["seed"], device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_clusters(membership, f"kmeans_{n_clusters}", obs_names, snakemake.output.kmeans)
 

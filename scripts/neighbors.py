@@ -37,14 +37,14 @@ def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int
 
 def main(snakemake: Any) -> None:
     """Read the representation, write `neighbors.h5`."""
-    device = devices.resolve(snakemake.config["device"])
+    device = devices.of(snakemake)
     config = snakemake.params.neighbors
     n_neighbors, metric = config["n_neighbors"], config["metric"]
     use_rep, X = representation(snakemake.input.pca, snakemake.input.harmony, config["use_rep"], config["n_pcs"])
     k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
     stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
     with stage.timed("neighbours"):
-        indices, distances = nearest(X, k, metric, snakemake.config["seed"], snakemake.threads)
+        indices, distances = nearest(X, k, metric, snakemake.config["seed"], snakemake.threads, device=device)
     with stage.timed("fuzzy graph"):
         graph = fuzzy_graph(indices[:, : n_neighbors - 1], distances[:, : n_neighbors - 1], device)
     arrays = {
@@ -52,6 +52,7 @@ def main(snakemake: Any) -> None:
         "distances": distances,
         **{f"connectivities/{name}": getattr(graph, name) for name in ("data", "indices", "indptr")},
     }
+    arrays = {name: device.to_host(array) for name, array in arrays.items()}
     attrs = {"n_neighbors": n_neighbors, "n_pcs": X.shape[1], "metric": metric, "use_rep": use_rep}
     write_arrays(snakemake.output.neighbors, arrays, **attrs)
 

@@ -1,26 +1,33 @@
 """t-SNE: the cells in two dimensions, so that each one's neighbours stay its neighbours.
 
-Source: van der Maaten & Hinton 2008; openTSNE (Policar, Strazar & Zupan 2024), on the neighbours already found.
+Source: van der Maaten & Hinton 2008; openTSNE (Policar, Strazar & Zupan 2024), and on the GPU cuML, on the neighbours
+already found.
 """
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from lib import device as devices
 from lib import stage
 from lib.files import read_arrays, read_attrs, read_table, write_table
 from lib.representation import representation
 
 EXAGGERATED = 250  # the first iterations, of n_iter, that run with early_exaggeration
 STEPS = 25  # iterations between two looks at the clock
+MIN_RATE = 200  # of cuML's learning rate from the number of cells: 50 of scikit-learn's
 
 
 def embed(
-    indices: np.ndarray, distances: np.ndarray, X: np.ndarray, config: dict[str, Any], seed: int, n_jobs: int
+    indices: np.ndarray,
+    distances: np.ndarray,
+    X: np.ndarray,
+    config: dict[str, Any],
+    seed: int,
+    n_jobs: int,
+    device: devices.Device,
 ) -> np.ndarray:
-    """The t-SNE embedding, started from the first two components of X.
-
-    The repulsion is computed by Barnes-Hut trees below 10,000 cells, by interpolation and FFT from there on.
+    """The t-SNE embedding, started from the first two components of X; equal seeds give equal embeddings.
 
     Parameters
     ----------
@@ -37,17 +44,30 @@ def embed(
     -------
     cells x 2, float32.
     """
+    k = min(int(3 * config["perplexity"]), indices.shape[1])
+    perplexity = min(config["perplexity"], k / 3)
+    stage.log.info("t-SNE of %d cells, %d neighbours each, perplexity %g", len(X), k, perplexity)
+    config = config | {"perplexity": perplexity}
+    if device.is_gpu:
+        embedding, divergence = _cuml(indices[:, :k], distances[:, :k], X[:, :2], config, seed, device)
+    else:
+        embedding, divergence = _opentsne(indices[:, :k], distances[:, :k], X[:, :2], config, seed, n_jobs)
+    stage.log.info("Kullback-Leibler divergence %.4f", divergence)
+    return embedding
+
+
+def _opentsne(
+    indices: np.ndarray, distances: np.ndarray, start: np.ndarray, config: dict[str, Any], seed: int, n_jobs: int
+) -> tuple[np.ndarray, float]:
+    """The repulsion is computed by Barnes-Hut trees below 10,000 cells, by interpolation and FFT from there on."""
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.initialization import jitter, rescale
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
-    k = min(int(3 * config["perplexity"]), indices.shape[1])
-    perplexity = min(config["perplexity"], k / 3)
-    stage.log.info("t-SNE of %d cells, %d neighbours each, perplexity %g", len(X), k, perplexity)
-    neighbors = PrecomputedNeighbors(indices[:, :k], distances[:, :k])
-    affinities = PerplexityBasedNN(knn_index=neighbors, perplexity=perplexity, n_jobs=n_jobs)
-    start = jitter(rescale(X[:, :2].astype(np.float64)), random_state=seed)
+    neighbors = PrecomputedNeighbors(indices, distances)
+    affinities = PerplexityBasedNN(knn_index=neighbors, perplexity=config["perplexity"], n_jobs=n_jobs)
+    start = jitter(rescale(start.astype(np.float64)), random_state=seed)
     # scikit-learn's gradient is four times openTSNE's
     learning_rate = "auto" if config["learning_rate"] is None else 4 * config["learning_rate"]
     embedding = TSNEEmbedding(start, affinities, learning_rate=learning_rate, n_jobs=n_jobs, random_state=seed)
@@ -56,16 +76,61 @@ def embed(
     said = {"callbacks": lambda *_: pace.step(STEPS), "callbacks_every_iters": STEPS}
     embedding.optimize(exaggerated, exaggeration=config["early_exaggeration"], momentum=0.5, inplace=True, **said)
     embedding.optimize(config["n_iter"] - exaggerated, momentum=0.8, inplace=True, **said)
-    stage.log.info("Kullback-Leibler divergence %.4f", embedding.kl_divergence)
-    return np.asarray(embedding, np.float32)
+    return np.asarray(embedding, np.float32), embedding.kl_divergence
+
+
+def _cuml(
+    indices: np.ndarray,
+    distances: np.ndarray,
+    start: np.ndarray,
+    config: dict[str, Any],
+    seed: int,
+    device: devices.Device,
+) -> tuple[np.ndarray, float]:
+    """The repulsion is computed by interpolation and FFT, which alone of cuML's methods is repeatable.
+
+    cuML's gradient is openTSNE's, a fourth of scikit-learn's, and cuML doubles the learning rate after the exaggerated
+    iterations. What is asked for, or follows from the number of cells (as in scikit-learn, at least 50 of its own),
+    holds in these.
+    """
+    from cuml.manifold import TSNE
+
+    xp, n = device.xp, len(start)
+    asked = config["learning_rate"]
+    learning_rate = max(n / config["early_exaggeration"], MIN_RATE) if asked is None else 4 * asked
+    stage.log.info("learning rate %g, then %g (scikit-learn's)", learning_rate / 4, learning_rate / 2)
+    # cuML wants each cell as its own first neighbour, and weighs it as one: as far as the farthest, it weighs least
+    itself = xp.arange(n)[:, None]
+    indices, distances = xp.asarray(indices), xp.asarray(distances)
+    indices = xp.concatenate([itself, indices.astype(itself.dtype)], axis=1)
+    distances = xp.concatenate([distances[:, -1:], distances], axis=1)
+    model = TSNE(
+        perplexity=config["perplexity"],
+        n_neighbors=indices.shape[1],
+        early_exaggeration=config["early_exaggeration"],
+        exaggeration_iter=EXAGGERATED,
+        max_iter=config["n_iter"],
+        learning_rate=learning_rate,
+        learning_rate_method=None,
+        min_grad_norm=0.0,  # all iterations
+        init="pca",  # of two components: themselves, up to a rotation
+        method="fft",
+        random_state=seed,
+        output_type="cupy",
+    )
+    with stage.timed("layout"):
+        embedding = model.fit_transform(xp.asarray(start, np.float32), knn_graph=(indices, distances))
+    return device.to_host(embedding).astype(np.float32, order="C"), model.kl_divergence_
 
 
 def main(snakemake: Any) -> None:
     """Read the neighbours and the representation, write `tsne.parquet`."""
+    device = devices.of(snakemake)
     made_with = read_attrs(snakemake.input.neighbors)
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, made_with["use_rep"], made_with["n_pcs"])
     knn = read_arrays(snakemake.input.neighbors, "indices", "distances")
-    embedding = embed(**knn, X=X, config=snakemake.params.tsne, seed=snakemake.config["seed"], n_jobs=snakemake.threads)
+    seed, n_jobs = snakemake.config["seed"], snakemake.threads
+    embedding = embed(**knn, X=X, config=snakemake.params.tsne, seed=seed, n_jobs=n_jobs, device=device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_table(pd.DataFrame(embedding, index=obs_names, columns=["tSNE1", "tSNE2"]), snakemake.output.tsne)
 

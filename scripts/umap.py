@@ -1,6 +1,7 @@
 """UMAP: the fuzzy graph of the cells laid out in two dimensions.
 
-Source: McInnes, Healy & Melville 2018; umap-learn's `simplicial_set_embedding`, called as scanpy.tl.umap calls it.
+Source: McInnes, Healy & Melville 2018; umap-learn's `simplicial_set_embedding`, called as scanpy.tl.umap calls it, and
+on the GPU cuML's, called as rapids_singlecell.tl.umap calls it.
 This file is named as umap-learn's package: `scripts/` must stand behind it on `sys.path`, as it does under Snakemake.
 """
 
@@ -8,23 +9,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lib import device as devices
 from lib import stage
 from lib.files import read_attrs, read_table, write_table
 from lib.fuzzy import read_graph
 from lib.representation import representation
 
+SMALL = 10_000  # cells up to which n_epochs null is 500, and not 200, as in umap-learn
 PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # as tqdm's bar
 
 
-def embed(graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int) -> np.ndarray:
-    """The layout of the graph, by one thread: equal seeds give equal layouts.
+def embed(
+    graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
+) -> np.ndarray:
+    """The layout of the graph: equal seeds give equal layouts.
 
     Parameters
     ----------
     graph
         cells x cells, symmetric CSR of memberships.
     X
-        The representation that the graph was made from; places the graph's components, where there are several.
+        The representation that the graph was made from; places the graph's components, where there are several (on
+        the GPU the graph alone does).
     metric
         The distance between rows of X.
     config
@@ -34,6 +40,16 @@ def embed(graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: 
     -------
     cells x 2, float32.
     """
+    n_epochs = config["n_epochs"] or (500 if len(X) <= SMALL else 200)
+    stage.log.info("%d epochs from %s positions", n_epochs, config["init_pos"])
+    lay_out = _cuml if device.is_gpu else _umap_learn
+    return lay_out(graph, X, metric, config | {"n_epochs": n_epochs}, seed, device)
+
+
+def _umap_learn(
+    graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
+) -> np.ndarray:
+    """By one thread, which a seeded layout takes."""
     from umap.umap_ import find_ab_params, simplicial_set_embedding
 
     a, b = find_ab_params(config["spread"], config["min_dist"])
@@ -59,12 +75,40 @@ def embed(graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: 
     return layout
 
 
+def _cuml(
+    graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
+) -> np.ndarray:
+    """With a seed, cuML adds the forces in an order of its own and not of the threads': repeatable, and slower."""
+    from cuml.manifold.umap import find_ab_params, simplicial_set_embedding
+
+    xp = device.xp
+    a, b = find_ab_params(config["spread"], config["min_dist"])
+    edges = device.sparse.csr_matrix(graph).tocoo()
+    edges.has_canonical_format = True  # or cuML would sort them again
+    with stage.timed("layout"):
+        layout = simplicial_set_embedding(
+            data=xp.zeros((len(X), 1), np.float32),  # of which cuML takes the number of rows alone
+            graph=edges,
+            n_components=2,
+            initial_alpha=1.0,
+            a=a,
+            b=b,
+            gamma=1.0,
+            negative_sample_rate=5,
+            n_epochs=config["n_epochs"],
+            init=config["init_pos"],
+            random_state=seed,
+        )
+    return device.to_host(xp.asarray(layout))
+
+
 def main(snakemake: Any) -> None:
     """Read the graph and the representation, write `umap.parquet`."""
+    device = devices.of(snakemake)
     made_with = read_attrs(snakemake.input.neighbors)
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, made_with["use_rep"], made_with["n_pcs"])
     graph = read_graph(snakemake.input.neighbors)
-    layout = embed(graph, X, made_with["metric"], snakemake.params.umap, snakemake.config["seed"])
+    layout = embed(graph, X, made_with["metric"], snakemake.params.umap, snakemake.config["seed"], device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_table(pd.DataFrame(layout, index=obs_names, columns=["UMAP1", "UMAP2"]), snakemake.output.umap)
 

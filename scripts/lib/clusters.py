@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from . import device as devices
 from . import stage
 from .files import write_table
 
@@ -33,6 +34,41 @@ def to_igraph(connectivities: Any, seed: int) -> tuple[igraph.Graph, np.ndarray]
     upper = triu(connectivities, k=1, format="coo")
     graph = igraph.Graph(connectivities.shape[0], np.column_stack([upper.row, upper.col]))
     return graph, upper.data.astype(np.float64)
+
+
+def to_pylibcugraph(connectivities: Any, device: devices.Device) -> tuple[Any, Any]:
+    """What pylibcugraph's functions take first: a resource handle, and the undirected graph with its weights (float32).
+
+    Parameters
+    ----------
+    connectivities
+        cells x cells, symmetric, CSR, without a diagonal; on the host or on the device.
+    device
+        A GPU.
+    """
+    from pylibcugraph import GraphProperties, ResourceHandle, SGGraph
+
+    adjacency = device.sparse.csr_matrix(connectivities)
+    handle = ResourceHandle()
+    graph = SGGraph(
+        handle,
+        GraphProperties(is_symmetric=True, is_multigraph=False),
+        adjacency.indptr,
+        adjacency.indices,
+        weight_array=adjacency.data.astype(np.float32, copy=False),
+        store_transposed=False,
+        renumber=False,
+        do_expensive_check=False,
+        input_array_format="CSR",
+    )
+    return handle, graph
+
+
+def in_order(vertices: Any, communities: Any, device: devices.Device) -> np.ndarray:
+    """Per cell its community, on the host, from pylibcugraph's pairs of a cell and its community."""
+    membership = device.xp.empty_like(communities)
+    membership[vertices] = communities
+    return device.to_host(membership)
 
 
 def by_falling_size(membership: np.ndarray) -> np.ndarray:

@@ -45,10 +45,10 @@ def fuzzy_graph(indices: Any, distances: Any, device: devices.Device) -> Any:
     strengths = xp.concatenate(
         [memberships(distances[i : i + BLOCK].astype(np.float32), mean, device) for i in range(0, n_obs, BLOCK)]
     )
-    starts = xp.arange(n_obs + 1, dtype=np.int64) * others
-    # A copy of the indices, which are sorted in place
-    local = device.sparse.csr_matrix((strengths.ravel(), indices.flatten(), starts), shape=(n_obs, n_obs))
-    local.eliminate_zeros()
+    stored = strengths > 0
+    starts = xp.zeros(n_obs + 1, np.int64)
+    starts[1:] = xp.cumsum(stored.sum(1))
+    local = device.sparse.csr_matrix((strengths[stored], indices[stored], starts), shape=(n_obs, n_obs))
     local.sort_indices()
     transpose = local.T.tocsr()
     graph = local + transpose - local.multiply(transpose)

@@ -74,7 +74,8 @@ def job(tmp_path):
             output=SimpleNamespace(**{name: tmp_path / file for name, file in outputs.items()}),
             params=SimpleNamespace(**(params or {})),
             wildcards=SimpleNamespace(**(wildcards or {})),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
             threads=threads,
         )
 
@@ -99,7 +100,8 @@ def cohort(tmp_path, blobs):
             params=SimpleNamespace(
                 neighbors={"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"}, perplexity=20
             ),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
             threads=1,
         )
     )

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tsne
+from lib import device as devices
 from lib.fuzzy import read_graph
 from lib.knn import nearest
 from sklearn.manifold import trustworthiness
 
+CPU = devices.cpu()
 UMAP = {"min_dist": 0.5, "spread": 1.0, "n_epochs": None, "init_pos": "spectral"}
 TSNE = {"perplexity": 30, "early_exaggeration": 12, "learning_rate": 1000, "n_iter": 750}
 
@@ -26,7 +28,7 @@ def test_umap_is_scanpys_on_the_same_graph(pbmc3k_graph, umap_stage):
     adata = pbmc3k_graph.copy()
     sc.tl.umap(adata, min_dist=0.5, maxiter=50)
     X = adata.obsm["X_pca"][:, :40]
-    found = umap_stage.embed(adata.obsp["connectivities"], X, "euclidean", UMAP | {"n_epochs": 50}, seed=0)
+    found = umap_stage.embed(adata.obsp["connectivities"], X, "euclidean", UMAP | {"n_epochs": 50}, seed=0, device=CPU)
     # The same calls in the same order: nothing may differ
     np.testing.assert_array_equal(found, adata.obsm["X_umap"])
 
@@ -36,7 +38,7 @@ def test_umap_is_as_trustworthy_as_umap_learn_on_its_own(pbmc3k_graph, umap_stag
     import umap
 
     X = pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
-    found = umap_stage.embed(pbmc3k_graph.obsp["connectivities"], X, "euclidean", UMAP, seed=0)
+    found = umap_stage.embed(pbmc3k_graph.obsp["connectivities"], X, "euclidean", UMAP, seed=0, device=CPU)
     direct = umap.UMAP(min_dist=0.5, random_state=0, n_jobs=1).fit_transform(X)
     # Layouts from different seeds differ by less
     assert trustworthiness(X, found, n_neighbors=15) > trustworthiness(X, direct, n_neighbors=15) - 0.01
@@ -46,7 +48,7 @@ def test_umap_from_random_positions_is_nearly_as_trustworthy(pbmc3k_graph, umap_
     graph, X = pbmc3k_graph.obsp["connectivities"], pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
     before = graph.data.copy()
     spectral, random = (
-        trustworthiness(X, umap_stage.embed(graph, X, "euclidean", UMAP | changed, seed=0), n_neighbors=15)
+        trustworthiness(X, umap_stage.embed(graph, X, "euclidean", UMAP | changed, seed=0, device=CPU), n_neighbors=15)
         for changed in ({"n_epochs": 100}, {"n_epochs": 100, "init_pos": "random"})
     )
     # Both about 0.9; a layout without structure has 0.5
@@ -80,7 +82,7 @@ def test_tsne_keeps_neighbours_as_scikit_learns_does(pbmc3k_graph):
     from sklearn import manifold
 
     X = pbmc3k_graph.obsm["X_pca"][::4, :40].astype(np.float32)
-    found = tsne.embed(*nearest(X, 90), X, TSNE, seed=0, n_jobs=1)
+    found = tsne.embed(*nearest(X, 90), X, TSNE, seed=0, n_jobs=1, device=CPU)
     reference = manifold.TSNE(perplexity=30, learning_rate=1000, max_iter=750, random_state=0, init="pca")
     expected = reference.fit_transform(X)
     # Another implementation of the same approximation; seeds differ by about as much
@@ -110,7 +112,7 @@ def test_tsne_table(cohort, blobs, job):
 def test_tsne_of_few_cells_lowers_the_perplexity(caplog):
     caplog.set_level("INFO")
     X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    found = tsne.embed(*nearest(X, 19), X, TSNE, seed=0, n_jobs=1)
+    found = tsne.embed(*nearest(X, 19), X, TSNE, seed=0, n_jobs=1, device=CPU)
     assert found.shape == (20, 2)
     assert np.isfinite(found).all()
     assert "19 neighbours each, perplexity 6.33" in caplog.text

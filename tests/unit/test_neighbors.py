@@ -12,7 +12,7 @@ from lib.fuzzy import fuzzy_graph, read_graph
 from lib.knn import nearest
 from lib.representation import representation
 
-CPU = devices.resolve("cpu")
+CPU = devices.cpu()
 CONFIG = {"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"}
 # The bisection ends when a cell's summed memberships are right to 1e-5, on either side
 TOLERANCE = 2e-5
