@@ -27,10 +27,12 @@ rule atlas:
     benchmark:
         "benchmarks/atlas.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(2000, 1),
+        gpu=GPU,
+        vram_mb=gpu_memory(3000, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

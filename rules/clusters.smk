@@ -12,9 +12,11 @@ rule leiden:
     benchmark:
         "benchmarks/cohort/leiden/{resolution}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     resources:
         mem_mb=memory(1000, 10),
+        gpu=GPU,
+        vram_mb=gpu_memory(1500, 8),
     params:
         n_iterations=config["leiden"]["n_iterations"],
     script:
@@ -32,9 +34,11 @@ rule louvain:
     benchmark:
         "benchmarks/cohort/louvain/{resolution}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     resources:
         mem_mb=memory(1000, 10),
+        gpu=GPU,
+        vram_mb=gpu_memory(1500, 8),
     script:
         "../scripts/louvain.py"
 
@@ -51,10 +55,12 @@ rule kmeans:
     benchmark:
         "benchmarks/cohort/kmeans/{n_clusters}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(1000, 10),
+        gpu=GPU,
+        vram_mb=gpu_memory(1000, 4),
     params:
         n_pcs=config["neighbors"]["n_pcs"],
         use_rep=config["neighbors"]["use_rep"],

@@ -12,10 +12,12 @@ rule genes:
     benchmark:
         "benchmarks/cohort/genes.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(1500, 0.1),
+        gpu=GPU,
+        vram_mb=gpu_memory(3000, 0),
     params:
         samples=SAMPLES,
         genes=config["genes"],
@@ -37,10 +39,12 @@ rule hvg:
     benchmark:
         "benchmarks/cohort/hvg.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(2000, 0.1),
+        gpu=GPU,
+        vram_mb=gpu_memory(4000, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
@@ -64,10 +68,12 @@ rule features:
     benchmark:
         "benchmarks/cohort/features.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(1500, 0.2),
+        gpu=GPU,
+        vram_mb=gpu_memory(3000, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
     script:
@@ -85,10 +91,12 @@ rule pca:
     benchmark:
         "benchmarks/cohort/pca.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(2000, 1),
+        gpu=GPU,
+        vram_mb=gpu_memory(4000, 0),
     params:
         n_comps=config["pca"]["n_comps"],
         target_sum=config["normalize"]["target_sum"],
@@ -109,10 +117,12 @@ rule harmony:
     benchmark:
         "benchmarks/cohort/harmony.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(1000, 20),
+        gpu=GPU,
+        vram_mb=gpu_memory(1000, 8),
     params:
         vars_use=config["harmony"]["keys"] or [BATCH_KEY],
         harmony=config["harmony"],

@@ -8,7 +8,9 @@ from pathlib import Path
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.append(str(HOME / "scripts"))
 
+from lib import cards
 from lib import config as settings
+from lib import device as devices
 from lib.errors import UserError
 from snakemake.exceptions import WorkflowError
 
@@ -17,10 +19,17 @@ try:
     SHEET = settings.read_sheet(
         settings.find_sheet(complete["samples"], HOME), complete
     )
+    DEVICE = settings.device(complete, here=workflow.local_exec and not workflow.dryrun)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 config.clear()
 config.update(complete)  # in the schema's order, whatever the file's
+
+GPU = int(DEVICE == "gpu")  # what a rule that computes on it asks for
+GPU_ENV = f"../envs/{DEVICE}.yaml"
+if GPU and not devices.unusable() and "vram_mb" not in workflow.global_resources:
+    # Jobs side by side share this machine's cards as far as their memory goes
+    workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
 
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
@@ -59,7 +68,7 @@ def sample_path(wildcards):
 
 def recorded_config():
     """The config as the atlas records it: what has no part in the result would only re-run it."""
-    return {key: value for key, value in config.items() if key != "device"}
+    return {key: value for key, value in config.items() if key not in ("device", "gpu")}
 
 
 def patient_number(wildcards):
@@ -121,9 +130,31 @@ def memory(base, factor):
     return mem_mb
 
 
+def gpu_memory(base, factor):
+    """`vram_mb` of a rule, like `memory`: what its job claims on a card, and may not exceed; none on the CPU."""
+
+    def vram_mb(wildcards, input, attempt):
+        return claim_mb((base + factor * megabytes(input)) * attempt)
+
+    return vram_mb
+
+
+def gpu_memory_of_fit(wildcards, input, attempt):
+    """`vram_mb` of the logistic regression, which keeps the scaled features on the card in half precision."""
+    return claim_mb(
+        (2000 + 2.2 * settings.dense_values(input.features) / 1e6) * attempt
+    )
+
+
+def claim_mb(need):
+    """What a GPU job claims of a need in MB: at most `gpu: memory_gb`, and nothing on the CPU."""
+    most = (config["gpu"]["memory_gb"] or float("inf")) * 1024
+    return GPU * int(min(need, most))
+
+
 def cores(wildcards, input):
     """Threads of a rule: one for small inputs, whose time goes into starting."""
-    return 1 if megabytes(input) < 100 else 8
+    return 1 if megabytes(input) < 100 else 8 if megabytes(input) < 500 else 16
 
 
 def write_report():

@@ -12,10 +12,12 @@ rule neighbors:
     benchmark:
         "benchmarks/cohort/neighbors.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: 8
     resources:
         mem_mb=memory(2000, 40),
+        gpu=GPU,
+        vram_mb=gpu_memory(2000, 8),
     params:
         neighbors=config["neighbors"],
         perplexity=config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None,
@@ -36,9 +38,11 @@ rule umap:
     benchmark:
         "benchmarks/cohort/umap.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     resources:
         mem_mb=memory(1500, 10),
+        gpu=GPU,
+        vram_mb=gpu_memory(1500, 3),
     params:
         umap=config["umap"],
     script:
@@ -58,10 +62,12 @@ rule tsne:
     benchmark:
         "benchmarks/cohort/tsne.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(1500, 15),
+        gpu=GPU,
+        vram_mb=gpu_memory(1500, 4),
     params:
         tsne=config["tsne"],
     script:

@@ -15,10 +15,12 @@ rule markers_logreg:
     benchmark:
         "benchmarks/cohort/markers_logreg/{grouping}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(3000, 1),
+        gpu=GPU,
+        vram_mb=gpu_memory_of_fit,
     params:
         logreg=config["markers"]["logreg"],
         n_genes=config["markers"]["n_genes"],
@@ -41,10 +43,12 @@ rule markers_ttest:
     benchmark:
         "benchmarks/cohort/markers_ttest/{grouping}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(2000, 0.1),
+        gpu=GPU,
+        vram_mb=gpu_memory(3500, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

@@ -36,10 +36,12 @@ rule qc:
     benchmark:
         "benchmarks/samples/{sample}/qc.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(1500, 0.5),
+        gpu=GPU,
+        vram_mb=gpu_memory(3000, 0),
     params:
         gene_families=config["qc"]["gene_families"],
         percent_top=config["qc"]["percent_top"],
@@ -59,10 +61,12 @@ rule doublets:
     benchmark:
         "benchmarks/samples/{sample}/doublets.tsv"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: cores
     resources:
         mem_mb=memory(2000, 1),
+        gpu=GPU,
+        vram_mb=gpu_memory(4000, 0),
     params:
         batch_key=BATCH_KEY,
         cells=cell_limits,

@@ -20,7 +20,8 @@ from anndata.io import write_elem
 from lib import device as devices
 from lib import stage
 from lib.cohort import Cohort
-from lib.counts import CompressedArray, Stream, plain_strings
+from lib.compressed import CompressedArray
+from lib.counts import Stream, plain_strings
 from lib.files import read_arrays, read_attrs, read_table, replacing
 from lib.fuzzy import read_graph
 from lib.markers import FLOATS, read_markers
@@ -143,7 +144,7 @@ def clustering_params(name: str, config: Mapping[str, Any], seed: int) -> dict[s
 def main(snakemake: Any) -> None:
     """Read all artifacts of the cohort, write `atlas.h5ad`."""
     files, config, seed = snakemake.input, snakemake.params.config, snakemake.config["seed"]
-    device = devices.resolve(snakemake.config["device"])
+    device = devices.of(snakemake)
     cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device)
     obs, density = read_table(files.obs), read_table(files.density)
     clusterings = [read_table(path) for path in files.clusterings]

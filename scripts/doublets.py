@@ -22,7 +22,19 @@ import pandas as pd
 from lib import device as devices
 from lib import hvg_statistics as statistics
 from lib import knn, stage
-from lib.counts import Chunk, Counts, InMemory, Stream, column_sums, row_sums, rows_of_nonzeros, select_genes
+from lib.counts import (
+    Chunk,
+    Counts,
+    InMemory,
+    Stream,
+    column_counts,
+    column_sums,
+    dense,
+    row_sums,
+    rows_of_nonzeros,
+    select_genes,
+    select_rows,
+)
 from lib.errors import UserError
 from lib.files import read_table, replacing, write_table
 from lib.thresholds import threshold_reasons
@@ -31,8 +43,10 @@ MIN_CELLS_OF_GENE = 3  # scanpy's filters within scrublet
 MIN_GENES_OF_CELL = 3
 MIN_MEAN, MAX_MEAN, MIN_DISP, N_BINS = 0.0125, 3, 0.5, 20  # scanpy's defaults of highly_variable_genes
 TARGET_SUM = 1e6  # of the highly variable genes' counts
-HELD = 48_000_000  # non-zeros up to which a stream that is read several times is held in memory: some 0.6 GB
-DENSE = 8_000_000  # elements of the dense chunks that the covariance is summed over
+# Non-zeros up to which a stream that is read several times is held in memory: some 0.6 GB
+HELD = {"cpu": 48_000_000, "gpu": 80_000_000}
+HELD_CELLS = {"cpu": 4_000, "gpu": 8_000}  # of its chunks
+DENSE = {"cpu": 8_000_000, "gpu": 40_000_000}  # elements of the dense chunks that the covariance is summed over
 
 
 @dataclass(frozen=True)
@@ -74,10 +88,11 @@ class Selected:
 
 def held(counts: Stream, nnz: int) -> Stream:
     """The stream in memory if its `nnz` non-zeros are few enough, else as it is."""
-    if nnz > HELD or not counts.n_obs:
+    name = counts.device.name
+    if nnz > HELD[name] or not counts.n_obs:
         return counts
     X = counts.device.sparse.vstack([chunk.X for chunk in counts.chunks()], format="csr")
-    return InMemory(X, counts.device, max_cells=4000)
+    return InMemory(X, counts.device, max_cells=HELD_CELLS[name])
 
 
 def scrublet(
@@ -114,10 +129,12 @@ def scrublet(
         )
     totals, projected, offset = project(variable, scored, n_prin_comps)
     parents = random_pairs(len(totals), int(len(totals) * sim_doublet_ratio), seed)
-    cells = embed(projected, totals, offset)
-    simulated = embed(projected[parents].sum(1), totals[parents].sum(1), offset)
+    xp = counts.device.xp
+    parents = xp.asarray(parents)
+    cells = embed(projected, totals, offset, xp)
+    simulated = embed(projected[parents].sum(1), totals[parents].sum(1), offset, xp)
     k = round(0.5 * np.sqrt(len(totals))) if n_neighbors is None else n_neighbors
-    scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, n_jobs)
+    scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, counts.device, n_jobs)
     per_cell = np.full(counts.n_obs, np.nan)
     per_cell[scored] = scores[: len(totals)]
     of_simulated = scores[len(totals) :]
@@ -133,7 +150,7 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
     xp = counts.device.xp
     n_cells = xp.zeros(counts.n_vars, np.int64)
     for chunk in stage.progress(counts.chunks(), counts.n_obs, "cells per gene"):
-        n_cells += xp.bincount(chunk.X.indices, minlength=counts.n_vars)
+        n_cells += column_counts(chunk.X, counts.device)
     n_cells = counts.device.to_host(n_cells)
     genes = n_cells >= MIN_CELLS_OF_GENE
     expressed = Selected(counts, genes)
@@ -161,7 +178,7 @@ def cell_sums(counts: Stream) -> tuple[Any, Any]:
     return totals, n_genes
 
 
-def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any, Any, Any]:
     """Principal components of the normalised, z-scored counts, by way of their covariance; none of them is built.
 
     With X the counts, t the cells' totals, Z = (1e6 X / t - mean) / std, and V the first eigenvectors of Z'Z,
@@ -183,32 +200,35 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[np.n
     offset
         mean (V / std).
     """
-    xp, n = counts.device.xp, int(scored.sum())
-    max_cells = max(1, DENSE // max(counts.n_vars, 1))
+    device, xp, n = counts.device, counts.device.xp, int(scored.sum())
+    max_cells = max(1, DENSE[device.name] // max(counts.n_vars, 1))
     products, sums, totals = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars), []
     for chunk in stage.progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
-        X = chunk.X[np.flatnonzero(scored[chunk.rows])]
-        total = row_sums(X, counts.device)
+        X = select_rows(chunk.X, scored[chunk.rows], device)
+        total = row_sums(X, device)
         totals.append(total)
-        values = X.data * (TARGET_SUM / xp.maximum(total, 1))[rows_of_nonzeros(X, counts.device)]
-        sums += column_sums(X, values, counts.device)
-        dense = counts.device.sparse.csr_matrix((values.astype(np.float32), X.indices, X.indptr), X.shape).toarray()
-        products += dense.T @ dense
+        values = X.data * (TARGET_SUM / xp.maximum(total, 1))[rows_of_nonzeros(X, device)]
+        sums += column_sums(X, values, device)
+        Z = dense(device.sparse.csr_matrix((values.astype(np.float32), X.indices, X.indptr), X.shape), device)
+        products += Z.T @ Z
     mean = sums / n
     products -= n * xp.outer(mean, mean)
     std = xp.sqrt(products.diagonal() / (n - 1))
     products /= std[:, None]
     products /= std
-    weights = leading_eigenvectors(products, min(n_prin_comps, n - 1, counts.n_vars - 1)) / std[:, None]
-    projected = [chunk.X[np.flatnonzero(scored[chunk.rows])] @ weights for chunk in counts.chunks()]
-    return tuple(counts.device.to_host(a) for a in (xp.concatenate(totals), xp.concatenate(projected), mean @ weights))
+    weights = leading_eigenvectors(products, min(n_prin_comps, n - 1, counts.n_vars - 1), device) / std[:, None]
+    projected = [select_rows(chunk.X, scored[chunk.rows], device) @ weights for chunk in counts.chunks()]
+    return xp.concatenate(totals), xp.concatenate(projected), mean @ weights
 
 
-def leading_eigenvectors(matrix: np.ndarray, k: int) -> np.ndarray:
+def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
     """The eigenvectors of a symmetric matrix with the `k` largest eigenvalues, as columns, the largest first."""
-    from scipy.sparse.linalg import eigsh
+    if device.is_gpu:
+        from cupyx.scipy.sparse.linalg import eigsh
+    else:
+        from scipy.sparse.linalg import eigsh
 
-    return eigsh(matrix, k, v0=np.ones(len(matrix)))[1][:, ::-1]
+    return eigsh(matrix, k, which="LA", v0=device.xp.ones(len(matrix)))[1][:, ::-1]
 
 
 def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
@@ -219,13 +239,13 @@ def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
     return np.column_stack(np.divmod(drawn, n))
 
 
-def embed(projected: np.ndarray, totals: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def embed(projected: Any, totals: Any, offset: Any, xp: Any) -> Any:
     """Coordinates on the principal components of cells, or of sums of cells, float32; see `project`."""
-    return (projected * (TARGET_SUM / np.maximum(totals, 1))[:, None] - offset).astype(np.float32)
+    return (projected * (TARGET_SUM / xp.maximum(totals, 1))[:, None] - offset).astype(np.float32)
 
 
 def neighbor_scores(
-    cells: np.ndarray, simulated: np.ndarray, n_neighbors: int, expected_doublet_rate: float, n_jobs: int
+    cells: Any, simulated: Any, n_neighbors: int, expected_doublet_rate: float, device: devices.Device, n_jobs: int
 ) -> np.ndarray:
     """Scores of the cells, then of the simulated doublets, from the share of simulated ones among the neighbours.
 
@@ -233,14 +253,14 @@ def neighbor_scores(
     """
     rho, r = expected_doublet_rate, len(simulated) / len(cells)
     k = round(n_neighbors * (1 + r))
-    points = np.concatenate([cells, simulated])
-    n_simulated = np.zeros(len(points))
+    points = device.xp.concatenate([cells, simulated])
+    n_simulated = device.xp.zeros(len(points))
     pace = stage.Pace("neighbours", len(points), "cells and simulated doublets")
-    for rows, indices, _ in knn.exact_blocks(points, k - 1, n_jobs=n_jobs):
+    for rows, indices, _ in knn.exact_blocks(points, k - 1, n_jobs=n_jobs, device=device):
         n_simulated[rows] = (indices >= len(cells)).sum(1)
         pace.step(len(indices))
     pace.end()
-    q = (n_simulated + 1) / (k + 2)
+    q = (device.to_host(n_simulated) + 1) / (k + 2)
     return q * rho / r / (1 - rho - q * (1 - rho - rho / r))
 
 
@@ -330,7 +350,7 @@ def main(snakemake: Any) -> None:
     options = dict(snakemake.params.doublets)
     enabled, min_cells = options.pop("enabled"), options.pop("min_cells")
     options.pop("remove")  # what becomes of the doublets is for `cells` to say
-    store = Counts(snakemake.input.counts, devices.resolve(snakemake.config["device"]))
+    store = Counts(snakemake.input.counts, devices.of(snakemake))
     batches = store.column(snakemake.params.batch_key)
     if enabled:
         reasons = threshold_reasons(read_table(snakemake.input.qc), snakemake.params.cells, batches)

@@ -27,9 +27,7 @@ def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, write `features.h5ad` and `obs.parquet`."""
     files, params = snakemake.input, snakemake.params
-    cohort = Cohort(
-        files.counts, files.cells, files.genes, params.gene_key, devices.resolve(snakemake.config["device"])
-    )
+    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake))
     selected = read_table(files.hvg, ["highly_variable"]).loc[cohort.genes.index, "highly_variable"].to_numpy()
     obs = cohort.obs()
     dtype = max((sample.dtype for sample in cohort.samples), key=lambda dtype: dtype.itemsize)

@@ -170,7 +170,7 @@ def main(snakemake: Any) -> None:
     plots.save(score_panels(top), output.scores, dpi=120)
     groups = read_groups(grouping, inputs.obs, inputs.grouping)
     genes = chosen_genes(top)
-    device = devices.resolve(snakemake.config["device"])
+    device = devices.of(snakemake)
     counts, order = stream_of(inputs, params.gene_key, genes["names"], device)
     totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
     target_sum = params.target_sum or float(np.median(totals))

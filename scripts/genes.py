@@ -13,7 +13,7 @@ import pandas as pd
 from lib import device as devices
 from lib import stage
 from lib.cohort import gene_columns, gene_keys
-from lib.counts import Counts, Stream, column_sums
+from lib.counts import Counts, Stream, column_counts, column_sums
 from lib.errors import UserError
 from lib.files import read_table, write_table
 from lib.genelists import gene_families
@@ -55,19 +55,20 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
     return shared
 
 
+@stage.halving
 def gene_sums(counts: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Total count and number of cells with the gene, per gene of a stream; int64, exact."""
     xp, device = counts.device.xp, counts.device
     totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
     for chunk in stage.progress(counts.chunks(), counts.n_obs, "gene sums"):
         totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)
-        n_cells += xp.bincount(chunk.X.indices, minlength=counts.n_vars)
+        n_cells += column_counts(chunk.X, device)
     return device.to_host(totals), device.to_host(n_cells)
 
 
 def main(snakemake: Any) -> None:
     """Sum every sample's genes over its kept cells; write `genes.parquet`."""
-    params, device = snakemake.params, devices.resolve(snakemake.config["device"])
+    params, device = snakemake.params, devices.of(snakemake)
     stores = [Counts(path, device) for path in snakemake.input.counts]
     keys = [gene_keys(store, params.gene_key) for store in stores]
     universe = gene_universe(keys, params.samples, params.genes["join"], params.genes["min_shared"])

@@ -284,7 +284,7 @@ def _unknown(key: str, names: Sequence[str] | str, unknown: Sequence[str], n: in
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, write `hvg.parquet`."""
     hvg, batch_key = snakemake.params.hvg, snakemake.params.batch_key
-    device = devices.resolve(snakemake.config["device"])
+    device = devices.of(snakemake)
     genes = read_table(snakemake.input.genes)
     counts = Cohort(
         snakemake.input.counts, snakemake.input.cells, snakemake.input.genes, snakemake.params.gene_key, device

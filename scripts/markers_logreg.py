@@ -18,13 +18,16 @@ import numpy as np
 from lib import device as devices
 from lib import stage
 from lib.counts import Counts, Stream
+from lib.counts import dense as dense_array
 from lib.files import read_table
 from lib.markers import rank_genes, read_groups, write_markers
 from lib.scaling import Scaling, log_normalize, regressors
 from scipy.optimize import minimize
 
-CHUNK_VALUES = 20_000_000  # values of a dense chunk: 80 MB
-CACHE_BYTES = 1 << 30  # the matrix stays in memory as float32 where it fits this, else as float16, else it is streamed
+CHUNK_VALUES = {"cpu": 20_000_000, "gpu": 40_000_000}  # values of a dense chunk: 80 or 160 MB
+# The matrix stays in memory as float32 where it fits this, else as float16, else it is streamed
+CACHE_BYTES = 1 << 30
+WORK_BYTES = 3 << 29  # of a GPU's memory, what is not for the matrix: dense chunks and what they are made of
 
 Rows = Iterable[tuple[Any, Any]]  # pairs of a dense chunk, cells x genes, float32, and its cells' groups
 
@@ -45,10 +48,11 @@ class DenseRows:
     def __init__(self, counts: Stream, codes: np.ndarray, dense: Callable[[Any, slice], Any]) -> None:
         self.counts, self.codes, self.dense = counts, codes, dense
         n_values = int((codes >= 0).sum()) * counts.n_vars
-        fits = [dtype for dtype in (np.float32, np.float16) if n_values * np.dtype(dtype).itemsize <= CACHE_BYTES]
+        most = counts.device.memory - WORK_BYTES if counts.device.is_gpu else CACHE_BYTES
+        fits = [dtype for dtype in (np.float32, np.float16) if n_values * np.dtype(dtype).itemsize <= most]
         where = f"in memory as {np.dtype(fits[0]).name}" if fits else "streamed"
         stage.log.info("%.0f million values, %s", n_values / 1e6, where)
-        self.kept = [(Z.astype(fits[0], copy=False), y) for Z, y in self._read()] if fits else None
+        self.kept = self._keep(fits[0]) if fits else None
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """All cells, in order: pairs of a chunk, float32, and its cells' groups."""
@@ -58,13 +62,18 @@ class DenseRows:
             for Z, y in self.kept:
                 yield Z.astype(np.float32, copy=False), y
 
+    @stage.halving
+    def _keep(self, dtype: Any) -> list[tuple[Any, Any]]:
+        return [(Z.astype(dtype, copy=False), y) for Z, y in self._read()]
+
     def _read(self) -> Iterator[tuple[Any, Any]]:
-        xp = self.counts.device.xp
-        for chunk in self.counts.chunks(max(1, CHUNK_VALUES // self.counts.n_vars)):
+        xp, name = self.counts.device.xp, self.counts.device.name
+        for chunk in self.counts.chunks(max(1, CHUNK_VALUES[name] // self.counts.n_vars)):
             Z, y = self.dense(chunk.X, chunk.rows), xp.asarray(self.codes[chunk.rows])
             yield (Z, y) if bool((y >= 0).all()) else (Z[y >= 0], y[y >= 0])
 
 
+@stage.halving
 def loss_gradient(W: np.ndarray, rows: Rows, n_groups: int, xp: Any) -> tuple[float, np.ndarray]:
     """The summed loss of all cells, and its gradient.
 
@@ -82,7 +91,7 @@ def loss_gradient(W: np.ndarray, rows: Rows, n_groups: int, xp: Any) -> tuple[fl
     """
     weights, intercepts = xp.asarray(W[:, :-1].T, np.float32), xp.asarray(W[:, -1])
     free = slice(n_groups - len(W), n_groups)
-    loss, gradient = 0.0, xp.zeros(W.shape)
+    loss, gradient = xp.zeros(()), xp.zeros(W.shape)
     for Z, y in rows:
         logits = xp.zeros((len(y), n_groups))
         logits[:, free] = Z @ weights + intercepts
@@ -90,13 +99,13 @@ def loss_gradient(W: np.ndarray, rows: Rows, n_groups: int, xp: Any) -> tuple[fl
         own = xp.arange(len(y)), y
         P = xp.exp(logits)
         sums = P.sum(1, keepdims=True)
-        loss += float(xp.log(sums).sum() - logits[own].sum())
+        loss += xp.log(sums).sum() - logits[own].sum()
         P /= sums
         P[own] -= 1
         P = P[:, free]
         gradient[:, :-1] += P.T.astype(np.float32) @ Z
         gradient[:, -1] += P.sum(0)
-    return loss, gradient
+    return float(loss), gradient
 
 
 def logistic_regression(
@@ -142,7 +151,7 @@ def logistic_regression(
 def main(snakemake: Any) -> None:
     """Read the features and a grouping, write the ranked genes of each group."""
     files, params = snakemake.input, snakemake.params
-    device = devices.resolve(snakemake.config["device"])
+    device = devices.of(snakemake)
     groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
     counts = Counts(files.features, device)
     scaling = Scaling.read(files.pca)
@@ -153,7 +162,7 @@ def main(snakemake: Any) -> None:
     def dense(X: Any, cells: slice) -> Any:
         if params.logreg["use_scaled"]:
             return scaling.dense(X, totals[cells], design[cells], device)
-        return log_normalize(X, totals[cells], scaling.target_sum, device).toarray()
+        return dense_array(log_normalize(X, totals[cells], scaling.target_sum, device), device)
 
     n_groups, (C, max_iter) = len(groups.names), (params.logreg[key] for key in ("C", "max_iter"))
     W = np.zeros((0, counts.n_vars))

@@ -13,13 +13,14 @@ import numpy as np
 from lib import device as devices
 from lib import stage
 from lib.cohort import Cohort
-from lib.counts import Stream
+from lib.counts import Stream, rows_of_nonzeros, sums_by_key
 from lib.files import read_table
 from lib.markers import rank_genes, read_groups, write_markers
 from lib.scaling import log_normalize
 from scipy.special import stdtr
 
 
+@stage.halving
 def group_sums(
     counts: Stream, codes: np.ndarray, n_groups: int, totals: np.ndarray, target_sum: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -40,19 +41,18 @@ def group_sums(
     sums, squares = xp.zeros((n_groups, counts.n_vars)), xp.zeros((n_groups, counts.n_vars))
     for chunk in stage.progress(counts.chunks(), counts.n_obs, "group sums"):
         X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
-        groups = membership(codes[chunk.rows], n_groups, device)
-        sums += (groups @ X).toarray()
-        X.data = X.data**2
-        squares += (groups @ X).toarray()
+        sums += group_column_sums(X, X.data, codes[chunk.rows], n_groups, device)
+        squares += group_column_sums(X, X.data**2, codes[chunk.rows], n_groups, device)
     return device.to_host(sums), device.to_host(squares)
 
 
-def membership(codes: np.ndarray, n_groups: int, device: devices.Device) -> Any:
-    """groups x cells, CSR: 1 where the cell belongs to the group. Its product with X sums X's rows by group."""
-    xp = device.xp
-    cells = np.flatnonzero(codes >= 0)
-    where = xp.asarray(codes[cells]), xp.asarray(cells)
-    return device.sparse.csr_matrix((xp.ones(len(cells)), where), shape=(n_groups, len(codes)))
+def group_column_sums(X: Any, values: Any, codes: np.ndarray, n_groups: int, device: devices.Device) -> Any:
+    """Sums over each group's rows of `values`, one per non-zero of X: groups x genes, float64."""
+    xp, n_vars = device.xp, X.shape[1]
+    # Cells of no group add to one more row
+    starts = xp.asarray(np.where(codes >= 0, codes, n_groups).astype(np.int64) * n_vars)
+    keys = starts[rows_of_nonzeros(X, device)] + X.indices
+    return sums_by_key(keys, values, (n_groups + 1) * n_vars, device).reshape(-1, n_vars)[:n_groups]
 
 
 def welch(sums: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
@@ -108,9 +108,7 @@ def main(snakemake: Any) -> None:
     groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
     totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
     target_sum = params.target_sum or float(np.median(totals))
-    cohort = Cohort(
-        files.counts, files.cells, files.genes, params.gene_key, devices.resolve(snakemake.config["device"])
-    )
+    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake))
     sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
     with stage.timed("tests"):
         statistics = welch(sums, squares, groups.sizes)

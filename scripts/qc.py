@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from lib import device as devices
 from lib import stage
-from lib.counts import Counts, Stream, column_sums, row_sums, rows_of_nonzeros
+from lib.counts import Counts, Stream, column_counts, column_sums, row_sums, rows_of_nonzeros
 from lib.files import write_table
 from lib.genelists import gene_families
 
@@ -55,8 +55,8 @@ def sums_of_largest(X: Any, tops: Sequence[int], device: devices.Device) -> list
     if not X.nnz:
         return [xp.zeros(X.shape[0], np.int64) for _ in tops]
     # One sort for all rows: by row, then by falling count
-    largest = np.int64(X.data.max())
-    keys = rows_of_nonzeros(X, device) * (largest + 1) + (largest - X.data)
+    largest = int(X.data.max())
+    keys = rows_of_nonzeros(X, device) * (largest + 1) + (largest - X.data.astype(np.int64))
     keys.sort()
     falling = largest - keys % (largest + 1)
     running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(falling)])
@@ -78,6 +78,7 @@ def gene_metrics(totals: np.ndarray, n_cells: np.ndarray, n_obs: int) -> pd.Data
     )
 
 
+@stage.halving
 def qc_metrics(
     counts: Stream, families: dict[str, np.ndarray], percent_top: Sequence[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -99,7 +100,7 @@ def qc_metrics(
         metrics = cell_metrics(chunk.X, families, percent_top, device)
         per_cell.append({name: device.to_host(values) for name, values in metrics.items()})
         totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)
-        n_cells += xp.bincount(chunk.X.indices, minlength=counts.n_vars)
+        n_cells += column_counts(chunk.X, device)
     obs = pd.DataFrame({name: np.concatenate([part[name] for part in per_cell]) for name in per_cell[0]})
     for name in [name for name in obs if name.startswith(("total_counts", "n_genes"))]:
         obs.insert(obs.columns.get_loc(name) + 1, f"log1p_{name}", np.log1p(obs[name]))
@@ -108,7 +109,7 @@ def qc_metrics(
 
 def main(snakemake: Any) -> None:
     """Read a sample's counts, write `qc.parquet` and `qc_genes.parquet`."""
-    counts = Counts(snakemake.input.counts, devices.resolve(snakemake.config["device"]))
+    counts = Counts(snakemake.input.counts, devices.of(snakemake))
     symbols = counts.names("var", "gene_symbols")
     families = gene_families(snakemake.params.gene_families, symbols)
     tops = [top for top in snakemake.params.percent_top if top <= counts.n_vars]

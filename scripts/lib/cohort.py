@@ -48,7 +48,7 @@ class Cohort:
         device: devices.Device | None = None,
         subset: np.ndarray | None = None,
     ) -> None:
-        self.device = device or devices.resolve("cpu")
+        self.device = device or devices.cpu()
         table = read_table(genes)
         self.genes = table[table["kept"]]
         if subset is not None:

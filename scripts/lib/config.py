@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from jsonschema import Draft202012Validator
@@ -137,10 +138,6 @@ def _with_defaults(config: Any, schema: Mapping[str, Any], root: Mapping[str, An
 
 
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    try:
-        devices.resolve(config["device"])
-    except UserError as error:
-        yield str(error)
     n_comps, n_pcs = config["pca"]["n_comps"], config["neighbors"]["n_pcs"]
     if n_pcs > n_comps:
         yield f"`neighbors: n_pcs` ({n_pcs}) exceeds `pca: n_comps` ({n_comps}): lower it, or compute more components"
@@ -167,6 +164,35 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     for name in config["markers"]["groupings"] or []:
         if re.match(r"(leiden|louvain|kmeans)_", name) and name not in clusterings:
             yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"
+
+
+def device(config: Mapping[str, Any], here: bool) -> str:
+    """cpu or gpu: what the config's `device` comes to.
+
+    Parameters
+    ----------
+    here
+        Whether the jobs run on this machine.
+
+    Raises
+    ------
+    UserError
+        If they do, and `device` is gpu where none can be used. A GPU is never quietly replaced by the CPU.
+    """
+    chosen = devices.choose(config["device"])
+    if chosen == "gpu" and here and (problem := devices.unusable()):
+        raise UserError(f"device: gpu cannot be used here: {problem} Or set `device: cpu` in the config.")
+    return chosen
+
+
+def dense_values(path: str | Path) -> int:
+    """Cells x genes of a counts store; 0 while it does not exist."""
+    if not Path(path).exists():
+        return 0
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        return int(np.prod(file["X"].attrs["shape"].astype(np.int64)))
 
 
 def clustering_names(config: Mapping[str, Any]) -> list[str]:

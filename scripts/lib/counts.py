@@ -1,16 +1,16 @@
 """The counts store: one HDF5 file in AnnData's layout, written once and streamed ever after.
 
-`anndata.read_h5ad` reads it like any other file. What makes it fast to stream: the non-zeros lie in
-HDF5 chunks of `CHUNK` elements, uint16 where they fit, shuffled and deflated; the chunks are read raw and
-inflated by several threads, ahead of the consumer. Formats and codecs measured: `scripts/README.md`.
+`anndata.read_h5ad` reads it like any other file. What makes it fast to stream: the non-zeros lie in compressed chunks
+(`lib.compressed`), uint16 where they fit, which threads inflate ahead of the consumer; for a GPU they inflate into
+pinned buffers that travel while it computes (`lib.upload`). Formats and codecs measured: `scripts/README.md`.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,13 +18,23 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 import pandas as pd
-from isal import isal_zlib
 
 from . import device as devices
+from .clock import spending
+from .compressed import CompressedArray, CompressedReader
 
-CHUNK = 1 << 18  # elements of an HDF5 chunk
-ROWS_NNZ = 6_000_000  # non-zeros of a row chunk: what one step of a stream holds
+ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
+SMALLEST = 1 / 64  # of these sizes: the least that `halve_chunks` comes to
+
+_SHARE = 1.0  # of the sizes that chunks have in this process
+
+
+def halve_chunks() -> bool:
+    """Make the chunks of all streams in this process half as large; False if they are as small as they get."""
+    global _SHARE
+    _SHARE /= 2
+    return _SHARE >= SMALLEST
 
 
 @dataclass(frozen=True)
@@ -55,14 +65,14 @@ class InMemory:
     """A matrix in memory as a stream, for small batches and for tests."""
 
     def __init__(self, X: Any, device: devices.Device | None = None, max_cells: int = 1000) -> None:
-        self.device = device or devices.resolve("cpu")
+        self.device = device or devices.cpu()
         self.X = self.device.sparse.csr_matrix(X)
         self.n_obs, self.n_vars = self.X.shape
         self.max_cells = max_cells
 
     def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
         """The matrix by slices of rows."""
-        step = min(self.max_cells, max_cells or self.max_cells)
+        step = max(1, int(_SHARE * min(self.max_cells, max_cells or self.max_cells)))
         for start in range(0, self.n_obs, step):
             yield Chunk(start, self.X[start : start + step])
 
@@ -93,20 +103,21 @@ class CountsWriter:
         }
 
     def append(self, X: Any) -> None:
-        """Add the rows of a CSR matrix with sorted indices.
+        """Add the rows of a CSR matrix with sorted indices, of any device.
 
         Raises
         ------
         OverflowError
             If a count does not fit the store's dtype.
         """
-        dtype = self.arrays["data"].dtype
-        if X.nnz and X.data.max() > np.iinfo(dtype).max:
-            raise OverflowError(f"a count of {X.data.max()} does not fit {np.dtype(dtype).name}")
-        self.arrays["data"].append(X.data)
-        self.arrays["indices"].append(X.indices)
-        self.indptr.append(X.indptr[1:].astype(np.int64) + self.nnz)
-        self.nnz += int(X.indptr[-1])
+        dtypes = {name: array.dtype for name, array in self.arrays.items()}
+        if X.nnz and X.data.max() > np.iinfo(dtypes["data"]).max:
+            raise OverflowError(f"a count of {X.data.max()} does not fit {dtypes['data'].name}")
+        for name, array in self.arrays.items():
+            array.append(on_host(getattr(X, name).astype(dtypes[name])))
+        indptr = on_host(X.indptr).astype(np.int64)
+        self.indptr.append(indptr[1:] + self.nnz)
+        self.nnz += int(indptr[-1])
 
     def close(self, obs: pd.DataFrame, var: pd.DataFrame, **elements: Any) -> None:
         """Write what is left of the arrays, then obs, var and any further element of an AnnData (`uns=...`)."""
@@ -128,47 +139,6 @@ class CountsWriter:
     def abort(self) -> None:
         """Close the file as it is, after an error."""
         self.file.close()
-
-
-class CompressedArray:
-    """A growing 1-D HDF5 dataset (shuffle + deflate) whose chunks are compressed by threads and written raw."""
-
-    def __init__(self, group: h5py.Group, name: str, dtype: Any) -> None:
-        self.dtype = np.dtype(dtype)
-        self.dataset = group.create_dataset(
-            name,
-            (0,),
-            self.dtype,
-            maxshape=(None,),
-            chunks=(CHUNK,),
-            compression="gzip",
-            compression_opts=1,
-            shuffle=True,
-        )
-        self.pending: list[np.ndarray] = []
-        self.n_pending = 0
-        self.n = 0
-
-    def append(self, values: np.ndarray) -> None:
-        """Add values, of any dtype that casts to the array's."""
-        self.pending.append(values.astype(self.dtype))
-        self.n_pending += len(values)
-        if self.n_pending >= 8 * CHUNK:
-            self._flush(self.n_pending // CHUNK * CHUNK)
-
-    def close(self) -> None:
-        """Write the last, partly filled chunk."""
-        self._flush(self.n_pending)
-
-    def _flush(self, n: int) -> None:
-        values = np.concatenate(self.pending) if self.pending else np.empty(0, self.dtype)
-        self.pending, self.n_pending = [values[n:]], len(values) - n
-        values = values[:n]
-        self.dataset.resize((self.n + n,))
-        starts = range(0, n, CHUNK)
-        for start, deflated in zip(starts, pool().map(lambda s: _deflate(values[s : s + CHUNK]), starts), strict=True):
-            self.dataset.id.write_direct_chunk((self.n + start,), deflated)
-        self.n += n
 
 
 class Counts:
@@ -205,7 +175,7 @@ class Counts:
         n_vars: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self.device = device or devices.resolve("cpu")
+        self.device = device or devices.cpu()
         with h5py.File(path, "r", locking=False) as file:
             self.indptr = file["X/indptr"][...]
             n_obs, store_vars = (int(n) for n in file["X"].attrs["shape"])
@@ -233,23 +203,33 @@ class Counts:
             categories = np.append(categories.astype(object), "")
         return categories[codes]
 
-    def chunks(self, max_cells: int | None = None, max_nnz: int = ROWS_NNZ) -> Iterator[Chunk]:
+    def chunks(self, max_cells: int | None = None, max_nnz: int | None = None) -> Iterator[Chunk]:
         """The chosen cells in order, in chunks of at most `max_cells` cells and some `max_nnz` non-zeros."""
+        max_nnz = max(1, int(_SHARE * (max_nnz or ROWS_NNZ[self.device.name])))
+        max_cells = max_cells and max(1, int(_SHARE * max_cells))
+        ranges = [rows for rows in self._row_ranges(max_cells, max_nnz) if self.cells[slice(*rows)].any()]
+        if not ranges:
+            return
         with h5py.File(self.path, "r", locking=False) as file:
-            arrays = [file["X/data"], file["X/indices"]]
-            waiting: deque[tuple[int, int, list[Future]]] = deque()
-            done = 0
-            for first, last in [*self._row_ranges(max_cells, max_nnz), (None, None)]:
-                if first is not None:
-                    if not self.cells[first:last].any():
-                        continue
-                    span = self.indptr[first], self.indptr[last]
-                    waiting.append((first, last, [_read_span(array, *span) for array in arrays]))
-                while waiting and (first is None or len(waiting) > READ_AHEAD):
-                    X = self._matrix(*waiting.popleft())
+            readers = [CompressedReader(file[name]) for name in ("X/data", "X/indices")]
+        largest = max(self.indptr[last] - self.indptr[first] for first, last in ranges)
+        fetch = _fetcher(self.path, readers, int(largest), self.device)
+        done, waiting = 0, deque()
+        try:
+            for rows in [*ranges, None]:
+                if rows is not None:
+                    span = int(self.indptr[rows[0]]), int(self.indptr[rows[1]])
+                    waiting.append((rows, fetch.submit(*span)))
+                while waiting and (rows is None or len(waiting) > READ_AHEAD):
+                    (first, last), ticket = waiting.popleft()
+                    with spending("read"):
+                        arrays = fetch.take(ticket)
+                    X = self._matrix(first, last, *arrays)
                     if X.shape[0]:
                         yield Chunk(done, X)
                         done += X.shape[0]
+        finally:
+            fetch.close()
 
     def _row_ranges(self, max_cells: int | None, max_nnz: int) -> Iterator[tuple[int, int]]:
         """Row ranges of the store, each within both limits (one row may exceed `max_nnz`)."""
@@ -260,17 +240,40 @@ class Counts:
             yield first, last
             first = last
 
-    def _matrix(self, first: int, last: int, pieces: list[list[Future]]) -> Any:
-        data, indices = (np.concatenate([p.result() for p in piece]) if piece else np.empty(0) for piece in pieces)
+    def _matrix(self, first: int, last: int, data: Any, indices: Any) -> Any:
         xp, csr = self.device.xp, self.device.sparse.csr_matrix
-        data, indices = xp.asarray(data), xp.asarray(indices).astype(np.int32)
-        indptr = xp.asarray(self.indptr[first : last + 1] - self.indptr[first]).astype(np.int32)
+        indptr = xp.asarray((self.indptr[first : last + 1] - self.indptr[first]).astype(np.int32))
         shape = (last - first, len(self.genes) if self.genes is not None else self.n_vars)
-        X = csr((data, indices, indptr), shape=shape)
-        keep = self.cells[first:last]
-        if not keep.all():
-            X = X[np.flatnonzero(keep)]
+        X = select_rows(csr((data, indices, indptr), shape=shape), self.cells[first:last], self.device)
         return X if self.genes is None else select_genes(X, self.genes, self.n_vars, self.device)
+
+
+def _fetcher(path: Path, readers: Sequence[CompressedReader], largest: int, device: devices.Device) -> Any:
+    if not device.is_gpu:
+        return _Fetch(path, readers)
+    from .upload import Upload
+
+    return Upload(path, readers, largest, READ_AHEAD + 1)
+
+
+class _Fetch:
+    """Spans of the non-zeros' counts and columns, inflated by threads."""
+
+    def __init__(self, path: Path, readers: Sequence[CompressedReader]) -> None:
+        self.fd, self.readers = os.open(path, os.O_RDONLY), readers
+
+    def submit(self, start: int, stop: int) -> list[list[Future]]:
+        """Have the threads inflate a span."""
+        return [reader.read(self.fd, start, stop) for reader in self.readers]
+
+    def take(self, ticket: list[list[Future]]) -> tuple[np.ndarray, np.ndarray]:
+        """A span's counts, and its columns as int32."""
+        data, indices = (np.concatenate([p.result() for p in pieces]) if pieces else np.empty(0) for pieces in ticket)
+        return data, indices.astype(np.int32)
+
+    def close(self) -> None:
+        """Close the file. Threads that still inflate for a consumer who left fail, unseen."""
+        os.close(self.fd)
 
 
 def plain_strings(table: pd.DataFrame) -> pd.DataFrame:
@@ -286,6 +289,25 @@ def plain_strings(table: pd.DataFrame) -> pd.DataFrame:
 
 def _values(dataset: h5py.Dataset) -> np.ndarray:
     return dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array of any device as NumPy's."""
+    return array.get() if hasattr(array, "get") else array
+
+
+def select_rows(X: Any, keep: np.ndarray, device: devices.Device) -> Any:
+    """The rows of a CSR matrix that a boolean mask (on the host) keeps, in order."""
+    if keep.all():
+        return X
+    if not device.is_gpu:
+        return X[np.flatnonzero(keep)]
+    xp = device.xp
+    lengths = (X.indptr[1:] - X.indptr[:-1])[xp.asarray(keep)]
+    indptr = xp.concatenate([xp.zeros(1, np.int32), xp.cumsum(lengths, dtype=np.int32)])
+    kept = xp.asarray(keep)[rows_of_nonzeros(X, device)]
+    shape = (int(keep.sum()), X.shape[1])
+    return device.sparse.csr_matrix((X.data[kept], X.indices[kept], indptr), shape=shape)
 
 
 def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device) -> Any:
@@ -323,53 +345,49 @@ def row_sums(X: Any, device: devices.Device, values: Any = None) -> Any:
 
 def column_sums(X: Any, values: Any, device: devices.Device) -> Any:
     """Sum of `values`, one per non-zero of `X`, over each column: float64, exact for integers below 2^53."""
-    return device.xp.bincount(X.indices, weights=values, minlength=X.shape[1])
+    return sums_by_key(X.indices, values, X.shape[1], device)
+
+
+def column_counts(X: Any, device: devices.Device) -> Any:
+    """Number of non-zeros in each column, int64."""
+    if not device.is_gpu:
+        return np.bincount(X.indices, minlength=X.shape[1])
+    from .kernels import count_keys
+
+    return count_keys(X.indices, X.shape[1])
+
+
+def sums_by_key(keys: Any, values: Any, n: int, device: devices.Device) -> Any:
+    """Sum of `values` over each key: n sums, float64, exact for integers below 2^53.
+
+    On the GPU, whose threads add in no order, integers are added: multiples of a power of two that is below the largest
+    value by a factor of 2^36 or more. So equal input gives equal sums, with an error far below float32's.
+
+    Parameters
+    ----------
+    keys
+        Integers from 0 to n - 1, one per value.
+    """
+    if not device.is_gpu:
+        return np.bincount(keys, weights=values, minlength=n)
+    from .kernels import add_by_key
+
+    return add_by_key(keys, values, n)
+
+
+def dense(X: Any, device: devices.Device) -> Any:
+    """A CSR matrix without duplicates as a dense array of its dtype."""
+    if not device.is_gpu:
+        return X.toarray()
+    out = device.xp.zeros(X.shape, X.dtype)
+    out.ravel()[rows_of_nonzeros(X, device) * X.shape[1] + X.indices] = X.data
+    return out
 
 
 def rows_of_nonzeros(X: Any, device: devices.Device) -> Any:
     """For each non-zero of a CSR matrix its row, int64."""
-    xp = device.xp
-    if xp is np:
+    if not device.is_gpu:
         return np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    return xp.searchsorted(X.indptr[1:], xp.arange(X.nnz), side="right")  # CuPy repeats by host lists only
+    from .kernels import rows_of
 
-
-_POOL: ThreadPoolExecutor | None = None
-
-
-def set_threads(n: int) -> None:
-    """Threads that compress and decompress; by default as many as there are cores."""
-    global _POOL
-    _POOL = ThreadPoolExecutor(n)
-
-
-def pool() -> ThreadPoolExecutor:
-    """The threads that compress and decompress. A task of theirs must not wait for another."""
-    if _POOL is None:
-        set_threads(os.cpu_count() or 1)
-    return _POOL
-
-
-def _read_span(array: h5py.Dataset, start: int, stop: int) -> list[Future]:
-    """Elements `start` to `stop` of a compressed array, as futures of consecutive pieces."""
-    pieces = []
-    for at in range(start // CHUNK * CHUNK, stop, CHUNK):
-        pieces.append(pool().submit(_inflate, array, at, max(start - at, 0), min(stop - at, CHUNK)))
-    return pieces
-
-
-def _deflate(values: np.ndarray) -> bytes:
-    padded = np.zeros(CHUNK, values.dtype)
-    padded[: len(values)] = values
-    shuffled = padded.view(np.uint8).reshape(CHUNK, -1).T
-    return isal_zlib.compress(shuffled.tobytes(), 1)
-
-
-def _inflate(array: h5py.Dataset, at: int, low: int, high: int) -> np.ndarray:
-    _, deflated = array.id.read_direct_chunk((at,))
-    size = array.dtype.itemsize
-    shuffled = np.frombuffer(isal_zlib.decompress(deflated, bufsize=CHUNK * size), np.uint8).reshape(size, CHUNK)
-    values = np.empty((high - low, size), np.uint8)
-    for byte in range(size):
-        values[:, byte] = shuffled[byte, low:high]
-    return values.view(array.dtype).ravel()
+    return rows_of(X.indptr, X.nnz)

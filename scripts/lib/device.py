@@ -1,8 +1,18 @@
-"""The device that a stage computes on, resolved once from the config's `device`."""
+"""The device that a stage computes on: the CPU, or one GPU with a hard cap on its memory.
+
+Which of them is decided once, when the workflow is read (`choose`): a rule that runs on the GPU asks for the resource
+`gpu`, and its stage computes where its job was sent (`of`).
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -11,41 +21,210 @@ import numpy as np
 from .errors import UserError
 
 CHOICES = ("auto", "cpu", "gpu")
+PACKAGES = {"cupy": "cupy", "rmm": "rmm", "cuvs": "cuvs", "cuml": "cuml", "pylibcugraph": "pylibcugraph"}
+EXTRAS = "`uv sync --extra gpu-cu13` (driver 580 or newer) or `uv sync --extra gpu-cu12` (driver 535 or newer)"
+OLDEST = (7, 5)  # compute capability that RAPIDS has code for
+SPARE = 0.97  # of a card's memory: the rest is left to contexts and libraries' own allocations
+MB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Device:
     """Where arrays live.
 
-    `xp` is the array module (NumPy) and `sparse` its sparse module (scipy.sparse): code on
-    counts is written against these two, and names neither NumPy nor SciPy itself.
+    `xp` is the array module (NumPy or CuPy) and `sparse` its sparse module: code on counts is written against these
+    two, and names neither NumPy nor SciPy itself.
+
+    Attributes
+    ----------
+    name
+        cpu or gpu.
+    memory
+        Bytes of GPU memory that this process may take; None on the CPU.
     """
 
     name: str
     xp: ModuleType
     sparse: ModuleType
+    memory: int | None = None
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether arrays live on a GPU."""
+        return self.name == "gpu"
 
     def to_host(self, array: Any) -> np.ndarray:
         """The array as NumPy's."""
-        return np.asarray(array)
+        return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def peak_mb(self) -> float | None:
+        """The highest GPU memory of this process so far, in MB; None on the CPU."""
+        return _STATISTICS[0].allocation_counts.peak_bytes / MB if _STATISTICS else None
+
+    def describe(self) -> dict[str, Any]:
+        """What a run record says of the device: card, driver, CUDA, packages; empty for the CPU."""
+        if not self.is_gpu:
+            return {}
+        runtime = self.xp.cuda.runtime
+        return {
+            "card": runtime.getDeviceProperties(self.xp.cuda.Device().id)["name"].decode(),
+            "card_mb": runtime.memGetInfo()[1] // MB,
+            "cap_mb": self.memory // MB,
+            "driver": driver_version(),
+            "cuda": _dotted(runtime.runtimeGetVersion()),
+            "gpu_versions": {name: _version_of(name) for name in PACKAGES},
+        }
 
 
-def resolve(choice: str = "auto") -> Device:
-    """The device for `device: auto | cpu | gpu`.
+@cache
+def cpu() -> Device:
+    """The CPU: NumPy and SciPy."""
+    import scipy.sparse
+
+    return Device("cpu", np, scipy.sparse)
+
+
+@cache
+def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
+    """A GPU: CuPy, whose memory comes from RMM, as does that of cuVS, cuML and pylibcugraph.
+
+    RMM's limiting adaptor refuses what goes beyond the cap, with a MemoryError; its statistics adaptor knows the peak.
+
+    Parameters
+    ----------
+    memory_mb
+        The cap. It is claimed on a card where it is free, before anything is allocated (`lib.cards`). None: what is
+        free on the first card.
+    pool
+        Take memory from CUDA's pool, which keeps what is freed for the next allocation; else from cudaMalloc.
 
     Raises
     ------
     UserError
-        For `gpu`: this version computes on the CPU, and a request for a GPU is never quietly
-        answered with a CPU run.
+        If no GPU can be used: which of driver, card and packages is missing, and how to get it.
     """
-    if choice == "gpu":
-        raise UserError(
-            "device: gpu is not supported by this version of Somersault, whose stages compute on the CPU. "
-            "Set `device: cpu` or `device: auto` in the config."
-        )
+    if problem := unusable():
+        raise UserError(f"device: gpu cannot be used here: {problem} Or set `device: cpu` in the config.")
+    from . import cards
+
+    card = None if memory_mb is None else cards.claim(memory_mb)
+    import cupy
+    import cupyx.scipy.sparse
+    import rmm.mr
+    from rmm.allocators.cupy import rmm_cupy_allocator
+
+    if card is not None:
+        cupy.cuda.Device(card[0].ordinal).use()
+    cap = int(cupy.cuda.runtime.memGetInfo()[0] * SPARE) if card is None else card[1] * MB
+    source = rmm.mr.CudaAsyncMemoryResource() if pool else rmm.mr.CudaMemoryResource()
+    resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))
+    rmm.mr.set_current_device_resource(resource)
+    cupy.cuda.set_allocator(rmm_cupy_allocator)
+    _STATISTICS.append(resource)
+    _CURRENT.append(Device("gpu", cupy, cupyx.scipy.sparse, cap))
+    return _CURRENT[0]
+
+
+def of(snakemake: Any) -> Device:
+    """The device of a job: the GPU if its rule asked for one (resource `gpu`), with `vram_mb` as its cap."""
+    resources = snakemake.resources
+    if not resources.get("gpu", 0):
+        return cpu()
+    return gpu(int(resources.get("vram_mb")), snakemake.config["gpu"]["pool"])
+
+
+def resolve(choice: str = "auto") -> Device:
+    """The device for `auto`, `cpu` or `gpu`, outside a job."""
+    return gpu() if choose(choice) == "gpu" else cpu()
+
+
+def current() -> Device:
+    """The device that this process set up: the GPU, or else the CPU."""
+    return _CURRENT[0] if _CURRENT else cpu()
+
+
+def out_of_memory(error: MemoryError, where: str) -> str:
+    """The message for a stage whose device has too little memory for it."""
+    if not current().is_gpu:
+        return f"out of memory ({error}). Give the rule more (`mem_mb`), or run it on a machine that has more."
+    cap, peak = current().memory / MB, current().peak_mb()
+    return (
+        f"{where} needs more GPU memory than its cap of {cap:.0f} MB: it had {peak:.0f} MB at most, and then {error}. "
+        "Raise `gpu: memory_gb` in the config if that is the cap, run the rule again with a larger "
+        "`--set-resources RULE:vram_mb=...`, use a card with more memory, or set `device: cpu`."
+    )
+
+
+def choose(choice: str) -> str:
+    """cpu or gpu for the config's `device: auto | cpu | gpu`: auto takes a GPU where one can be used."""
     if choice not in CHOICES:
         raise UserError(f"device: {choice!r} is not one of {', '.join(CHOICES)}")
-    import scipy.sparse
+    if choice == "auto":
+        return "cpu" if unusable() else "gpu"
+    return choice
 
-    return Device("cpu", np, scipy.sparse)
+
+@cache
+def unusable() -> str | None:
+    """Why no GPU can be used on this machine, and what to do; None if one can."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver is installed (libcuda.so.1 is missing). Run on a machine with a GPU and its driver."
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
+        return f"the NVIDIA driver shows no card{hidden}. Ask the scheduler for a GPU, or check `nvidia-smi`."
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        python = "" if sys.version_info >= (3, 12) else " with Python 3.12 or newer (`uv sync --python 3.12`)"
+        return f"the packages {', '.join(missing)} are not installed. Install them with {EXTRAS}{python}."
+    number = ctypes.c_int(0)
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    needed = 13 if _version_of("rmm-cu13") else 12
+    if number.value // 1000 < needed:
+        return (
+            f"the driver knows CUDA {_dotted(number.value)} only, and the packages installed are for CUDA {needed}. "
+            f"Update the driver, or install the other packages: {EXTRAS}."
+        )
+    capability = max(_capability(driver, card) for card in range(count.value))
+    if capability < OLDEST:
+        needs = ".".join(map(str, OLDEST))
+        return f"the card's compute capability {'.'.join(map(str, capability))} is below the {needs} that RAPIDS needs."
+    return None
+
+
+def driver_version() -> str | None:
+    """The NVIDIA driver's version, as `nvidia-smi` shows it."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            words = file.readline().split()
+    except OSError:
+        return None
+    return next((word for word in words if word[0].isdigit() and "." in word), None)
+
+
+_CURRENT: list[Device] = []  # the GPU, once it is set up
+_STATISTICS: list[Any] = []  # RMM's resource, once a GPU is set up
+
+
+def _capability(driver: Any, card: int) -> tuple[int, int]:
+    numbers = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        number = ctypes.c_int(0)
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, card)
+        numbers.append(number.value)
+    return numbers[0], numbers[1]
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _version_of(package: str) -> str | None:
+    for name in (package, f"{package}-cu13", f"{package}-cu12", f"{package}-cuda13x", f"{package}-cuda12x"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None

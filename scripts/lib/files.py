@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from .clock import counted
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@counted("write")
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table as parquet (zstd); equal tables give equal bytes."""
     with replacing(path) as partial:
         table.to_parquet(partial, compression="zstd")
 
 
+@counted("read")
 def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
     """Read a parquet table, whole or some of its columns (the index always comes along).
 
@@ -63,6 +66,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
     return pd.read_parquet(path, columns=columns)
 
 
+@counted("write")
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> None:
     """Write named arrays, and scalar attributes, into one HDF5 file; equal input gives equal bytes."""
     with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
@@ -71,6 +75,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> N
         file.attrs.update(attrs)
 
 
+@counted("read")
 def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
     """Read the named arrays (default: all) of a file that `write_arrays` wrote."""
     with h5py.File(path, "r", locking=False) as file:

@@ -17,10 +17,10 @@ import pandas as pd
 
 from . import device as devices
 from . import stage
-from .counts import Chunk, Stream, row_sums, rows_of_nonzeros
+from .counts import Chunk, Stream, row_sums, rows_of_nonzeros, sums_by_key
 from .errors import UserError
 
-PIECE = 1 << 20  # non-zeros worked on at a time: what fits a processor's cache
+PIECE = 1 << 20  # non-zeros that a CPU works on at a time: what fits its cache
 OUTER = 1 << 22  # gene sums x depths evaluated at a time
 MAD_OF_NORMAL = 0.6744897501960817  # the median absolute deviation of a standard normal distribution
 
@@ -70,6 +70,7 @@ class Tallied:
             yield chunk
 
 
+@stage.halving
 def accumulate(counts: Stream, batches: Batches, terms: Callable[[Nonzeros], tuple[Any, Any]], what: str) -> np.ndarray:
     """Sums over the cells of each batch of functions of the non-zeros.
 
@@ -94,7 +95,7 @@ def accumulate(counts: Stream, batches: Batches, terms: Callable[[Nonzeros], tup
         for nonzeros in _pieces(chunk, codes, n_vars, counts.device):
             key, both = terms(nonzeros)
             for total, values in zip(sums, both, strict=True):
-                added = xp.bincount(key - first * n_vars, weights=values, minlength=(last - first) * n_vars)
+                added = sums_by_key(key - first * n_vars, values, (last - first) * n_vars, counts.device)
                 total[first:last] += added.reshape(last - first, n_vars)
     return sums
 
@@ -103,8 +104,9 @@ def _pieces(chunk: Chunk, codes: np.ndarray, n_vars: int, device: devices.Device
     rows = rows_of_nonzeros(chunk.X, device)
     offsets = device.xp.asarray(codes.astype(np.int64) * n_vars)
     one_batch = bool((codes == codes[0]).all())
-    for start in range(0, chunk.X.nnz, PIECE):
-        piece = slice(start, start + PIECE)
+    step = chunk.X.nnz if device.is_gpu else PIECE
+    for start in range(0, chunk.X.nnz, max(step, 1)):
+        piece = slice(start, start + step)
         x = chunk.X.data[piece].astype(np.float64)
         offset = int(offsets[0]) if one_batch else offsets[rows[piece]]
         yield Nonzeros(x, rows[piece] + chunk.start, chunk.X.indices[piece].astype(np.int64) + offset)

@@ -25,7 +25,8 @@ from isal import igzip, isal_zlib
 from scipy.sparse import csc_matrix, csr_matrix
 
 from . import device as devices
-from .counts import pool, rows_of_nonzeros, select_genes
+from .compressed import pool
+from .counts import rows_of_nonzeros, select_genes
 from .errors import UserError
 from .stage import log
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import device as devices
-from .counts import rows_of_nonzeros
+from .counts import dense, rows_of_nonzeros
 from .errors import UserError
 from .files import read_arrays, read_attrs
 
@@ -99,7 +99,7 @@ class Scaling:
             The cells' rows of `regressors`.
         """
         xp = device.xp
-        Z = log_normalize(X, totals, self.target_sum, device).toarray()
+        Z = dense(log_normalize(X, totals, self.target_sum, device), device)
         if self.regress_keys:
             Z -= xp.asarray(design, np.float32) @ xp.asarray(self.coefficients, np.float32)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import logging
@@ -13,14 +14,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from . import counts
+from . import clock, compressed, counts
 from . import device as devices
 from .errors import UserError
 
+P, R = ParamSpec("P"), TypeVar("R")
 log = logging.getLogger("somersault")
 
 RECORDED_PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy", "scikit-learn", "snakemake")
@@ -33,9 +36,10 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     Everything logged goes to the rule's log file. A `UserError`, or an operating system error about
     space or permissions, ends the process with its message; any other exception with its
     traceback. Partial outputs are removed. Beside the log (`.run.json`) goes the run record:
-    device, versions, seed, seconds, peak memory.
+    device, versions, seed, seconds by kind, peak memory of the host and of the GPU.
     """
-    started = time.time()
+    start, began = clock.process_start(), time.time()
+    clock.count_imports()
     log_file = Path(snakemake.log[0])
     log_file.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
@@ -47,14 +51,13 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     sys.unraisablehook = lambda error: log.warning("in a finaliser: %s", error.exc_value)
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
-        device = devices.resolve(snakemake.config["device"])
-        counts.set_threads(snakemake.threads)
+        compressed.set_threads(snakemake.threads)
         main(snakemake)
     except BaseException as error:
         for output in snakemake.output:
             if Path(output).is_file():
                 Path(output).unlink()
-        message = _for_users(error)
+        message = _for_users(error, where)
         if message is None:
             sys.excepthook = sys.__excepthook__
             log.error("%s failed:\n%s", where, traceback.format_exc())
@@ -62,9 +65,40 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         log.error("%s", message)
         print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr)
         _end(1)
-    _write_record(snakemake, log_file, started, device.name)
-    log.info("done in %.1f s, peak memory %.0f MB", time.time() - started, peak_rss_mb())
+    record = _record(snakemake, start, began)
+    log_file.with_suffix(".run.json").write_text(json.dumps(record, indent=1) + "\n")
+    log.info(
+        "done in %.1f s (%s)", record["seconds"], ", ".join(f"{k} {v:.1f}" for k, v in record["seconds_by"].items())
+    )
+    log.info("peak memory %.0f MB, of the GPU %.0f MB", record["peak_rss_mb"], record["peak_gpu_mb"] or 0)
     _end(0)
+
+
+def halving(function: Callable[P, R]) -> Callable[P, R]:
+    """A pass over counts that is done again, with chunks half the size, where the device's memory does not suffice.
+
+    The function must start from nothing whenever it is called: its sums are its own.
+
+    Raises
+    ------
+    MemoryError
+        If it does not suffice for the smallest chunks either.
+    """
+
+    @wraps(function)
+    def retrying(*args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except MemoryError as error:
+                message = str(error)
+                if not counts.halve_chunks():
+                    raise
+            # Only now are the frames gone that held the arrays
+            gc.collect()
+            log.warning("out of memory (%s): again, with chunks half as large", message)
+
+    return retrying
 
 
 class Pace:
@@ -154,10 +188,12 @@ def _end(status: int) -> None:
     os._exit(status)
 
 
-def _for_users(error: BaseException) -> str | None:
+def _for_users(error: BaseException, where: str) -> str | None:
     """The message for an error that its reader can mend, None for a defect of ours."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return devices.out_of_memory(error, where)
     if isinstance(error, OSError):
         path = error.filename or "the results folder"
         text = str(error)
@@ -170,20 +206,25 @@ def _for_users(error: BaseException) -> str | None:
     return None
 
 
-def _write_record(snakemake: Any, log_file: Path, started: float, device: str) -> None:
-    record = {
+def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
+    device, end = devices.current(), time.time()
+    return {
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards.items()),
-        "device": device,
+        "device": device.name,
         "seed": snakemake.config.get("seed"),
         "threads": snakemake.threads,
-        "seconds": round(time.time() - started, 2),
+        "started": round(start, 2),
+        "ended": round(end, 2),
+        "seconds": round(end - start, 2),
+        "seconds_by": clock.seconds_by(start, began, end),
         "peak_rss_mb": round(peak_rss_mb(), 1),
+        "peak_gpu_mb": None if device.peak_mb() is None else round(device.peak_mb(), 1),
         "host": os.uname().nodename,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in RECORDED_PACKAGES},
+        **device.describe(),
     }
-    log_file.with_suffix(".run.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _version(package: str) -> str | None:

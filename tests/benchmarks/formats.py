@@ -25,11 +25,13 @@ import zarr
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
-from lib.counts import CHUNK, ROWS_NNZ, Counts, CountsWriter
+from lib.compressed import CHUNK
+from lib.counts import Counts, CountsWriter
 from simulate import Design, simulate
 from zarr.codecs import BloscCodec, ZstdCodec
 
 Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
+ROWS = 6_000_000  # elements read or written at a time
 
 
 def hdf5(value_type: str, index_type: str, **options: Any) -> tuple[Callable, Callable]:
@@ -43,8 +45,8 @@ def hdf5(value_type: str, index_type: str, **options: Any) -> tuple[Callable, Ca
     def read(path: Path) -> Pieces:
         with h5py.File(path) as file:
             data, indices = file["data"], file["indices"]
-            for start in range(0, len(data), ROWS_NNZ):
-                yield data[start : start + ROWS_NNZ], indices[start : start + ROWS_NNZ]
+            for start in range(0, len(data), ROWS):
+                yield data[start : start + ROWS], indices[start : start + ROWS]
 
     return write, read
 
@@ -66,8 +68,8 @@ def zarr3(compressor: Any, shards: int | None) -> tuple[Callable, Callable]:
     def read(path: Path) -> Pieces:
         group = zarr.open_group(path, mode="r")
         data, indices = group["data"], group["indices"]
-        for start in range(0, data.shape[0], ROWS_NNZ):
-            yield data[start : start + ROWS_NNZ], indices[start : start + ROWS_NNZ]
+        for start in range(0, data.shape[0], ROWS):
+            yield data[start : start + ROWS], indices[start : start + ROWS]
 
     return write, read
 

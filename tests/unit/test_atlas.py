@@ -127,7 +127,8 @@ def made(tmp_path_factory):
             input=SimpleNamespace(**inputs),
             output=SimpleNamespace(atlas=folder / "atlas.h5ad"),
             params=SimpleNamespace(gene_key="gene_symbols", target_sum=1e4, config=CONFIG),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
         )
     )
     return folder / "atlas.h5ad", adata, inputs
@@ -275,7 +276,8 @@ def test_without_harmony_tsne_and_markers(made, tmp_path):
             input=SimpleNamespace(**inputs | without),
             output=SimpleNamespace(atlas=tmp_path / "atlas.h5ad"),
             params=SimpleNamespace(gene_key="gene_symbols", target_sum=None, config=CONFIG),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
         )
     )
     ours = ad.read_h5ad(tmp_path / "atlas.h5ad")

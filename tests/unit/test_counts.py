@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import counts, device
+from lib import compressed, device
 from lib.counts import Counts, CountsWriter, InMemory, column_sums, row_sums, rows_of_nonzeros, select_genes
 
 CPU = device.resolve("cpu")
@@ -25,7 +25,7 @@ def matrix():
 @pytest.fixture
 def store(tmp_path, X, monkeypatch):
     """The matrix as a store in HDF5 chunks of 1000 elements, written 37 cells at a time."""
-    monkeypatch.setattr(counts, "CHUNK", 1000)
+    monkeypatch.setattr(compressed, "CHUNK", 1000)
     write(tmp_path / "counts.h5ad", X)
     return tmp_path / "counts.h5ad"
 
@@ -129,7 +129,7 @@ def test_a_stream_can_be_left_early(store, X):
 
 @pytest.mark.parametrize("step", [1, 37, 500])
 def test_the_step_of_writing_does_not_show(tmp_path, X, step, monkeypatch):
-    monkeypatch.setattr(counts, "CHUNK", 128)
+    monkeypatch.setattr(compressed, "CHUNK", 128)
     write(tmp_path / "a.h5ad", X, step)
     np.testing.assert_array_equal(collect(Counts(tmp_path / "a.h5ad"))[0], X.toarray())
 

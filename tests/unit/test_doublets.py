@@ -55,7 +55,8 @@ def run_stage(folder, limits=None, **changes):
             input=SimpleNamespace(counts=folder / "counts.h5ad", qc=folder / "qc.parquet"),
             params=SimpleNamespace(batch_key="batch", cells=limits or {}, doublets=DEFAULTS | changes),
             output=SimpleNamespace(doublets=folder / "doublets.parquet", simulated=folder / "simulated.h5"),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
             threads=1,
         )
     )
@@ -121,8 +122,8 @@ def test_projection_is_that_of_the_z_scored_matrix():
     expected = np.concatenate([pca.transform(z), pca.transform(both)])
     found = np.concatenate(
         [
-            doublets.embed(projected, totals, offset),
-            doublets.embed(projected[pairs].sum(1), totals[pairs].sum(1), offset),
+            doublets.embed(projected, totals, offset, np),
+            doublets.embed(projected[pairs].sum(1), totals[pairs].sum(1), offset, np),
         ]
     )
     # The coordinates are float32 and some 10 in size
@@ -143,8 +144,8 @@ def test_planted_doublets_are_found():
 def test_chunks_do_not_show(monkeypatch):
     X, _ = mixture(300)
     whole = doublets.scrublet(InMemory(X))
-    monkeypatch.setattr(doublets, "HELD", 0)
-    monkeypatch.setattr(doublets, "DENSE", 5000)
+    monkeypatch.setitem(doublets.HELD, "cpu", 0)
+    monkeypatch.setitem(doublets.DENSE, "cpu", 5000)
     pieces = doublets.scrublet(InMemory(X, max_cells=37))
     # Sums of float64 in another order: a neighbour at equal distance may change, in few cells
     assert (whole.scores == pieces.scores).mean() > 0.99

@@ -53,7 +53,8 @@ def fake(inputs, params, outputs, **wildcards):
         params=SimpleNamespace(**params),
         output=Namedlist(fromdict=outputs),
         wildcards=SimpleNamespace(**wildcards),
-        config={"seed": 0, "device": "cpu"},
+        config={"seed": 0},
+        resources={},
         threads=1,
     )
 

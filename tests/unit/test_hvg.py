@@ -323,7 +323,8 @@ def run_stage(folder, X, settings, sample_of_b="b"):
             input=SimpleNamespace(genes=str(folder / "genes.parquet"), **files),
             params=SimpleNamespace(gene_key="gene_symbols", batch_key="sample", target_sum=1e4, hvg=settings),
             output=SimpleNamespace(hvg=str(folder / "hvg.parquet")),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
         )
     )
     return read_table(folder / "hvg.parquet")

@@ -205,7 +205,8 @@ def run(main, tmp_path, grouping, clustering=(), **params):
             output=output,
             params=SimpleNamespace(**defaults | params),
             wildcards=SimpleNamespace(grouping=grouping),
-            config={"device": "cpu", "seed": 0},
+            config={"seed": 0},
+            resources={},
         )
     )
     return read_markers(output.markers), pd.read_csv(output.top, sep="\t", dtype={"group": str})

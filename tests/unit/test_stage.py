@@ -21,12 +21,13 @@ from lib.files import read_arrays, read_attrs, read_table, replacing, write_arra
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def run(folder: Path, main: str, device: str = "cpu") -> subprocess.CompletedProcess[str]:
+def run(folder: Path, main: str, gpu: int = 0) -> subprocess.CompletedProcess[str]:
     """A stage with this body of `main(snakemake)`, in a process of its own; its output is out.txt."""
     code = f"""
     import sys
     from types import SimpleNamespace
     sys.path.append({str(SCRIPTS)!r})
+    from lib import device as devices
     from lib import stage
     from lib.errors import UserError
     from lib.files import replacing
@@ -34,7 +35,7 @@ def run(folder: Path, main: str, device: str = "cpu") -> subprocess.CompletedPro
         {main}
     stage.run(main, SimpleNamespace(
         rule="toy", wildcards={{"sample": "A"}}, log=["logs/toy.log"], output=["out.txt"], threads=1,
-        config={{"device": {device!r}, "seed": 3}},
+        config={{"seed": 3, "gpu": {{"pool": True}}}}, resources={{"gpu": {gpu}, "vram_mb": 1000}},
     ))
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
@@ -83,12 +84,16 @@ def test_disk_troubles_are_told(tmp_path, error, message):
     assert "Traceback" not in done.stderr
 
 
-def test_gpu_is_refused_before_the_stage_begins(tmp_path):
-    done = run(tmp_path, "open('begun', 'w').close()", device="gpu")
-    assert "device: gpu is not supported by this version" in done.stderr
+def test_gpu_that_is_not_there_is_said_before_the_stage_begins(tmp_path, monkeypatch):
+    if devices.unusable() is None:
+        pytest.skip("there is a GPU here")
+    done = run(tmp_path, "devices.of(snakemake); open('begun', 'w').close()", gpu=1)
+    assert "device: gpu cannot be used here: " in done.stderr
+    assert "set `device: cpu`" in done.stderr
     assert not (tmp_path / "begun").exists()
     with pytest.raises(UserError, match="'tpu' is not one of auto, cpu, gpu"):
         devices.resolve("tpu")
+    assert devices.resolve("auto").name == "cpu"
 
 
 def test_replacing_is_all_or_nothing(tmp_path):

@@ -1,0 +1,148 @@
+"""Which card a job takes, where several jobs and several cards are on one machine.
+
+A job claims the GPU memory that it may take, its cap, on a card where that much is not claimed by others, and waits
+where there is none: so no two jobs share a card that do not fit, whichever workflows start them. The claims lie in a
+file per card, under an exclusive lock while it is read and written; those of processes that are gone count for nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+log = logging.getLogger("somersault")
+
+SPARE = 0.97  # of a card's memory: the rest is left to the driver
+CONTEXT_MB = 600  # what a process takes on a card beside its arrays: CUDA's context and the libraries' kernels
+POLL = 0.25  # seconds between two looks at the claims
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card that this process may use.
+
+    Attributes
+    ----------
+    ordinal
+        Its number among the cards that CUDA shows to this process.
+    uuid
+        Its own name, the same for every process.
+    memory_mb
+        Its whole memory.
+    """
+
+    ordinal: int
+    uuid: str
+    memory_mb: int
+
+
+def claim(need_mb: int, cards: Sequence[Card] | None = None, folder: Path | None = None) -> tuple[Card, int]:
+    """Claim memory on a card until this process ends; waits until one has it.
+
+    Parameters
+    ----------
+    need_mb
+        The memory wanted. More than the largest card has is cut to that.
+    cards
+        To choose from; None: those that CUDA shows.
+    folder
+        Of the files of claims; None: one per user in the machine's temporary folder.
+
+    Returns
+    -------
+    The card and the memory claimed.
+    """
+    cards = visible() if cards is None else cards
+    folder = folder or Path(tempfile.gettempdir()) / f"somersault-gpu-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    most = max(room(card) for card in cards)
+    if need_mb > most:
+        log.warning("%d MB of GPU memory asked for; the largest card has %d MB to give", need_mb, most)
+    need_mb, waiting = min(need_mb, most), False
+    while True:
+        # The fullest card that has room: large jobs find the others empty
+        for card in sorted(cards, key=lambda card: room(card) - claimed(folder, card)):
+            if _claimed_now(folder, card, need_mb):
+                log.info("GPU %s: %d of its %d MB", card.uuid, need_mb, card.memory_mb)
+                return card, need_mb
+        if not waiting:
+            log.info("waiting for %d MB on a card: other jobs have claimed them", need_mb)
+            waiting = True
+        time.sleep(POLL)
+
+
+def room(card: Card) -> int:
+    """Memory of a card that can be claimed, in MB."""
+    return int(card.memory_mb * SPARE) - CONTEXT_MB
+
+
+def claimed(folder: Path, card: Card) -> int:
+    """Memory of a card that living processes have claimed, contexts included, in MB."""
+    with _locked(folder, card) as file:
+        return _sum(_living(file))
+
+
+def visible() -> list[Card]:
+    """The cards that CUDA shows to this process, found without a context on any."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    driver.cuInit(0)
+    count = ctypes.c_int(0)
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    cards = []
+    for ordinal in range(count.value):
+        uuid, memory = (ctypes.c_ubyte * 16)(), ctypes.c_size_t(0)
+        driver.cuDeviceGetUuid_v2(uuid, ordinal)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(memory), ordinal)
+        text = bytes(uuid).hex()
+        parts = text[:8], text[8:12], text[12:16], text[16:20], text[20:]
+        cards.append(Card(ordinal, "GPU-" + "-".join(parts), memory.value >> 20))
+    return cards
+
+
+def _claimed_now(folder: Path, card: Card, need_mb: int) -> bool:
+    with _locked(folder, card) as file:
+        claims = _living(file)
+        if _sum(claims) + need_mb > room(card):
+            return False
+        claims[str(os.getpid())] = {"mb": need_mb, "born": _born(os.getpid())}
+        file.truncate(0)
+        file.write(json.dumps(claims))
+        return True
+
+
+def _locked(folder: Path, card: Card) -> TextIO:
+    """The card's file of claims, open and locked until it is closed."""
+    file = (folder / f"{card.uuid}.json").open("a+")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _living(file: TextIO) -> dict[str, dict]:
+    """The claims in a file of the processes that are still those that made them."""
+    file.seek(0)
+    try:
+        claims = json.loads(file.read() or "{}")
+    except json.JSONDecodeError:  # its writer was killed
+        claims = {}
+    return {pid: claim for pid, claim in claims.items() if _born(int(pid)) == claim["born"]}
+
+
+def _sum(claims: dict[str, dict]) -> int:
+    return sum(claim["mb"] + CONTEXT_MB for claim in claims.values())
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, which tells it from another that got its number; None if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

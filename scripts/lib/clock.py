@@ -1,0 +1,74 @@
+"""Where a stage's time goes: into imports, reading, writing; what is left is computing."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P, R = ParamSpec("P"), TypeVar("R")
+_spent = {"import": 0.0, "read": 0.0, "write": 0.0}
+_running: list[str] = []  # what the main thread is at, the innermost last
+
+
+@contextmanager
+def spending(kind: str) -> Iterator[None]:
+    """Count the block's time as of this kind; what runs within another kind counts as the outer one's."""
+    if _running or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _running.append(kind)
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        _spent[kind] += time.perf_counter() - started
+        _running.pop()
+
+
+def counted(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The decorated function's time is of this kind."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with spending(kind):
+                return function(*args, **kwargs)
+
+        return timed
+
+    return decorate
+
+
+def count_imports() -> None:
+    """From here on, count what `import` statements take, as those of libraries within functions."""
+    plain = builtins.__import__
+
+    def timed(name: str, *args: Any, **kwargs: Any) -> Any:
+        with spending("import"):
+            return plain(name, *args, **kwargs)
+
+    builtins.__import__ = timed
+
+
+def process_start() -> float:
+    """When this process started, in seconds since the epoch."""
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - since_boot + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def seconds_by(start: float, main: float, end: float) -> dict[str, float]:
+    """Seconds by kind of a process that started at `start`, whose stage's main began at `main`; they sum to the whole.
+
+    What comes before main is imports.
+    """
+    spent = dict(_spent, **{"import": _spent["import"] + main - start})
+    spent["compute"] = end - start - sum(spent.values())
+    return {kind: round(seconds, 3) for kind, seconds in spent.items()}
