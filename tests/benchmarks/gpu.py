@@ -1,0 +1,465 @@
+"""The workflow on a GPU against rapids-singlecell in memory: seconds, GPU memory, truth, and where the wall time goes.
+
+    python tests/benchmarks/gpu.py --cells 200000 --cells 1000000
+
+Both run the article's steps with the parameters of config/config.yaml on a cohort of 30,000 genes, 20 cell types and
+some 2,400 genes a cell: the workflow by Snakemake with all cores and one card, as users run it; rapids-singlecell in
+one process (rapids_peer.py). Below 500,000 cells the cohort is one h5ad of eight patients, from there on one h5ad for
+each patient of 25,000 cells. Tables go to results/, as markdown and as JSON; with --only, what the day's file has of
+the other side stays in it.
+
+Our seconds are of all jobs of a stage together, from the run records: `compute` without process start, imports, reading
+and writing, `all` with them. rapids-singlecell's are between two device synchronisations, without its imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import yaml
+from run import HOME, PATIENTS, RESULTS, RULES, UP_TO_PCA, cpu, workflow_result, write_config
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import NearestNeighbors
+
+SPLIT_FROM = 500_000  # cells from which on a patient has a file of its own
+PER_PATIENT = 25_000
+SAMPLE = 1000  # cells whose neighbours are checked
+KINDS = ["import", "read", "compute", "write"]
+PACKAGES = ["cupy", "rmm", "cuvs", "cuml", "pylibcugraph", "rapids-singlecell", "scanpy", "anndata", "numpy", "scipy"]
+PACKAGES += ["h5py", "snakemake"]
+PARTS = {
+    "waited": "waiting for the scheduler, cores or GPU memory",
+    "start": "from a job's submission to its process",
+    "import": "imports, CUDA's start among them",
+    "read": "reading",
+    "compute": "computing",
+    "write": "writing",
+    "rest": "from a process's end to the job's end",
+}
+
+
+CLUSTERINGS = {"": "Leiden", "_louvain": "Louvain", "_unintegrated": "Leiden on the unintegrated components"}
+
+
+def simulate(folder: Path, cells: int, cores: int) -> list[Path]:
+    """A cohort of the article's shape; its files, made once."""
+    split = cells >= SPLIT_FROM
+    n_patients = cells // PER_PATIENT if split else PATIENTS
+    target = folder / "cohort" if split else folder / "cohort.h5ad"
+    files = [target / f"P{i}.h5ad" for i in range(1, n_patients + 1)] if split else [target]
+    if not all(file.exists() for file in files):
+        command = [sys.executable, HOME / "scripts/simulate.py", target, f"--patients={n_patients}"]
+        command += [f"--cells={cells // n_patients}", f"--processes={cores}", *["--split"] * split]
+        started = time.time()
+        subprocess.run([str(c) for c in command], check=True)
+        size = sum(file.stat().st_size for file in files) / 1e9
+        print(f"simulated in {time.time() - started:.0f} s, {size:.1f} GB", flush=True)
+    return files
+
+
+def configure(folder: Path, files: list[Path], device: str, memory_gb: float | None) -> Path:
+    """The default config with the article's keys and the device, and a sheet of the files."""
+    path = write_config(folder, files[0])
+    config = yaml.safe_load(path.read_text()) | {"device": device}
+    if memory_gb is not None:
+        config["gpu"] = config.get("gpu", {}) | {"memory_gb": memory_gb}
+    path.write_text(yaml.safe_dump(config))
+    (folder / "samples.tsv").write_text("sample\tpath\n" + "".join(f"{file.stem}\t{file}\n" for file in files))
+    return path
+
+
+def run_workflow(folder: Path, config: Path, cores: int, memory_gb: float | None) -> dict[str, Any]:
+    """Run the workflow; with `memory_gb`, its jobs side by side claim no more than that together.
+
+    Returns
+    -------
+    `stages`: per stage its jobs' seconds and memory (`stage_costs`). `parts`, `path`: where the wall time goes
+    (`wall_profile`). Wall seconds, the card's peak memory, and how good the result is.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder]
+    command += ["--configfile", config, "--cores", cores]
+    command += [] if memory_gb is None else ["--resources", f"vram_mb={int(memory_gb * 1024)}"]
+    for name in ("results", "benchmarks", "logs", ".snakemake"):  # nothing of an earlier run counts
+        shutil.rmtree(folder / name, ignore_errors=True)
+    lines: list[tuple[float, str]] = []
+    launched = time.time()
+    with card_memory() as card, (folder / "snakemake.log").open("w") as log:
+        command = [str(c) for c in command]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in process.stdout:
+            lines.append((time.time(), line.rstrip("\n")))
+            log.write(line)
+        process.wait()
+    exited = time.time()
+    records = read_records(folder)
+    result = {"seconds": exited - launched, "jobs": len(records), "card": card, "notes": []}
+    result["stages"] = stage_costs(records)
+    if process.returncode:
+        result["log"] = [line for _, line in lines[-100:]]
+        print("\n".join(result["log"]), file=sys.stderr)
+        said = [line for line in result["log"] if line.startswith("Somersault, ")]
+        result["notes"].append(f"the workflow failed: {said[0] if said else ' '.join(result['log'][-3:])}")
+        return result
+    jobs = records.join(read_log(lines))
+    result["at_once"] = float((jobs["finished"] - jobs["submitted"]).sum() / result["seconds"])
+    parts, path = wall_profile(jobs, launched, exited)
+    result |= {"parts": parts, "path": path, **workflow_result(folder)}
+    truth = pd.read_parquet(folder / "results/cohort/obs.parquet", columns=["CellType"])["CellType"]
+    louvain = pd.read_parquet(next((folder / "results/cohort/louvain").glob("*.parquet"))).iloc[:, 0]
+    result |= {"ari_louvain": adjusted_rand_score(truth.astype(str), louvain.astype(str))}
+    return result | {"clusters_louvain": int(louvain.nunique()), "recall": our_recall(folder / "results/cohort")}
+
+
+def read_records(folder: Path) -> pd.DataFrame:
+    """The run records, by the path of the job's log: rule, seconds in all and by kind, start, end, memory."""
+    rows = {}
+    for path in sorted((folder / "logs").rglob("*.run.json")):
+        record = json.loads(path.read_text())
+        rows[str(path.relative_to(folder)).removesuffix(".run.json") + ".log"] = record | record.get("seconds_by", {})
+    columns = ["rule", "started", "ended", "seconds", *KINDS, "peak_gpu_mb", "peak_rss_mb"]
+    table = pd.DataFrame.from_dict(rows, "index").reindex(columns=columns)
+    return table.astype({"rule": str} | dict.fromkeys(columns[1:], float))
+
+
+def stage_costs(records: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """Per stage the number of jobs, their seconds together, and the memory of the largest."""
+    stage = records["rule"].mask(records["rule"].str.startswith("figures"), "figures")
+    groups = records.groupby(stage)
+    costs = groups[["seconds", *KINDS]].sum(min_count=1)
+    costs = costs.join(groups[["peak_gpu_mb", "peak_rss_mb"]].max()).join(groups.size().rename("jobs"))
+    costs = costs.rename(columns={"peak_gpu_mb": "gpu_mb", "peak_rss_mb": "mb"})
+    return json.loads(costs.to_json(orient="index"))
+
+
+def read_log(lines: list[tuple[float, str]]) -> pd.DataFrame:
+    """Snakemake's jobs, by the path of their log: when submitted and finished, the files that it reads and writes."""
+    jobs, blocks, block = {}, {}, {}
+    for at, line in lines:
+        if re.fullmatch(r"(local)?(rule|checkpoint) \w+:", line):
+            block = {"submitted": at, "input": "", "output": ""}
+        elif found := re.fullmatch(r" {4}(\w+): (.*)", line):
+            block[found[1]] = found[2]
+            if found[1] == "jobid":
+                blocks[found[2]] = block
+        elif found := re.match(r"Finished jobid: (\d+)", line):
+            job = blocks[found[1]]
+            files = {name: re.sub(r" \([^)]*\)", "", job[name]).split(", ") for name in ("input", "output")}
+            if "log" in job:
+                jobs[job["log"]] = {"submitted": job["submitted"], "finished": at, **files}
+    return pd.DataFrame.from_dict(jobs, "index")
+
+
+def wall_profile(jobs: pd.DataFrame, launched: float, exited: float) -> list[list[dict]]:
+    """Where the wall time goes.
+
+    A job's time is parted into PARTS from the end of the last job that it waits for to its own end. The critical path
+    goes from the job that ends last to the last job that it waits for, and so on: its parts add up to the wall time.
+
+    Parameters
+    ----------
+    jobs
+        Of `read_records` and `read_log`.
+    launched, exited
+        Snakemake's start and end.
+
+    Returns
+    -------
+    Per part its seconds on the critical path and of all jobs together; and the jobs of the path, with their parts.
+    """
+    maker = {file: log for log, files in jobs["output"].items() for file in files}
+    awaited = {log: {maker[file] for file in files if file in maker} for log, files in jobs["input"].items()}
+    before = {log: jobs.loc[list(logs), "finished"].max() if logs else launched for log, logs in awaited.items()}
+    parts, started = jobs[KINDS].fillna(0), jobs["started"].fillna(jobs["submitted"])
+    parts["waited"] = jobs["submitted"] - pd.Series(before)
+    parts["start"] = started - jobs["submitted"]
+    parts["rest"] = jobs["finished"] - started - parts[KINDS].sum(axis=1)
+    path = [jobs["finished"].idxmax()]
+    while awaited[path[-1]]:
+        path.append(jobs.loc[list(awaited[path[-1]]), "finished"].idxmax())
+    parts = parts[list(PARTS)]
+    steps = parts.loc[path[::-1]]
+    first, last = steps["waited"].iloc[0], exited - jobs["finished"].max()
+    rows = [{"part": "Snakemake, until it submits the first job", "path": first}]
+    rows += [{"part": what, "path": steps[name].sum(), "jobs": parts[name].sum()} for name, what in PARTS.items()]
+    # A job that runs beside others has not held anybody up while it waited
+    rows[1] = {"part": PARTS["waited"], "path": steps["waited"].iloc[1:].sum()}
+    rows.append({"part": "after the last job: the report", "path": last})
+    jobs_in_all = parts.drop(columns="waited").sum().sum()
+    rows.append({"part": "**in all**", "path": exited - launched, "jobs": jobs_in_all})
+    steps.insert(0, "job", [log.removeprefix("logs/").removesuffix(".log") for log in steps.index])
+    return [json.loads(frame.round(2).to_json(orient="records")) for frame in (pd.DataFrame(rows), steps)]
+
+
+def our_recall(cohort: Path) -> float:
+    """The recall of the neighbours in `neighbors.h5`, over those that the graph is made of."""
+    with h5py.File(cohort / "neighbors.h5", "r") as file:
+        use_rep, n_pcs, metric = (file.attrs[name] for name in ("use_rep", "n_pcs", "metric"))
+        cells = sampled(len(file["indices"]))
+        found = file["indices"][cells, : file.attrs["n_neighbors"] - 1]
+    with h5py.File(cohort / ("pca.h5" if use_rep == "X_pca" else "harmony.h5"), "r") as file:
+        X = file[use_rep][:, :n_pcs]
+    return knn_recall(X, cells, list(found), metric)
+
+
+def sampled(n_obs: int) -> np.ndarray:
+    """SAMPLE cells of `n_obs`, sorted; all if there are fewer."""
+    return np.sort(np.random.default_rng(0).choice(n_obs, min(SAMPLE, n_obs), replace=False))
+
+
+def knn_recall(X: np.ndarray, cells: np.ndarray, found: list[np.ndarray], metric: str = "euclidean") -> float:
+    """The fraction of the cells' nearest neighbours in X, by brute force, that are among those found.
+
+    Parameters
+    ----------
+    X
+        All cells x dimensions.
+    cells
+        Rows of X.
+    found
+        For each of them its neighbours without itself.
+    """
+    k = max(len(neighbors) for neighbors in found)
+    exact = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(X)
+    nearest = exact.kneighbors(X[cells], return_distance=False)
+    hits = [
+        len(np.intersect1d(mine, others[others != cell][: len(mine)])) / len(mine)
+        for cell, mine, others in zip(cells, found, nearest, strict=True)
+    ]
+    return float(np.mean(hits))
+
+
+@contextmanager
+def card_memory() -> Iterator[dict[str, float]]:
+    """The memory in use on the card, or on the fullest of several, in MB, looked at five times a second.
+
+    Yields
+    ------
+    `before` and, from the block's end on, `peak`; nothing where there is no card.
+    """
+    card: dict[str, float] = {}
+    if shutil.which("nvidia-smi") is None:
+        yield card
+        return
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    card["before"] = max(map(float, subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()))
+    watching = subprocess.Popen([*query, "-lms", "200"], stdout=subprocess.PIPE, text=True)
+    seen = [card["before"]]
+
+    def watch() -> None:
+        for line in watching.stdout:
+            seen.append(max(seen.pop(), float(line)))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield card
+    finally:
+        watching.terminate()
+        watcher.join()
+        card["peak"] = seen[0]
+
+
+def run_peer(folder: Path, files: list[Path], config: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Run rapids-singlecell; end it where a stage takes more than `args.timeout` seconds."""
+    out, log = folder / "peer.jsonl", folder / "peer.log"
+    command = [sys.executable, Path(__file__).with_name("rapids_peer.py"), config, out, folder / "peer.h5ad", *files]
+    command += ["--skip", *args.skip] if args.skip else []
+    command += [] if args.memory_gb is None else ["--memory-gb", args.memory_gb]
+    out.write_text("")
+    launched = time.time()
+    with card_memory() as card, log.open("w") as file:
+        process = subprocess.Popen([str(c) for c in command], stdout=file, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            time.sleep(0.1)
+            if time.time() - out.stat().st_mtime > args.timeout:
+                process.kill()
+                process.wait()
+    result: dict[str, Any] = {"seconds": time.time() - launched, "card": card, "notes": []}
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    result["stages"] = [line for line in lines if "seconds" in line]
+    for line in lines:
+        result |= line.get("result", {})
+        if "ready" in line:
+            result["import_seconds"] = line["ready"] - launched
+        if "error" in line:
+            result["notes"].append(
+                f"{line['stage']} died after {line['seconds']:.1f} s at {line['gpu_mb']:,.0f} MB: {line['error']}"
+            )
+    ended, last = {line["stage"] for line in result["stages"]}, (log.read_text().splitlines() or [""])[-1]
+    if open_stages := [line["stage"] for line in lines if line.get("stage", "") not in ended and "stage" in line]:
+        result["notes"].append(f"{open_stages[0]} did not end (exit status {process.returncode}): {last}")
+    elif process.returncode:
+        result["notes"].append(f"it failed (exit status {process.returncode}): {last}")
+    return result
+
+
+def peer_costs(peer: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Per rule of ours the seconds of rapids-singlecell's stages that ended, and the highest of their peaks."""
+    costs: dict[str, dict[str, float]] = {}
+    for stage in (stage for stage in peer.get("stages", []) if "error" not in stage):
+        cost = costs.setdefault(stage["rule"], {"seconds": 0.0, "gpu_mb": 0.0})
+        cost["seconds"] += stage["seconds"]
+        cost["gpu_mb"] = max(cost["gpu_mb"], stage["gpu_mb"])
+    return costs
+
+
+def table(ours: dict[str, dict], peer: dict[str, dict]) -> pd.DataFrame:
+    """One row a stage and two of totals, over the stages that both have; memory's total is the highest."""
+    columns = ["jobs", "seconds", *KINDS, "gpu_mb"]
+    mine = pd.DataFrame.from_dict(ours, "index").reindex(index=RULES, columns=columns).astype(float)
+    theirs = pd.DataFrame.from_dict(peer, "index").reindex(index=RULES, columns=["seconds", "gpu_mb"]).astype(float)
+    # What rapids-singlecell alone has, normalize, our stages do as they read
+    compared = [rule for rule in RULES if rule in (peer or ours) and rule != "figures"]
+    for name, rules in {"up to PCA": RULES[:UP_TO_PCA], "in all": RULES}.items():
+        both = [rule for rule in rules if rule in compared]
+        for frame in (mine, theirs):
+            sums = frame.loc[both].sum(min_count=1)
+            frame.loc[f"**{name}**"] = sums.where(sums.index != "gpu_mb", frame.loc[both, "gpu_mb"].max())
+    rows = pd.DataFrame({"stage": mine.index, "jobs": mine["jobs"].values, "compute s": mine["compute"].values})
+    rows["all s"], rows["rapids s"] = mine["seconds"].values, theirs["seconds"].values
+    rows["rapids / compute"] = rows["rapids s"] / rows["compute s"].where(rows["compute s"] > 0)
+    rows["rapids / all"] = rows["rapids s"] / rows["all s"]
+    rows["GPU MB"], rows["rapids GPU MB"] = mine["gpu_mb"].values, theirs["gpu_mb"].values
+    rows["rapids / GPU MB"] = rows["rapids GPU MB"] / rows["GPU MB"].where(rows["GPU MB"] > 0)
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Cards, driver, CUDA, processor, memory and versions."""
+    about: dict[str, Any] = {"cores": os.cpu_count(), "cpu": cpu()}
+    about["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        about["cards"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().splitlines()
+        shown = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout
+        about["cuda"] = next(iter(re.findall(r"CUDA Version: *([\d.]+)", shown)), None)
+    plain = {re.sub(r"-cu(da)?1\dx?$", "", d.name.lower().replace("_", "-")): d.version for d in distributions()}
+    about["versions"] = {"python": platform.python_version()} | {p: plain[p] for p in PACKAGES if p in plain}
+    return about
+
+
+def markdown(measured: dict[str, Any], rows: pd.DataFrame) -> str:
+    """The tables with what they need to be judged."""
+    sides = {name: measured[name] for name in ("ours", "peer") if measured[name]}
+    lines = [f"# {measured['cells']:,} cells x 30,000 genes: GPU benchmark", ""]
+    for name, side in sides.items():
+        about = side["machine"]
+        cards = f"{'; '.join(about['cards'])}; CUDA {about['cuda']}; " if "cards" in about else ""
+        lines += [f"`{side['command']}`", ""]
+        if name == "ours" or not measured["ours"] or about != measured["ours"]["machine"]:
+            lines += [f"{side['date']}, {cards}{about['cores']} cores of {about['cpu']}, {about['memory_gb']} GB."]
+            lines += [", ".join(f"{package} {v}" for package, v in about["versions"].items()) + ".", ""]
+    lines += [*_markdown_table(rows, [0, 2, 2, 2, 1, 1, 0, 0, 1]), ""]
+    for name, side in sides.items():
+        lines += [f"- {'ours' if name == 'ours' else 'rapids-singlecell'}: {_summary(side)}"]
+        lines += [f"- {note}" for note in side["notes"]]
+    if measured["ours"].get("parts"):
+        lines += ["", "## Where the workflow's wall time goes", "", "Seconds, on the critical path and of all jobs."]
+        lines += ["", *_markdown_table(pd.DataFrame(measured["ours"]["parts"]), [1, 1]), ""]
+        lines += ["The critical path, job by job.", ""]
+        lines += _markdown_table(pd.DataFrame(measured["ours"]["path"]), [1] * len(PARTS))
+    return "\n".join(lines) + "\n"
+
+
+def _summary(side: dict[str, Any]) -> str:
+    words = []
+    if "n_obs" in side:
+        words.append(f"{side['n_obs']:,} cells x {side['n_vars']:,} genes kept")
+    for key, what in CLUSTERINGS.items():
+        if f"ari{key}" in side:
+            found = f"{side['clusters' + key]} clusters, adjusted Rand index {side['ari' + key]:.3f}"
+            words.append(f"{what}: {found} against the true types")
+    if "recall" in side:
+        words.append(f"{100 * side['recall']:.2f} % of the nearest neighbours of {SAMPLE:,} cells found")
+    if "import_seconds" in side:
+        words.append(f"{side['import_seconds']:.1f} s of imports before the first stage")
+        stages = [stage for stage in side["stages"] if stage["rule"] in ("ingest", "normalize", "pca", "unintegrated")]
+        words.append(", ".join(f"{stage['stage']} {stage['seconds']:.2f} s" for stage in stages))
+    if "at_once" in side:
+        words.append(f"{side['jobs']} jobs, {side['at_once']:.1f} at once")
+    words.append(f"{side['seconds']:.1f} s from start to end, all included")
+    if "peak" in side["card"]:
+        words.append(f"at most {side['card']['peak']:,.0f} MB in use on the card, {side['card']['before']:,.0f} before")
+    return "; ".join(words)
+
+
+def _markdown_table(rows: pd.DataFrame, digits: list[int]) -> list[str]:
+    lines = ["| " + " | ".join(rows.columns) + " |", "|---" + "|---:" * (len(rows.columns) - 1) + "|"]
+    for row in rows.itertuples(index=False):
+        cells = ["–" if pd.isna(v) else f"{v:,.{d}f}" for v, d in zip(row[1:], digits, strict=True)]
+        lines.append("| " + " | ".join([row[0], *cells]) + " |")
+    return lines
+
+
+def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
+    """Simulate, run one or both, write and print the tables; whether all went well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = simulate(folder, cells, args.cores)
+    if args.sim_only:
+        return True
+    config = configure(folder, files, args.device, args.memory_gb)
+    date = time.strftime("%Y-%m-%d")
+    capped = f"-{args.memory_gb:g}gb" if args.memory_gb else ""
+    target = args.out / f"{date}-gpu-{cells}{capped}.json"
+    measured: dict[str, Any] = {"cells": cells, "ours": {}, "peer": {}}
+    if args.only and target.exists():
+        measured = json.loads(target.read_text())
+    command = shlex.join(["python", "tests/benchmarks/gpu.py", *sys.argv[1:]])
+    about = {"command": command, "date": date, "machine": machine()}
+    if args.only != "peer":
+        measured["ours"] = about | run_workflow(folder, config, args.cores, args.memory_gb)
+    if args.only != "ours":
+        measured["peer"] = about | run_peer(folder, files, config, args)
+    rows = table(measured["ours"].get("stages", {}), peer_costs(measured["peer"]))
+    measured["table"] = json.loads(rows.to_json(orient="records"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(measured, indent=1) + "\n")
+    target.with_suffix(".md").write_text(markdown(measured, rows))
+    print(markdown(measured, rows), flush=True)
+    return not measured["ours"] or "parts" in measured["ours"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, action="append", help="of the cohort; may repeat (default: 200000)")
+    parser.add_argument("--memory-gb", type=float, help="GPU memory that each side may take (default: the card's)")
+    parser.add_argument("--only", choices=["ours", "peer"])
+    parser.add_argument("--sim-only", action="store_true", help="simulate the cohort into --folder, and no more")
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="of the workflow")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--skip", nargs="*", default=[], help="rules that rapids-singlecell shall not run: tsne ...")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds that one of its stages may take")
+    parser.add_argument("--folder", type=Path, help="where to run, and what to keep (default: a temporary one)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    args = parser.parse_args()
+    went_well = []
+    for cells in args.cells or [200_000]:
+        if args.folder:
+            went_well.append(benchmark(cells, args, args.folder.resolve() / str(cells)))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                went_well.append(benchmark(cells, args, Path(folder)))
+    sys.exit(not all(went_well))
+
+
+if __name__ == "__main__":
+    main()
