@@ -5,15 +5,17 @@ the GPU cuGraph's leiden, as rapids_singlecell.tl.leiden calls it. Both maximise
 communities of w / W - resolution * (d / 2W)^2: w, the weight within; d, the sum of degrees; W, the weight in all.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.clusters import in_order, to_igraph, to_pylibcugraph, write_clusters
+from lib.clusters import cugraph_communities, to_igraph, write_clusters
 from lib.files import read_table
 from lib.fuzzy import read_graph
 
+STARTS = 4  # on the GPU
 MAX_LEVEL = 100  # of merging, on the GPU: more than a graph of cells takes
 THETA = 1.0  # cuGraph's default: how much chance there is in its refinement
 
@@ -29,14 +31,13 @@ def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int,
         Of the modularity: higher finds more and smaller communities.
     n_iterations
         Rounds of refinement, each through all levels; -1: until nothing changes. On the GPU it says nothing: cuGraph
-        goes through the levels once, moving cells at each until the modularity stops growing.
+        goes through the levels once, and the best of `STARTS` goes is taken.
     """
     if device.is_gpu:
         from pylibcugraph import leiden as communities
 
-        handle, graph = to_pylibcugraph(connectivities, device)
-        *found, modularity = communities(handle, seed, graph, MAX_LEVEL, resolution, THETA, False)
-        membership = in_order(*found, device)
+        starts = [partial(found_by, communities, seed + start, resolution) for start in range(STARTS)]
+        membership, modularity = cugraph_communities(connectivities, starts, resolution, seed, device)
     else:
         graph, weights = to_igraph(connectivities, seed)
         found = graph.community_leiden(
@@ -45,6 +46,11 @@ def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int,
         membership, modularity = np.array(found.membership), found.quality
     stage.log.info("modularity %.4f at resolution %g", modularity, resolution)
     return membership
+
+
+def found_by(communities: Any, seed: int, resolution: float, handle: Any, graph: Any) -> tuple:
+    """pylibcugraph's leiden from one seed."""
+    return communities(handle, seed, graph, MAX_LEVEL, resolution, THETA, False)
 
 
 def main(snakemake: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.clusters import in_order, to_igraph, to_pylibcugraph, write_clusters
+from lib.clusters import cugraph_communities, to_igraph, write_clusters
 from lib.files import read_table
 from lib.fuzzy import read_graph
 
@@ -27,14 +27,15 @@ def louvain(connectivities: Any, resolution: float, seed: int, device: devices.D
     resolution
         Of the modularity: higher finds more and smaller communities.
     seed
-        Of the order in which igraph visits the cells; cuGraph, which moves them all at once, draws nothing.
+        Of the order in which igraph visits the cells, or on the GPU cuGraph's communities.
     """
     if device.is_gpu:
         from pylibcugraph import louvain as communities
 
-        handle, graph = to_pylibcugraph(connectivities, device)
-        *found, modularity = communities(handle, graph, MAX_LEVEL, THRESHOLD, resolution, False)
-        membership = in_order(*found, device)
+        def find(handle: Any, graph: Any) -> tuple:
+            return communities(handle, graph, MAX_LEVEL, THRESHOLD, resolution, False)
+
+        membership, modularity = cugraph_communities(connectivities, [find], resolution, seed, device)
     else:
         graph, weights = to_igraph(connectivities, seed)
         weights = weights.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from . import device as devices
 from . import stage
+from .counts import rows_of_nonzeros, sums_by_key
 from .files import write_table
 
 if TYPE_CHECKING:
@@ -36,13 +38,27 @@ def to_igraph(connectivities: Any, seed: int) -> tuple[igraph.Graph, np.ndarray]
     return graph, upper.data.astype(np.float64)
 
 
-def to_pylibcugraph(connectivities: Any, device: devices.Device) -> tuple[Any, Any]:
-    """What pylibcugraph's functions take first: a resource handle, and the undirected graph with its weights (float32).
+Find = Callable[[Any, Any], tuple]  # cells, their communities and the modularity, from a handle and a graph
+
+
+def cugraph_communities(
+    connectivities: Any, find: Sequence[Find], resolution: float, seed: int, device: devices.Device
+) -> tuple[np.ndarray, float]:
+    """The best of several of pylibcugraph's clusterings, and its modularity.
+
+    cuGraph moves the cells all at once, and may end where communities would still better be one: so Louvain goes on, by
+    igraph, on the small graph whose nodes are the communities. They only merge, so that connected ones stay connected.
 
     Parameters
     ----------
     connectivities
         cells x cells, symmetric, CSR, without a diagonal; on the host or on the device.
+    find
+        pylibcugraph's functions, all but resource handle and graph filled in.
+    resolution
+        Of the modularity.
+    seed
+        Of igraph's order.
     device
         A GPU.
     """
@@ -61,14 +77,42 @@ def to_pylibcugraph(connectivities: Any, device: devices.Device) -> tuple[Any, A
         do_expensive_check=False,
         input_array_format="CSR",
     )
-    return handle, graph
+    best: tuple[np.ndarray, float] | None = None
+    for communities in find:
+        vertices, found, _ = communities(handle, graph)
+        membership = device.xp.empty_like(found)
+        membership[vertices] = found
+        merged = merge(adjacency, membership, resolution, seed, device)
+        if best is None or merged[1] > best[1]:
+            best = merged
+    return best
 
 
-def in_order(vertices: Any, communities: Any, device: devices.Device) -> np.ndarray:
-    """Per cell its community, on the host, from pylibcugraph's pairs of a cell and its community."""
-    membership = device.xp.empty_like(communities)
-    membership[vertices] = communities
-    return device.to_host(membership)
+def merge(
+    adjacency: Any, membership: Any, resolution: float, seed: int, device: devices.Device
+) -> tuple[np.ndarray, float]:
+    """Communities merged where that raises the modularity, and the modularity; `membership` is on the device."""
+    import igraph
+
+    xp = device.xp
+    _, codes = xp.unique(membership, return_inverse=True)
+    n = int(codes.max()) + 1
+    keys = codes[rows_of_nonzeros(adjacency, device)] * n + codes[adjacency.indices]
+    pairs, which = xp.unique(keys, return_inverse=True)
+    weights = device.to_host(sums_by_key(which, adjacency.data, len(pairs), device))
+    source, target = np.divmod(device.to_host(pairs), n)
+    upper = source <= target
+    source, target, weights = source[upper], target[upper], weights[upper]
+    weights = np.where(source == target, weights / 2, weights)  # within a community each link was met twice
+    igraph.set_random_number_generator(random.Random(seed))
+    graph = igraph.Graph(n, np.column_stack([source, target]))
+    merged = graph.community_multilevel(weights=weights.tolist(), resolution=resolution).membership
+    quality = [
+        graph.modularity(members, weights=weights.tolist(), resolution=resolution) for members in (range(n), merged)
+    ]
+    stage.log.info("%d communities, modularity %.4f; merged to %d: %.4f", n, quality[0], max(merged) + 1, quality[1])
+    members = np.asarray(merged if quality[1] > quality[0] else range(n))
+    return members[device.to_host(codes)], max(quality)
 
 
 def by_falling_size(membership: np.ndarray) -> np.ndarray:

@@ -8,12 +8,12 @@ from typing import Any
 import cupy
 
 _ADD = cupy.ElementwiseKernel(
-    "K key, V value, float64 scale, raw uint64 sums",
-    "",
+    "K key, V value, float64 scale",
+    "raw uint64 sums",
     "atomicAdd(&sums[key], (unsigned long long)llrint((double)value * scale))",
     "somersault_add",
 )
-_COUNT = cupy.ElementwiseKernel("K key, raw uint64 counts", "", "atomicAdd(&counts[key], 1ull)", "somersault_count")
+_COUNT = cupy.ElementwiseKernel("K key", "raw uint64 counts", "atomicAdd(&counts[key], 1ull)", "somersault_count")
 _ROWS = cupy.ElementwiseKernel(
     "raw int32 indptr, int32 n_rows",
     "int64 row",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lib import device as devices
-from lib.clusters import by_falling_size, in_order, to_igraph
+from lib.clusters import by_falling_size, merge, to_igraph
 from lib.errors import UserError
 from lib.fuzzy import read_graph
 from sklearn.metrics import adjusted_rand_score
@@ -24,8 +24,18 @@ def test_labels_follow_size_then_the_first_cell():
     np.testing.assert_array_equal(by_falling_size(membership), [3, 1, 1, 0, 0, 0, 2, 2, 4])
 
 
-def test_communities_go_to_their_cells():
-    np.testing.assert_array_equal(in_order(np.array([2, 0, 1]), np.array([7, 5, 5]), CPU), [5, 5, 7])
+def test_merging_ends_at_communities_as_modular_as_igraphs(pbmc3k_graph):
+    weights = pbmc3k_graph.obsp["connectivities"]
+    pieces = louvain.louvain(weights, 30.0, 0, CPU)  # many small communities
+    assert len(set(pieces)) > 100
+    merged, quality = merge(weights, pieces, 0.6, 0, CPU)
+    graph, weight = to_igraph(weights, 0)
+    # Sums of float64 in another order
+    assert quality == pytest.approx(graph.modularity(merged, weights=weight.tolist(), resolution=0.6), rel=1e-9)
+    best = graph.community_multilevel(weights=weight.tolist(), resolution=0.6).membership
+    assert quality > graph.modularity(best, weights=weight.tolist(), resolution=0.6) - 0.01
+    # What is one stays one
+    assert pd.crosstab(pieces, merged).astype(bool).sum(1).max() == 1
 
 
 def test_leiden_finds_what_scanpy_finds(pbmc3k_graph):
