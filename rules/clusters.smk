@@ -56,7 +56,7 @@ rule kmeans:
         "benchmarks/cohort/kmeans/{n_clusters}.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: few_cores
     resources:
         mem_mb=memory(1000, 10),
         gpu=GPU,

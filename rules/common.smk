@@ -157,6 +157,16 @@ def cores(wildcards, input):
     return 1 if megabytes(input) < 100 else 8 if megabytes(input) < 500 else 16
 
 
+def few_cores(wildcards, input):
+    """Threads of a rule that runs beside others, and whose work a GPU does where there is one."""
+    return min(4, cores(wildcards, input)) if GPU else cores(wildcards, input)
+
+
+def sample_cores(wildcards, input):
+    """Threads of a sample's rule: many samples run side by side instead."""
+    return max(1, min(cores(wildcards, input), 16 // len(SAMPLES)))
+
+
 def write_report():
     """Snakemake's own report of the run that just ended: the same command line, asked for the report."""
     command = [

@@ -13,7 +13,7 @@ rule neighbors:
         "benchmarks/cohort/neighbors.tsv"
     conda:
         GPU_ENV
-    threads: 8
+    threads: few_cores
     resources:
         mem_mb=memory(2000, 40),
         gpu=GPU,
@@ -63,11 +63,11 @@ rule tsne:
         "benchmarks/cohort/tsne.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: few_cores
     resources:
         mem_mb=memory(1500, 15),
         gpu=GPU,
-        vram_mb=gpu_memory(1500, 4),
+        vram_mb=gpu_memory(1500, 8),
     params:
         tsne=config["tsne"],
     script:

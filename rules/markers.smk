@@ -16,7 +16,7 @@ rule markers_logreg:
         "benchmarks/cohort/markers_logreg/{grouping}.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: few_cores
     resources:
         mem_mb=memory(3000, 1),
         gpu=GPU,
@@ -44,7 +44,7 @@ rule markers_ttest:
         "benchmarks/cohort/markers_ttest/{grouping}.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: few_cores
     resources:
         mem_mb=memory(2000, 0.1),
         gpu=GPU,

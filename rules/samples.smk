@@ -12,7 +12,7 @@ rule ingest:
         "benchmarks/samples/{sample}/ingest.tsv"
     conda:
         "../envs/cpu.yaml"
-    threads: cores
+    threads: sample_cores
     resources:
         mem_mb=memory(1500, 0.1),
     params:
@@ -37,7 +37,7 @@ rule qc:
         "benchmarks/samples/{sample}/qc.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: sample_cores
     resources:
         mem_mb=memory(1500, 0.5),
         gpu=GPU,
@@ -62,7 +62,7 @@ rule doublets:
         "benchmarks/samples/{sample}/doublets.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: sample_cores
     resources:
         mem_mb=memory(2000, 1),
         gpu=GPU,

@@ -15,7 +15,7 @@ from lib.clusters import cugraph_communities, to_igraph, write_clusters
 from lib.files import read_table
 from lib.fuzzy import read_graph
 
-STARTS = 4  # on the GPU
+STARTS = 2  # on the GPU
 MAX_LEVEL = 100  # of merging, on the GPU: more than a graph of cells takes
 THETA = 1.0  # cuGraph's default: how much chance there is in its refinement
 

@@ -15,6 +15,7 @@ from lib import device as devices
 COHORTS = ["demo", "pbmc3k", "pbmc_3tech"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     problem = devices.unusable()
     for item in items:

@@ -51,10 +51,11 @@ def test_every_import_of_the_stages_is_a_declared_dependency():
     """scanpy belongs to the tests, and what a stage imports is installed with the workflow."""
     modules = {"sklearn": "scikit-learn", "skmisc": "scikit-misc", "skimage": "scikit-image", "umap": "umap-learn"}
     modules |= {"openTSNE": "opentsne", "yaml": "pyyaml"}
-    gpu = {"cupy", "cupyx", "rmm", "cuvs", "cuml", "pylibcugraph", "pylibraft"}  # come with the extras, or with each other
+    gpu = {"cupy", "cupyx", "rmm", "cuvs", "cuml", "pylibcugraph", "pylibraft"}  # of the extras, or what these bring
     imported = set()
     for path in (HOME / "scripts").rglob("*.py"):
-        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), flags=re.M))
+        found = re.findall(r"^\s*(?:from (\w+)[\w.]* import|import (\w+))", path.read_text(), flags=re.M)
+        imported |= {name for pair in found for name in pair if name}
     ours = {path.stem for path in (HOME / "scripts").rglob("*.py")} - {"umap"} | {"lib"}
     import sys
 
