@@ -35,5 +35,9 @@ rule all:
         figures=FIGURES,
 
 
+onstart:
+    check_device()
+
+
 onsuccess:
     write_report()

@@ -19,12 +19,12 @@ try:
     SHEET = settings.read_sheet(
         settings.find_sheet(complete["samples"], HOME), complete
     )
-    DEVICE = settings.device(complete, here=workflow.local_exec and not workflow.dryrun)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 config.clear()
 config.update(complete)  # in the schema's order, whatever the file's
 
+DEVICE = devices.choose(config["device"])
 GPU = int(DEVICE == "gpu")  # what a rule that computes on it asks for
 GPU_ENV = f"../envs/{DEVICE}.yaml"
 if GPU and not devices.unusable() and "vram_mb" not in workflow.global_resources:
@@ -128,6 +128,12 @@ def memory(base, factor):
         return int((base + factor * megabytes(input)) * attempt)
 
     return mem_mb
+
+
+def check_device():
+    """Refuse `device: gpu` where the jobs run on this machine and no GPU can be used; never fall back quietly."""
+    if GPU and workflow.local_exec and (problem := devices.unusable()):
+        raise WorkflowError(devices.refusal(problem))
 
 
 def gpu_memory(base, factor):

@@ -7,7 +7,7 @@ unique names of cells and genes, and in obs the file's columns and the sample sh
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib import stage
+from lib.clock import counted
 from lib.config import required_columns
 from lib.counts import Chunk, CountsWriter
 from lib.errors import UserError
@@ -188,9 +189,14 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
     """Pass items on while the next one is made by a thread."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
+        while (item := _waited(coming)) is not None:
             coming = thread.submit(next, items, None)
             yield item
+
+
+@counted("read")
+def _waited(coming: Future) -> Any:
+    return coming.result()
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import pandas as pd
 import yaml
 from jsonschema import Draft202012Validator
 
-from . import device as devices
 from .errors import UserError
 
 OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # sheet columns that replace `cells` keys
@@ -164,25 +163,6 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     for name in config["markers"]["groupings"] or []:
         if re.match(r"(leiden|louvain|kmeans)_", name) and name not in clusterings:
             yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"
-
-
-def device(config: Mapping[str, Any], here: bool) -> str:
-    """cpu or gpu: what the config's `device` comes to.
-
-    Parameters
-    ----------
-    here
-        Whether the jobs run on this machine.
-
-    Raises
-    ------
-    UserError
-        If they do, and `device` is gpu where none can be used. A GPU is never quietly replaced by the CPU.
-    """
-    chosen = devices.choose(config["device"])
-    if chosen == "gpu" and here and (problem := devices.unusable()):
-        raise UserError(f"device: gpu cannot be used here: {problem} Or set `device: cpu` in the config.")
-    return chosen
 
 
 def dense_values(path: str | Path) -> int:

@@ -104,7 +104,7 @@ def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
         If no GPU can be used: which of driver, card and packages is missing, and how to get it.
     """
     if problem := unusable():
-        raise UserError(f"device: gpu cannot be used here: {problem} Or set `device: cpu` in the config.")
+        raise UserError(refusal(problem))
     from . import cards
 
     card = None if memory_mb is None else cards.claim(memory_mb)
@@ -192,6 +192,11 @@ def unusable() -> str | None:
         needs = ".".join(map(str, OLDEST))
         return f"the card's compute capability {'.'.join(map(str, capability))} is below the {needs} that RAPIDS needs."
     return None
+
+
+def refusal(problem: str) -> str:
+    """The message for `device: gpu` where `unusable` names a problem."""
+    return f"device: gpu cannot be used here: {problem} Or set `device: cpu` in the config."
 
 
 def driver_version() -> str | None:

@@ -7,6 +7,7 @@ import os
 import anndata as ad
 import numpy as np
 import pytest
+from lib import device as devices
 from runs import sheet_of
 
 
@@ -28,6 +29,15 @@ def message(run, *args: str) -> str:
 def test_config_is_refused_before_any_job(run, cohort_files, config, expected):
     run.write(sheet_of(cohort_files), **config)
     assert expected in message(run)
+    assert not (run.folder / "results").exists()
+
+
+def test_gpu_that_is_not_there_is_refused_before_any_job(run, cohort_files):
+    if devices.unusable() is None:
+        pytest.skip("there is a GPU here")
+    run.write(sheet_of(cohort_files), device="gpu")
+    assert "rule hvg" in run.snakemake("--dry-run").stdout  # as on a cluster's login node
+    assert "device: gpu cannot be used here: " in message(run)
     assert not (run.folder / "results").exists()
 
 
