@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +19,7 @@ from isal import isal_zlib
 from .clock import spending
 
 CHUNK = 1 << 18  # elements of an HDF5 chunk
+GROUP = 4  # chunks that one task inflates: each task costs time that only one thread can have
 WAITING = 64  # chunks that may wait for the threads that deflate them
 
 
@@ -110,17 +112,19 @@ class CompressedReader:
 
         A shuffled chunk has its elements' first bytes, then all their second bytes, and so on.
         """
+        chunks = list(range(start // CHUNK * CHUNK, stop, CHUNK))
         return [
-            pool().submit(self._inflate_into, fd, at, buffer[i * self.chunk_bytes : (i + 1) * self.chunk_bytes])
-            for i, at in enumerate(range(start // CHUNK * CHUNK, stop, CHUNK))
+            pool().submit(self._inflate_into, fd, chunks[i : i + GROUP], buffer[i * self.chunk_bytes :])
+            for i in range(0, len(chunks), GROUP)
         ]
 
     def _inflate(self, fd: int, at: int) -> np.ndarray:
         offset, size = self.chunks[at]
         return np.frombuffer(isal_zlib.decompress(os.pread(fd, size, offset), bufsize=self.chunk_bytes), np.uint8)
 
-    def _inflate_into(self, fd: int, at: int, buffer: np.ndarray) -> None:
-        buffer[:] = self._inflate(fd, at)
+    def _inflate_into(self, fd: int, chunks: Sequence[int], buffer: np.ndarray) -> None:
+        for i, at in enumerate(chunks):
+            buffer[i * self.chunk_bytes : (i + 1) * self.chunk_bytes] = self._inflate(fd, at)
 
     def _values(self, fd: int, at: int, low: int, high: int) -> np.ndarray:
         size = self.dtype.itemsize

@@ -12,6 +12,7 @@ import pyarrow as pa
 from isal import igzip
 from pyarrow import csv, parquet
 
+from .clock import counted
 from .errors import UserError
 from .files import read_table, replacing
 from .stage import log
@@ -105,6 +106,7 @@ def rank_genes(
     return pd.DataFrame(table)
 
 
+@counted("write")
 def write_markers(table: pd.DataFrame, path: str | Path, top: str | Path, n_genes: int) -> None:
     """Write the table of `rank_genes` as gzipped TSV, and the first `n_genes` of each group as TSV.
 
