@@ -32,7 +32,7 @@ rule atlas:
     resources:
         mem_mb=memory(2000, 1),
         gpu=GPU,
-        vram_mb=gpu_memory(3000, 0),
+        vram_mb=gpu_memory(1400, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

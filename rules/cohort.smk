@@ -17,7 +17,7 @@ rule genes:
     resources:
         mem_mb=memory(1500, 0.1),
         gpu=GPU,
-        vram_mb=gpu_memory(3000, 0),
+        vram_mb=gpu_memory(1300, 0),
     params:
         samples=SAMPLES,
         genes=config["genes"],
@@ -44,7 +44,7 @@ rule hvg:
     resources:
         mem_mb=memory(2000, 0.1),
         gpu=GPU,
-        vram_mb=gpu_memory(4000, 0),
+        vram_mb=gpu_memory(2200, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
@@ -73,7 +73,7 @@ rule features:
     resources:
         mem_mb=memory(1500, 0.2),
         gpu=GPU,
-        vram_mb=gpu_memory(3000, 0),
+        vram_mb=gpu_memory(1300, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
     script:
@@ -96,7 +96,7 @@ rule pca:
     resources:
         mem_mb=memory(2000, 1),
         gpu=GPU,
-        vram_mb=gpu_memory(4000, 0),
+        vram_mb=gpu_memory(1800, 0),
     params:
         n_comps=config["pca"]["n_comps"],
         target_sum=config["normalize"]["target_sum"],

@@ -48,7 +48,7 @@ rule markers_ttest:
     resources:
         mem_mb=memory(2000, 0.1),
         gpu=GPU,
-        vram_mb=gpu_memory(3500, 0),
+        vram_mb=gpu_memory(1500, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

@@ -41,7 +41,7 @@ rule qc:
     resources:
         mem_mb=memory(1500, 0.5),
         gpu=GPU,
-        vram_mb=gpu_memory(3000, 0),
+        vram_mb=gpu_memory(1300, 0),
     params:
         gene_families=config["qc"]["gene_families"],
         percent_top=config["qc"]["percent_top"],
@@ -66,7 +66,7 @@ rule doublets:
     resources:
         mem_mb=memory(2000, 1),
         gpu=GPU,
-        vram_mb=gpu_memory(4000, 0),
+        vram_mb=gpu_memory(2500, 0),
     params:
         batch_key=BATCH_KEY,
         cells=cell_limits,

@@ -43,29 +43,26 @@ class CompressedArray:
         self.deflating: deque[Future] = deque()
 
     def append(self, values: np.ndarray) -> None:
-        """Add values, of any dtype that casts to the array's; the caller leaves them unchanged thereafter."""
-        self.pending.append(values)
-        self.n_pending += len(values)
-        if self.n_pending >= CHUNK:
-            values = self._joined()
-            whole = len(values) // CHUNK * CHUNK
-            self.pending, self.n_pending = [values[whole:]], len(values) - whole
-            for start in range(0, whole, CHUNK):
-                self._submit(values[start : start + CHUNK])
+        """Add values, of any dtype that casts to the array's; they are not copied, and the caller leaves them alone."""
+        start = 0
+        while start < len(values):
+            piece = values[start : start + CHUNK - self.n_pending]
+            self.pending.append(piece)
+            self.n_pending += len(piece)
+            start += len(piece)
+            if self.n_pending == CHUNK:
+                self._submit()
 
     def close(self) -> None:
         """Write what is left, the last chunk partly filled."""
         if self.n_pending:
-            self._submit(self._joined())
-        self.pending, self.n_pending = [], 0
+            self._submit()
         self._write(0)
 
-    def _joined(self) -> np.ndarray:
-        return np.concatenate(self.pending) if len(self.pending) > 1 else self.pending[0]
-
-    def _submit(self, values: np.ndarray) -> None:
-        self.deflating.append(pool().submit(_deflate, values, self.dtype))
-        self.n += len(values)
+    def _submit(self) -> None:
+        self.deflating.append(pool().submit(_deflate, self.pending, self.dtype))
+        self.n += self.n_pending
+        self.pending, self.n_pending = [], 0
         self._write(WAITING)
 
     def _write(self, waiting: int) -> None:
@@ -151,7 +148,16 @@ def pool() -> ThreadPoolExecutor:
     return _POOL
 
 
-def _deflate(values: np.ndarray, dtype: np.dtype) -> bytes:
-    padded = np.zeros(CHUNK, dtype)
-    padded[: len(values)] = values
-    return isal_zlib.compress(np.ascontiguousarray(padded.view(np.uint8).reshape(CHUNK, -1).T), 1)
+def _deflate(pieces: list[np.ndarray], dtype: np.dtype) -> bytes:
+    """One chunk, zero beyond the pieces: shuffled into its elements' first bytes, their second bytes ..., deflated."""
+    bits = np.dtype(f"u{dtype.itemsize}")
+    n = sum(map(len, pieces))
+    shuffled = np.empty((dtype.itemsize, CHUNK), np.uint8)
+    shuffled[:, n:] = 0
+    at = 0
+    for piece in pieces:
+        values = np.ascontiguousarray(piece, dtype).view(bits)
+        for byte, row in enumerate(shuffled[:, at : at + len(piece)]):
+            np.right_shift(values, 8 * byte, out=row, casting="unsafe")
+        at += len(piece)
+    return isal_zlib.compress(shuffled, 1)
