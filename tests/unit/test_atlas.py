@@ -167,6 +167,8 @@ def test_backed_mode_and_copies(made, tmp_path):
     copy = ad.read_h5ad(tmp_path / "copy.h5ad")
     assert copy.layers["counts"].sum() == theirs.layers["counts"].sum()
     assert copy.uns.keys() == ad.read_h5ad(path).uns.keys()
+    for ranked in (copy.uns["rank_genes_groups"], theirs.uns["rank_genes_groups"]):
+        assert set(ranked["names"]["1"]) == set(theirs.var_names)
 
 
 def test_slots_equal_scanpys(made):
@@ -232,6 +234,21 @@ def test_rank_genes_groups(made):
         "names",
         "scores",
     ]
+
+
+@pytest.mark.parametrize("beta", ["b", "\u03b2"])
+def test_names_of_ranked_genes_are_strings(beta, tmp_path):
+    """Whether or not they are ASCII; a group's name may be neither."""
+    names = np.array([f"A{beta}", "longer", "C"], object)
+    table = rank_genes(["T\u03b1", "2"], {"scores": np.array([[3.0, 2, 1], [1, 2, 3]])}, names, names)
+    with h5py.File(tmp_path / "uns.h5", "w") as file:
+        ad.io.write_elem(file, "ranked", atlas.rank_genes_groups(table, "leiden", "t-test"))
+        read = ad.io.read_elem(file["ranked"])
+    assert read["names"].dtype.names == ("T\u03b1", "2")
+    assert list(read["names"]["T\u03b1"]) == list(names)
+    assert list(read["names"]["2"]) == list(names[::-1])
+    assert all(isinstance(name, str) for name in read["names"]["2"])
+    np.testing.assert_array_equal(read["scores"]["2"], np.float32([3, 2, 1]))
 
 
 def test_scanpys_plots_and_tools_take_it_as_it_is(made, monkeypatch):
