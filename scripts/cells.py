@@ -11,6 +11,7 @@ import pandas as pd
 from lib import stage
 from lib.errors import UserError
 from lib.files import read_table, replacing, write_table
+from lib.imports import import_lean
 from lib.thresholds import failing, threshold_reasons
 
 
@@ -45,12 +46,11 @@ def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tupl
 
 def main(snakemake: Any) -> None:
     """Join a sample's obs, metrics and doublets; write `cells.parquet` and `ledger.tsv`."""
-    from anndata.io import read_elem
     from h5py import File
 
     limits, sample = snakemake.params.cells, snakemake.wildcards.sample
     with File(snakemake.input.counts, locking=False) as file:
-        obs = read_elem(file["obs"])
+        obs = import_lean("anndata.io").read_elem(file["obs"])
     qc, doublets = read_table(snakemake.input.qc), read_table(snakemake.input.doublets)
     batches = obs[snakemake.params.batch_key]
     reasons = threshold_reasons(qc, limits, batches.to_numpy())

@@ -43,6 +43,7 @@ MIN_CELLS_OF_GENE = 3  # scanpy's filters within scrublet
 MIN_GENES_OF_CELL = 3
 MIN_MEAN, MAX_MEAN, MIN_DISP, N_BINS = 0.0125, 3, 0.5, 20  # scanpy's defaults of highly_variable_genes
 TARGET_SUM = 1e6  # of the highly variable genes' counts
+FEW, MOST = 0.01, 0.99  # of all pairs: shares between which scikit-learn shuffles them all
 # Non-zeros up to which a stream that is read several times is held in memory: some 0.6 GB
 HELD = {"cpu": 48_000_000, "gpu": 80_000_000}
 HELD_CELLS = {"cpu": 4_000, "gpu": 8_000}  # of its chunks
@@ -231,11 +232,25 @@ def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
 
 
 def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
-    """`n_pairs` different pairs of `n` cells, n_pairs x 2: those that scanpy draws."""
-    from sklearn.utils.random import sample_without_replacement
+    """`n_pairs` different pairs of `n` cells, n_pairs x 2: those that scanpy draws.
 
-    drawn = sample_without_replacement(n * n, n_pairs, random_state=np.random.RandomState(seed))
-    return np.column_stack(np.divmod(drawn, n))
+    The numbers are those of scikit-learn's sample_without_replacement(n * n, n_pairs, random_state=seed).
+
+    Raises
+    ------
+    UserError
+        If these are all pairs, or more.
+    """
+    random, n_all = np.random.RandomState(seed), n * n
+    if n_pairs >= MOST * n_all:
+        raise UserError(f"{n_pairs} doublets are too many for {n} cells. Lower `doublets: sim_doublet_ratio`.")
+    if n_pairs > FEW * n_all:
+        return np.column_stack(np.divmod(random.permutation(n_all)[:n_pairs], n))
+    drawn = first = np.empty(0, np.int64)
+    while len(first) < n_pairs:
+        drawn = np.concatenate([drawn, random.randint(n_all, size=n_pairs)])
+        first = np.unique(drawn, return_index=True)[1]
+    return np.column_stack(np.divmod(drawn[np.sort(first)[:n_pairs]], n))
 
 
 def embed(projected: Any, totals: Any, offset: Any, xp: Any) -> Any:

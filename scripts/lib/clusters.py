@@ -14,6 +14,7 @@ from . import device as devices
 from . import stage
 from .counts import rows_of_nonzeros, sums_by_key
 from .files import write_table
+from .imports import import_lean
 
 if TYPE_CHECKING:
     import igraph
@@ -29,9 +30,9 @@ def to_igraph(connectivities: Any, seed: int) -> tuple[igraph.Graph, np.ndarray]
     seed
         Of igraph's one random number generator.
     """
-    import igraph
     from scipy.sparse import triu
 
+    igraph = import_lean("igraph")
     igraph.set_random_number_generator(random.Random(seed))
     upper = triu(connectivities, k=1, format="coo")
     graph = igraph.Graph(connectivities.shape[0], np.column_stack([upper.row, upper.col]))
@@ -92,9 +93,7 @@ def merge(
     adjacency: Any, membership: Any, resolution: float, seed: int, device: devices.Device
 ) -> tuple[np.ndarray, float]:
     """Communities merged where that raises the modularity, and the modularity; `membership` is on the device."""
-    import igraph
-
-    xp = device.xp
+    igraph, xp = import_lean("igraph"), device.xp
     _, codes = xp.unique(membership, return_inverse=True)
     n = int(codes.max()) + 1
     keys = codes[rows_of_nonzeros(adjacency, device)] * n + codes[adjacency.indices]

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
-from jsonschema import Draft202012Validator
 
 from .errors import UserError
 
@@ -30,6 +28,9 @@ def complete(config: Mapping[str, Any], schema_file: str | Path) -> dict[str, An
     UserError
         Listing all problems: unknown keys with the nearest known one, wrong types, values out of range, contradictions.
     """
+    import yaml  # here, for stages that need something else of this file
+    from jsonschema import Draft202012Validator
+
     schema = yaml.safe_load(Path(schema_file).read_text())
     problems = list(_unknown_keys(config, schema, ""))
     if not problems:

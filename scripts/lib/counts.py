@@ -22,6 +22,7 @@ import pandas as pd
 from . import device as devices
 from .clock import spending
 from .compressed import CompressedArray, CompressedReader
+from .imports import import_lean
 
 ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
@@ -121,8 +122,7 @@ class CountsWriter:
 
     def close(self, obs: pd.DataFrame, var: pd.DataFrame, **elements: Any) -> None:
         """Write what is left of the arrays, then obs, var and any further element of an AnnData (`uns=...`)."""
-        from anndata.io import write_elem
-
+        write_elem = import_lean("anndata.io").write_elem
         obs, var = plain_strings(obs), plain_strings(var)
         for array in self.arrays.values():
             array.close()

@@ -10,7 +10,8 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
@@ -45,8 +46,12 @@ class Device:
 
     name: str
     xp: ModuleType
-    sparse: ModuleType
     memory: int | None = None
+
+    @cached_property
+    def sparse(self) -> ModuleType:
+        """The sparse module, imported where it is first asked for."""
+        return import_module("cupyx.scipy.sparse" if self.is_gpu else "scipy.sparse")
 
     @property
     def is_gpu(self) -> bool:
@@ -79,9 +84,7 @@ class Device:
 @cache
 def cpu() -> Device:
     """The CPU: NumPy and SciPy."""
-    import scipy.sparse
-
-    return Device("cpu", np, scipy.sparse)
+    return Device("cpu", np)
 
 
 @cache
@@ -109,7 +112,6 @@ def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
 
     card = None if memory_mb is None else cards.claim(memory_mb)
     import cupy
-    import cupyx.scipy.sparse
     import rmm.mr
     from rmm.allocators.cupy import rmm_cupy_allocator
 
@@ -121,7 +123,7 @@ def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
     rmm.mr.set_current_device_resource(resource)
     cupy.cuda.set_allocator(rmm_cupy_allocator)
     _STATISTICS.append(resource)
-    _CURRENT.append(Device("gpu", cupy, cupyx.scipy.sparse, cap))
+    _CURRENT.append(Device("gpu", cupy, cap))
     return _CURRENT[0]
 
 

@@ -28,6 +28,7 @@ from . import device as devices
 from .compressed import pool
 from .counts import rows_of_nonzeros, select_genes
 from .errors import UserError
+from .imports import import_lean
 from .stage import log
 
 if TYPE_CHECKING:
@@ -320,8 +321,7 @@ def read_anndata(path: Path, root: Group, counts: str) -> Reader:
             f"{path} was written by anndata before version 0.7. Write it anew, in Python: "
             "anndata.read_h5ad(OLD).write_h5ad(NEW)."
         )
-    from anndata.io import read_elem
-
+    read_elem = import_lean("anndata.io").read_elem
     matrices = {"X": root.get("X"), "raw": root.get("raw/X")}
     if "layers" in root:
         matrices |= {f"layers/{name}": root["layers"][name] for name in root["layers"]}

@@ -65,6 +65,20 @@ def run_stage(folder, limits=None, **changes):
     return read_table(folder / "doublets.parquet"), simulated
 
 
+@pytest.mark.parametrize("n", [30, 199, 201, 3000])
+def test_pairs_are_those_that_scikit_learn_draws(n):
+    """Below and above 200 cells, of whose pairs two a cell are a hundredth."""
+    from sklearn.utils.random import sample_without_replacement
+
+    theirs = sample_without_replacement(n * n, 2 * n, random_state=np.random.RandomState(4))
+    np.testing.assert_array_equal(doublets.random_pairs(n, 2 * n, 4) @ [n, 1], theirs)
+
+
+def test_more_doublets_than_pairs_are_refused():
+    with pytest.raises(UserError, match="101 doublets are too many for 10 cells"):
+        doublets.random_pairs(10, 101, 0)
+
+
 def test_scanpys_own_example(pbmc3k):
     """scanpy's test of pp.scrublet: the same doublets, to its tolerance."""
     found = doublets.scrublet(InMemory(pbmc3k.X[200:400]))
