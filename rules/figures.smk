@@ -17,6 +17,11 @@ COLOURS = list(
 )
 
 
+def drawers(wildcards, input):
+    """Processes that draw a job's figures: one for small inputs, whose time goes into starting."""
+    return 1 if megabytes(input) < 3 else 4
+
+
 rule figures_sample:
     input:
         cells=f"{SAMPLE}/cells.parquet",
@@ -43,6 +48,7 @@ rule figures_sample:
         "benchmarks/samples/{sample}/figures_sample.tsv"
     conda:
         "../envs/cpu.yaml"
+    threads: drawers
     resources:
         mem_mb=memory(700, 10),
     params:
@@ -111,6 +117,7 @@ rule figures_qc:
         "benchmarks/cohort/figures_qc.tsv"
     conda:
         "../envs/cpu.yaml"
+    threads: drawers
     resources:
         mem_mb=memory(1000, 10),
     params:
@@ -195,6 +202,7 @@ rule figures_embedding:
         basis="umap|tsne",
     conda:
         "../envs/cpu.yaml"
+    threads: drawers
     resources:
         mem_mb=memory(1000, 10),
     params:
@@ -268,6 +276,7 @@ rule figures_markers:
         "benchmarks/cohort/figures_markers/{grouping}/{method}.tsv"
     conda:
         "../envs/cpu.yaml"
+    threads: drawers
     resources:
         mem_mb=memory(1500, 0.1),
     params:

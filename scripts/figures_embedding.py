@@ -5,6 +5,7 @@ categories than the palette has colours are shown as small multiples, each categ
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.patheffects as effects
@@ -42,7 +43,7 @@ def by_category(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], see
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     colours = [*plots.category_colours(names).values(), plots.BACKGROUND]
     fig, ax = embedding_panel(axes_names, str(values.name))
-    plots.points(ax, *X.T, np.array(colours)[codes], seed)
+    plots.points(ax, *X.T, plots.rgba(colours)[codes], seed)
     legend = {f"{name} ({n:,})": colour for name, n, colour in zip(names, sizes, colours, strict=False)}
     if (codes < 0).any():
         legend[f"missing ({(codes < 0).sum():,})"] = plots.BACKGROUND
@@ -66,7 +67,7 @@ def by_value(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], seed: 
     known = np.isfinite(numbers)
     fig, ax = embedding_panel(axes_names, plots.metric_label(str(values.name)))
     if not known.all():
-        plots.points(ax, *X[~known].T, np.full((~known).sum(), plots.BACKGROUND), seed)
+        plots.points(ax, *X[~known].T, plots.rgba([plots.BACKGROUND] * (~known).sum()), seed)
     if known.any():
         log = values.name in LOG
         low, high = np.percentile(np.maximum(numbers[known], 1) if log else numbers[known], [0.5, 99.5])
@@ -114,9 +115,9 @@ def small_multiples(
     tiled = unit[shown] + np.array(corners).reshape(-1, 2)[codes[shown]]
     style = plots.point_style(int(len(shown) / max(n, 1)), side)
     if density is None:
-        ax.scatter(*tiled.T, c=plots.PALETTE[0], **style)
+        plots.dots(ax, *tiled.T, plots.PALETTE[0], **style)
     else:
-        drawn = ax.scatter(*tiled.T, c=density[shown], cmap="plasma", vmin=0, vmax=1, **style)
+        drawn = plots.dots(ax, *tiled.T, density[shown], cmap="plasma", vmin=0, vmax=1, **style)
         plots.colour_bar(ax, drawn, "density within the category", height=min(1.8, rows * side))
     ax.set_xlabel(axes_names[0], size=7, loc="left")
     ax.set_ylabel(axes_names[1], size=7, loc="bottom")
@@ -150,9 +151,13 @@ def main(snakemake: Any) -> None:
     embedding, table = read_table(inputs.embedding), read_table(inputs.obs)
     clusterings = pd.concat([pd.DataFrame(index=table.index), *map(read_table, inputs.clusterings)], axis=1)
     table = pd.concat([table, clusterings, *map(read_table, inputs.density)], axis=1)
-    for name, path in zip(snakemake.params.colours, snakemake.output, strict=True):
+
+    def draw(name: str, path: str) -> None:
         with stage.timed(name):
             plots.save(figure_of(embedding, table, name, seed, named=name in clusterings), path)
+
+    tasks = [partial(draw, *pair) for pair in zip(snakemake.params.colours, snakemake.output, strict=True)]
+    plots.draw_all(tasks, snakemake.threads)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's
 its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
 from lib import plots, stage, tables
 from lib.cohort import Cohort
-from lib.counts import Counts, Stream, rows_of_nonzeros
+from lib.counts import Counts, InMemory, Stream, rows_of_nonzeros
 from lib.files import read_table
 from lib.markers import Groups, read_groups
 from lib.scaling import log_normalize
@@ -20,10 +21,12 @@ from matplotlib.figure import Figure
 MAX_DOTS = 100  # columns of the dot plot, shared among the groups, at most MAX_EACH for one
 MAX_EACH = 5
 DOT = 70  # area, in square points, of a gene that all cells express
+PART = 10_000  # cells that one thread goes through, CELLS at a time
+CELLS = 1000
 
 
 def expression_by_group(
-    counts: Stream, groups: Groups, totals: np.ndarray, target_sum: float
+    counts: Stream, groups: Groups, totals: np.ndarray, target_sum: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean log-normalised expression, and the fraction of cells that express, of each gene in each group.
 
@@ -37,23 +40,57 @@ def expression_by_group(
         Counts of each cell in all kept genes.
     target_sum
         What each cell's counts are normalised to.
+    threads
+        That go through the counts, each through a part at a time; the result does not depend on them.
 
     Returns
     -------
     Two arrays, groups x genes, float64.
     """
-    device, n_groups, n_vars = counts.device, len(groups.names), counts.n_vars
-    xp = device.xp
-    sums, cells = xp.zeros((n_groups + 1) * n_vars), xp.zeros((n_groups + 1) * n_vars)
+    n_groups = len(groups.names)
     codes = np.where(groups.codes < 0, n_groups, groups.codes)
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "expression"):
-        X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
-        keys = xp.asarray(codes[chunk.rows])[rows_of_nonzeros(X, device)] * n_vars + X.indices
-        sums += xp.bincount(keys, weights=X.data, minlength=len(sums))
-        cells += xp.bincount(keys[X.data > 0], minlength=len(cells))
-    sizes = groups.sizes[:, None]
-    means, fractions = (device.to_host(total).reshape(-1, n_vars)[:n_groups] / sizes for total in (sums, cells))
+    found = np.zeros((2, n_groups + 1, counts.n_vars))
+    pace = stage.Pace("expression", counts.n_obs)
+    with ThreadPoolExecutor(threads) as pool:
+        consecutive = parts(counts)
+        sums = pool.map(lambda part: sums_by_group(*part, codes, totals, target_sum), consecutive)
+        for (_, part), of_part in zip(consecutive, sums, strict=True):
+            found[:, : of_part.shape[1]] += of_part
+            pace.step(part.n_obs)
+    pace.end()
+    means, fractions = found[:, :n_groups] / groups.sizes[:, None]
     return means, fractions
+
+
+def parts(counts: Stream) -> list[tuple[int, Stream]]:
+    """Streams of at most PART consecutive cells, and how many cells are before each; of one in memory the whole."""
+    if isinstance(counts, InMemory):
+        return [(0, counts)]
+    found, before = [], 0
+    for store in counts.samples if isinstance(counts, Cohort) else [counts]:
+        kept = np.flatnonzero(store.cells)
+        for first in range(0, len(kept), PART):
+            part, rows = copy(store), kept[first : first + PART]
+            part.cells, part.n_obs = np.isin(np.arange(len(store.cells)), rows), len(rows)
+            found.append((before, part))
+            before += len(rows)
+    return found
+
+
+def sums_by_group(before: int, counts: Stream, codes: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:
+    """Summed expression, and the cells that express, of each code and gene: 2 x codes x genes, float64.
+
+    `before` cells precede the stream's in `codes` and `totals`.
+    """
+    n_codes, n_vars = int(codes.max()) + 1, counts.n_vars
+    sums, cells = np.zeros(n_codes * n_vars), np.zeros(n_codes * n_vars)
+    for chunk in counts.chunks(CELLS):
+        rows = slice(before + chunk.rows.start, before + chunk.rows.stop)
+        X = log_normalize(chunk.X, totals[rows], target_sum, counts.device, np.float64)
+        keys = codes[rows][rows_of_nonzeros(X, counts.device)] * n_vars + X.indices
+        sums += np.bincount(keys, weights=X.data, minlength=len(sums))
+        cells += np.bincount(keys[X.data > 0], minlength=len(cells))
+    return np.stack([sums, cells]).reshape(2, n_codes, n_vars)
 
 
 def score_panels(top: pd.DataFrame) -> Figure:
@@ -136,16 +173,16 @@ def chosen_genes(top: pd.DataFrame) -> pd.DataFrame:
     return top[top["rank"] <= each].drop_duplicates("names")
 
 
-def stream_of(inputs: Any, gene_key: str, names: pd.Series, device: devices.Device) -> tuple[Stream, pd.Index]:
+def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.Index]:
     """The counts of some genes, and their order: from the features if all of them are there, else from the samples."""
     features = Counts(inputs.features)
     known = pd.Index(features.names("var"))
     if names.isin(known).all():
         columns = pd.Index(names).get_indexer(known).astype(np.int32)
-        return Counts(inputs.features, device, genes=columns, n_vars=len(names)), pd.Index(names)
+        return Counts(inputs.features, genes=columns, n_vars=len(names)), pd.Index(names)
     genes = read_table(inputs.genes)
     subset = genes.index[genes["kept"]].isin(names)
-    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, device, subset)
+    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, subset=subset)
     return cohort, cohort.genes.index
 
 
@@ -167,16 +204,19 @@ def main(snakemake: Any) -> None:
         for path in (output.scores, output.dotplot):
             plots.save(nothing(f"{grouping}: fewer than two groups to compare, hence no markers."), path)
         return
-    plots.save(score_panels(top), output.scores, dpi=120)
     groups = read_groups(grouping, inputs.obs, inputs.grouping)
     genes = chosen_genes(top)
-    device = devices.of(snakemake)
-    counts, order = stream_of(inputs, params.gene_key, genes["names"], device)
+    counts, order = stream_of(inputs, params.gene_key, genes["names"])
     totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
     target_sum = params.target_sum or float(np.median(totals))
-    expression = expression_by_group(counts, groups, totals, target_sum)
+    expression = expression_by_group(counts, groups, totals, target_sum, snakemake.threads)
     means, fractions = (pd.DataFrame(values, groups.names, order)[genes["names"].tolist()] for values in expression)
-    plots.save(dot_plot(means, fractions, genes["gene_symbols"].tolist(), genes["group"].tolist()), output.dotplot)
+    symbols, marked = genes["gene_symbols"].tolist(), genes["group"].tolist()
+    tasks = [
+        lambda: plots.save(score_panels(top), output.scores, dpi=120),
+        lambda: plots.save(dot_plot(means, fractions, symbols, marked), output.dotplot),
+    ]
+    plots.draw_all(tasks, snakemake.threads)
 
 
 if __name__ == "__main__":

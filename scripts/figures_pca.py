@@ -37,7 +37,7 @@ def components(spaces: Mapping[str, np.ndarray], batches: pd.Series, seed: int) 
     """Cells coloured by batch: a row for each of `spaces` (title -> cells x components), a panel for each of PAIRS."""
     codes, names = plots.categories(batches)
     colours = plots.category_colours(names)
-    each = np.array([*colours.values(), plots.BACKGROUND])[codes]
+    each = plots.rgba([*colours.values(), plots.BACKGROUND])[codes]
     pairs = [pair for pair in PAIRS if pair[1] < min(X.shape[1] for X in spaces.values())]
     fig, axes = plots.panels(len(spaces), len(pairs), (3.3, 3.1), (0.7, 0.85))
     for row, (title, X) in zip(axes, spaces.items(), strict=True):

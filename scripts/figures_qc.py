@@ -75,7 +75,8 @@ def cohort_scatter(
     """Counts against each of `metrics`: a point a cell in its batch's colour, or, of many batches, shaded hexagons."""
     order = batch_order(cells, batch_key)
     colours = plots.category_colours(order)
-    each = cells[batch_key].astype(str).map(colours).to_numpy() if len(order) <= MAX_COLOURED else None
+    codes = pd.Index(order).get_indexer(cells[batch_key].astype(str))
+    each = plots.rgba(colours.values())[codes] if len(order) <= MAX_COLOURED else None
     fig, axes = plots.panels(1, len(metrics), (3.6, 3.2), (0.95, 0))
     for ax, metric in zip(axes[0], metrics, strict=True):
         shaded = plots.metric_scatter(ax, cells, metric, limits, each, seed)
@@ -156,10 +157,13 @@ def main(snakemake: Any) -> None:
         ]
     )
     limits = plots.limits(params.cells)
-    plots.save(violins(cells, params.batch_key, metrics, limits), output.violins, dpi=110)
-    scatter = cohort_scatter(cells, params.batch_key, metrics[1:3], limits, snakemake.config["seed"])
-    plots.save(scatter, output.scatter)
-    plots.save(attrition_bars(attrition(ledger)), output.attrition, dpi=110)
+    batch_key, seed = params.batch_key, snakemake.config["seed"]
+    tasks = [
+        lambda: plots.save(violins(cells, batch_key, metrics, limits), output.violins, dpi=110),
+        lambda: plots.save(cohort_scatter(cells, batch_key, metrics[1:3], limits, seed), output.scatter),
+        lambda: plots.save(attrition_bars(attrition(ledger)), output.attrition, dpi=110),
+    ]
+    plots.draw_all(tasks, snakemake.threads)
     tables.write_tsv(ledger, output.attrition_table)
     counted = attrition(ledger).rename(columns=plots.reason_label).reset_index()
     tables.write_html(counted, output.attrition_html, "Cells kept, and removed by each step")

@@ -32,7 +32,7 @@ def qc_scatter(
     against = ["n_genes_by_counts", *([f"pct_counts_{family}"] if family else [])]
     colours = plots.reason_colours(reasons)
     reason = cells["reason"].astype(str)
-    each = reason.map(colours).to_numpy()
+    each = plots.rgba(colours.values())[pd.Index(list(colours)).get_indexer(reason)]
     fig, axes = plots.panels(1, len(against), (3.6, 3.2), (0.9, 0))
     for ax, metric in zip(axes[0], against, strict=True):
         plots.metric_scatter(ax, cells, metric, limits, each, seed)
@@ -110,15 +110,21 @@ def main(snakemake: Any) -> None:
     if cells[params.batch_key].nunique() == 1:
         for metric, at in outlier_limits(cells, params.cells).items():
             limits[metric] = limits.get(metric, []) + at
-    plots.save(qc_scatter(cells, limits, reasons, family, seed), snakemake.output.qc, dpi=130)
     simulated, thresholds = {}, {}
     with File(snakemake.input.simulated, locking=False) as file:
         for batch, scores in file["scores"].items():
             simulated[batch], thresholds[batch] = scores[...], float(scores.attrs["threshold"])
     batch_of = cells[params.batch_key].astype(str).str.replace("/", "_")  # as HDF5 names them
     observed = {batch: cells["doublet_score"][batch_of == batch].dropna().to_numpy() for batch in simulated}
-    fig = doublet_histograms(observed, simulated, thresholds) if simulated else no_scores()
-    plots.save(fig, snakemake.output.doublets, dpi=120)
+
+    def draw_doublets() -> None:
+        fig = doublet_histograms(observed, simulated, thresholds) if simulated else no_scores()
+        plots.save(fig, snakemake.output.doublets, dpi=120)
+
+    def draw_cells() -> None:
+        plots.save(qc_scatter(cells, limits, reasons, family, seed), snakemake.output.qc, dpi=130)
+
+    plots.draw_all([draw_doublets, draw_cells], snakemake.threads)
 
 
 if __name__ == "__main__":

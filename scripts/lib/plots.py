@@ -6,7 +6,9 @@ Figures are `matplotlib.figure.Figure`s, without pyplot; nothing of the user's m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as Vertices
+from matplotlib.transforms import Affine2D, IdentityTransform
 
 from .files import replacing
 
@@ -51,6 +57,8 @@ PALETTE = [
 ]  # fmt: skip
 KEPT, LIMIT, BACKGROUND = "#A9B1B8", "#444444", "#DDDDDD"
 MAX_DRAWN = 500_000  # points of one scatter; of more cells a random choice is drawn
+MANY = 20_000  # points of one scatter from which on they are drawn as `Dots`, and are more transparent
+RUN = 64  # of these points: as many of one colour, on average, as are drawn at once
 
 LABELS = {
     "total_counts": "counts per cell",
@@ -79,8 +87,10 @@ def category_colours(names: Sequence[str]) -> dict[str, str]:
 
 def categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Codes (-1: missing), and the categories in natural order, those that occur only."""
-    names = natural_order(values.dropna().unique())
-    return pd.Categorical([str(value) for value in values], categories=names).codes, names
+    codes, found = pd.factorize(values)
+    names = natural_order(found)
+    places = {name: i for i, name in enumerate(names)}
+    return np.array([*(places[str(name)] for name in found), -1])[codes], names
 
 
 def reason_label(reason: str) -> str:
@@ -146,8 +156,34 @@ def panels(
 
 def save(fig: Figure, path: str | Path, dpi: int = 150) -> None:
     """Write a PNG cut to what is drawn; equal figures give equal bytes."""
+    fig.set_dpi(dpi)
+    # bbox_inches="tight" finds the same box, but draws all before it does
+    drawn = fig.get_tightbbox(FigureCanvasAgg(fig).get_renderer()).padded(0.1)
     with replacing(path) as partial:
-        fig.savefig(partial, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1, metadata={"Software": None})
+        fig.savefig(partial, format="png", dpi=dpi, bbox_inches=drawn, metadata={"Software": None})
+
+
+_tasks: Sequence[Callable[[], None]] = ()
+
+
+def draw_all(tasks: Sequence[Callable[[], None]], processes: int) -> None:
+    """Run tasks, each of which draws a figure, in as many forked processes, or here where one will do.
+
+    A fork has all that this process has: nothing is copied, whatever the tasks draw from. What a task raises is raised
+    here, with its traceback. A process with a GPU's context must not fork.
+    """
+    global _tasks
+    if min(processes, len(tasks)) < 2:
+        for task in tasks:
+            task()
+        return
+    _tasks = tasks
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=get_context("fork")) as pool:
+        list(pool.map(_run, range(len(tasks))))
+
+
+def _run(i: int) -> None:
+    _tasks[i]()
 
 
 def drawing_order(n: int, seed: int) -> np.ndarray:
@@ -158,14 +194,62 @@ def drawing_order(n: int, seed: int) -> np.ndarray:
 def point_style(n: int, side: float) -> dict[str, Any]:
     """Size and opacity for `n` points in a panel some `side` inches wide."""
     area = np.clip(20 * side**2 / np.sqrt(max(n, 1)), 0.3, 12)
-    return {"s": area, "alpha": 0.9 if n < 20_000 else 0.7, "linewidths": 0, "marker": "o", "rasterized": True}
+    return {"s": area, "alpha": 0.9 if n < MANY else 0.7, "linewidths": 0, "marker": "o", "rasterized": True}
 
 
-def points(ax: Axes, x: np.ndarray, y: np.ndarray, colours: np.ndarray, seed: int, **options: Any) -> Any:
-    """A scatter of one point a cell in random order; `colours` holds one a cell, values or names."""
+class Dots(PathCollection):
+    """A scatter of many small dots of one size, each drawn at the nearest pixel.
+
+    A PathCollection draws a path for each point, which takes three times as long; markers of one colour Agg draws once
+    and copies. The points keep their order from block to block; within a block, of some RUN points a colour, each
+    colour has its turn, in a seeded random order: so few that no colour seems to lie on top.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """Draw with a renderer, as every artist does."""
+        self.set_sizes(self.get_sizes(), self.figure.dpi)
+        self.update_scalarmappable()
+        pixels = self.get_offset_transform().transform(np.ma.filled(self.get_offsets(), np.nan))
+        pixels += (-0.5, 0.5)  # Agg puts a marker half a pixel to the right and down of where it rounds to
+        bytes_of = np.round(255 * self.get_facecolors()).astype(np.uint8)
+        colours, which = np.unique(bytes_of.view(np.uint32).ravel(), return_inverse=True)
+        colours = colours.view(np.uint8).reshape(-1, 4) / 255
+        block = np.arange(len(pixels)) // (RUN * len(colours))
+        turns = np.tile(np.arange(len(colours)), (block[-1] + 1, 1))
+        turns = np.random.default_rng(0).permuted(turns, axis=1)
+        run = block * len(colours) + turns[block, which]
+        order = run.argsort(kind="stable")
+        pixels, which, run = pixels[order], which[order], run[order]
+        starts = np.flatnonzero(np.diff(run, prepend=-1))
+        circle, size = self.get_paths()[0], Affine2D(self.get_transforms()[0])
+        gc = renderer.new_gc()
+        self._set_gc_clip(gc)
+        gc.set_linewidth(0)
+        for start, stop in zip(starts, [*starts[1:], len(pixels)], strict=True):
+            at = Vertices(pixels[start:stop])
+            renderer.draw_markers(gc, circle, size, at, IdentityTransform(), tuple(colours[which[start]]))
+        gc.restore()
+        self.stale = False
+
+
+def dots(ax: Axes, x: np.ndarray, y: np.ndarray, colours: Any, **style: Any) -> PathCollection:
+    """A scatter in the order given; `colours` holds a value or RGBA for each point, or is the name of one colour."""
+    drawn = ax.scatter(x, y, c=colours, **style)
+    if len(x) >= MANY and not isinstance(colours, str):
+        drawn.__class__ = Dots  # a PathCollection in all but how it is drawn
+    return drawn
+
+
+def points(ax: Axes, x: np.ndarray, y: np.ndarray, colours: np.ndarray, seed: int, **options: Any) -> PathCollection:
+    """A scatter of one point a cell in random order; `colours` holds one a cell, values or RGBA."""
     order = drawing_order(len(x), seed)
     style = point_style(len(order), inches(ax)[0])
-    return ax.scatter(x[order], y[order], c=np.asarray(colours)[order], **{**style, **options})
+    return dots(ax, x[order], y[order], colours[order], **{**style, **options})
+
+
+def rgba(colours: Iterable[str]) -> np.ndarray:
+    """Colours by name as an array to index: colours x 4."""
+    return mpl.colors.to_rgba_array(list(colours))
 
 
 def draw_limits(ax: Axes, axis: str, at: Iterable[float]) -> None:
@@ -207,7 +291,7 @@ def metric_scatter(
 ) -> Any:
     """Counts per cell (log) against another metric, with the limits of both.
 
-    `colours` holds one a cell; None: hexagons shaded by their number of cells. Returns what was drawn.
+    `colours` holds one a cell, RGBA; None: hexagons shaded by their number of cells. Returns what was drawn.
     """
     log = metric == "n_genes_by_counts"
     x, y = np.maximum(cells["total_counts"].to_numpy(), 1), cells[metric].fillna(0).to_numpy(dtype=float)
