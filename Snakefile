@@ -26,6 +26,7 @@ include: "rules/clusters.smk"
 include: "rules/markers.smk"
 include: "rules/atlas.smk"
 include: "rules/figures.smk"
+include: "rules/runs.smk"
 
 
 rule all:
@@ -33,6 +34,7 @@ rule all:
     input:
         atlas="results/atlas.h5ad",
         figures=FIGURES,
+        runs=rules.runs.output,
 
 
 onstart:

@@ -43,7 +43,7 @@ TSNE = ["results/cohort/tsne.parquet"] if config["tsne"]["enabled"] else []
 
 # Categories of the report
 QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
-MARKERS, TABLES = "4 Markers", "5 Tables"
+MARKERS, TABLES, RUNS = "4 Markers", "5 Tables", "6 Runs"
 BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
 SAMPLE = "results/samples/{sample}"

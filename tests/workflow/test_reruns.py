@@ -26,7 +26,7 @@ def copy(finished, tmp_path) -> Run:
 def test_one_more_resolution_runs_one_clustering_and_what_shows_it(copy, cohort_files):
     copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.6, 1.0]}, markers={"groupings": ["CellType"]})
     before = set(copy.jobs())
-    assert "leiden" in before
+    assert {"leiden", "atlas", "runs"} <= before
     assert not before & {"ingest", "qc", "doublets", "cells", "genes", "hvg", "features", "pca", "harmony", "neighbors"}
     assert not before & {"umap", "tsne", "louvain", "kmeans", "markers_ttest", "markers_logreg"}
 
@@ -35,6 +35,12 @@ def test_a_comment_or_a_new_order_of_keys_runs_nothing(copy, cohort_files):
     path = copy.folder / "config" / "config.yaml"
     lines = path.read_text()
     path.write_text("# a comment\n" + lines + "\nseed: 0\n")
+    assert copy.jobs() == []
+
+
+def test_a_record_that_is_gone_or_new_runs_nothing(copy):
+    (copy.folder / "logs" / "cohort" / "pca.run.json").unlink()
+    (copy.folder / "logs" / "atlas.run.json").touch()
     assert copy.jobs() == []
 
 

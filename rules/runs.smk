@@ -1,0 +1,67 @@
+# What every job took, last of all: from the run records that lie beside the logs.
+
+STAGES = ["genes", "hvg", "features", "pca", "harmony", "neighbors", *BASES, "density"]
+PARTS = ["qc", "hvg", "pca", "density"]
+RECORDS = [
+    *(
+        str(Path("logs", path).with_suffix(""))
+        for path in SHEET["path"]
+        if path.startswith("demo/")
+    ),
+    *expand(
+        "logs/samples/{sample}/{stage}",
+        sample=SAMPLES,
+        stage=["ingest", "qc", "doublets", "cells", "figures_sample"],
+    ),
+    *expand(
+        "logs/cohort/{stage}",
+        stage=[*STAGES, *(name.replace("_", "/", 1) for name in CLUSTERINGS)],
+    ),
+    *expand(
+        "logs/cohort/markers_{method}/{grouping}",
+        grouping=GROUPINGS,
+        method=[name.replace("-", "") for name in METHODS],
+    ),
+    "logs/atlas",
+    *expand(
+        "logs/cohort/figures_{part}",
+        part=[*PARTS, *(f"embedding/{basis}" for basis in BASES)],
+    ),
+    *expand(
+        "logs/cohort/figures_markers/{grouping}/{method}",
+        grouping=GROUPINGS,
+        method=METHODS,
+    ),
+]
+
+
+rule runs:
+    input:
+        atlas=rules.atlas.output,
+        figures=FIGURES,
+    output:
+        table=report(
+            "results/tables/runs.tsv",
+            caption="captions/runs_table.rst",
+            category=RUNS,
+            labels={"table": "what every job took"},
+        ),
+        timeline=report(
+            "results/figures/runs.png",
+            caption="captions/runs.rst",
+            category=RUNS,
+            labels={"figure": "what every job took"},
+        ),
+    log:
+        "logs/runs.log",
+    benchmark:
+        "benchmarks/runs.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=1000,
+    params:
+        # no input: what a job leaves beside its log makes nothing run again
+        records=[f"{record}.run.json" for record in RECORDS],
+    script:
+        "../scripts/runs.py"
