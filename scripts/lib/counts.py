@@ -325,9 +325,8 @@ def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device)
     xp = device.xp
     genes = xp.asarray(genes)
     columns = genes[X.indices]
-    keep = columns >= 0
-    before = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(keep, dtype=np.int64)])
-    indptr = before[X.indptr].astype(np.int32)
+    keep = xp.flatnonzero(columns >= 0)
+    indptr = xp.searchsorted(keep, X.indptr).astype(np.int32)
     out = device.sparse.csr_matrix((X.data[keep], columns[keep], indptr), shape=(X.shape[0], n_vars))
     kept = genes[genes >= 0]
     if bool((kept[1:] < kept[:-1]).any()):
