@@ -27,6 +27,7 @@ include: "rules/markers.smk"
 include: "rules/atlas.smk"
 include: "rules/figures.smk"
 include: "rules/runs.smk"
+include: "rules/checks.smk"
 
 
 rule all:

@@ -28,11 +28,10 @@ rule atlas:
         "benchmarks/atlas.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: cores("atlas")
     resources:
-        mem_mb=memory(2000, 1),
+        **needs("atlas"),
         gpu=GPU,
-        vram_mb=gpu_memory(1400, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

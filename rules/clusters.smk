@@ -14,9 +14,8 @@ rule leiden:
     conda:
         GPU_ENV
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("leiden"),
         gpu=GPU,
-        vram_mb=gpu_memory(1500, 8),
     params:
         n_iterations=config["leiden"]["n_iterations"],
     script:
@@ -36,9 +35,8 @@ rule louvain:
     conda:
         GPU_ENV
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("louvain"),
         gpu=GPU,
-        vram_mb=gpu_memory(1500, 8),
     script:
         "../scripts/louvain.py"
 
@@ -56,11 +54,10 @@ rule kmeans:
         "benchmarks/cohort/kmeans/{n_clusters}.tsv"
     conda:
         GPU_ENV
-    threads: few_cores
+    threads: few_cores("kmeans")
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("kmeans"),
         gpu=GPU,
-        vram_mb=gpu_memory(1000, 4),
     params:
         n_pcs=config["neighbors"]["n_pcs"],
         use_rep=config["neighbors"]["use_rep"],

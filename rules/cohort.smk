@@ -13,11 +13,10 @@ rule genes:
         "benchmarks/cohort/genes.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: cores("genes")
     resources:
-        mem_mb=memory(1500, 0.1),
+        **needs("genes"),
         gpu=GPU,
-        vram_mb=gpu_memory(1300, 0),
     params:
         samples=SAMPLES,
         genes=config["genes"],
@@ -40,11 +39,10 @@ rule hvg:
         "benchmarks/cohort/hvg.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: cores("hvg")
     resources:
-        mem_mb=memory(2000, 0.1),
+        **needs("hvg"),
         gpu=GPU,
-        vram_mb=gpu_memory(2200, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
@@ -69,11 +67,10 @@ rule features:
         "benchmarks/cohort/features.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: cores("features")
     resources:
-        mem_mb=memory(1500, 0.2),
+        **needs("features"),
         gpu=GPU,
-        vram_mb=gpu_memory(1300, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
     script:
@@ -92,11 +89,10 @@ rule pca:
         "benchmarks/cohort/pca.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: cores("pca")
     resources:
-        mem_mb=memory(2000, 1),
+        **needs("pca"),
         gpu=GPU,
-        vram_mb=gpu_memory(1800, 0),
     params:
         n_comps=config["pca"]["n_comps"],
         target_sum=config["normalize"]["target_sum"],
@@ -118,11 +114,10 @@ rule harmony:
         "benchmarks/cohort/harmony.tsv"
     conda:
         GPU_ENV
-    threads: cores
+    threads: cores("harmony")
     resources:
-        mem_mb=memory(1000, 20),
+        **needs("harmony"),
         gpu=GPU,
-        vram_mb=gpu_memory(1000, 8),
     params:
         vars_use=config["harmony"]["keys"] or [BATCH_KEY],
         harmony=config["harmony"],

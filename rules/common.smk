@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
@@ -11,6 +12,7 @@ sys.path.append(str(HOME / "scripts"))
 from lib import cards
 from lib import config as settings
 from lib import device as devices
+from lib import resources, sizes
 from lib.errors import UserError
 from snakemake.exceptions import WorkflowError
 
@@ -46,6 +48,17 @@ QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
 MARKERS, TABLES, RUNS = "4 Markers", "5 Tables", "6 Runs"
 BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
+# A patient of the demo: what `simulate` makes, and its size as long as it is not there
+DEMO = {"n_obs": 1000, "n_genes": 8000, "n_types": 8, "umi": 3000}
+DEMO_SIZES = sizes.Sizes(
+    DEMO["n_obs"],
+    DEMO["n_genes"],
+    DEMO["n_obs"] * 1200,
+    DEMO["n_obs"],
+    1,
+    DEMO["n_obs"],
+)
+
 SAMPLE = "results/samples/{sample}"
 COHORT = "results/cohort"
 
@@ -68,7 +81,11 @@ def sample_path(wildcards):
 
 def recorded_config():
     """The config as the atlas records it: what has no part in the result would only re-run it."""
-    return {key: value for key, value in config.items() if key not in ("device", "gpu")}
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in ("device", "gpu", "limits")
+    }
 
 
 def patient_number(wildcards):
@@ -116,74 +133,135 @@ def coloured(name):
     )
 
 
-def megabytes(files):
-    """The size of a rule's input; what does not exist yet counts as nothing."""
-    return sum(os.path.getsize(f) for f in files if os.path.exists(f)) / 1e6
+@cache
+def sample_sizes():
+    """Each sample's sizes, from the header of its file; of the demo's patients that are yet to be simulated: theirs."""
+    asked = sizes.questions(SHEET, config)
+    there = {name: file for name, file in asked.items() if os.path.exists(file.path)}
+    known = sizes.read_sizes(there, Path(".snakemake/somersault/sizes.json"))
+    return {name: known.get(name, DEMO_SIZES) for name in SAMPLES}
 
 
-def memory(base, factor):
-    """`mem_mb` of a rule: `base` MB and `factor` MB for every MB of input; more at a second attempt."""
+@cache
+def load_of(sample):
+    """What is known of a sample's size beforehand; None: of all together."""
+    of_each = sample_sizes()
+    return resources.Load.of([of_each[sample]] if sample else list(of_each.values()))
 
-    def mem_mb(wildcards, input, attempt):
-        return int((base + factor * megabytes(input)) * attempt)
 
-    return mem_mb
+def job_of(wildcards, threads=1):
+    """What the models of resources are told of a job."""
+    if "patient" in wildcards.keys():
+        load = resources.Load.of([DEMO_SIZES])
+    else:
+        load = load_of(wildcards.get("sample"))
+    grouping = wildcards.get("grouping", "")
+    return resources.job_of(load, config, bool(GPU), threads, grouping)
+
+
+def needs(stage):
+    """The resources of a rule, `mem_mb`, `vram_mb`, `runtime` and `disk_mb`, by the model of its stage."""
+
+    def need(name):
+        def resource(wildcards, threads, attempt):
+            model, job = resources.MODELS[stage], job_of(wildcards, threads)
+            beside = beside_mb() if name == "mem_mb" else 0
+            return resources.needs(model, job, attempt)[name] + beside
+
+        return resource
+
+    return {name: need(name) for name in ("mem_mb", "vram_mb", "runtime", "disk_mb")}
+
+
+def beside_mb(wildcards=None):
+    """Memory of a job beside its stage's: a cluster's also holds a Snakemake of its own."""
+    return 0 if workflow.local_exec else resources.SNAKEMAKE_MB
+
+
+def whole_load(wildcards):
+    """The size of the cohort."""
+    return vars(load_of(None))
+
+
+def limits(wildcards):
+    """What no job may exceed, in the resources' units: the config's limits, those of the command line, this machine's."""
+    asked = config["limits"]
+    found = {
+        "mem_mb": asked["mem_gb"] and asked["mem_gb"] * 1000,
+        "vram_mb": asked["gpu_memory_gb"] and asked["gpu_memory_gb"] * 1024,
+        "runtime": asked["runtime_h"] and asked["runtime_h"] * 60,
+    }
+    if workflow.local_exec and found["mem_mb"] is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found["mem_mb"] = memory // 10**6
+    for name, limit in found.items():
+        # Snakemake has cut a job to what the command line gives: as much is too much
+        given = workflow.global_resources.get(name).value
+        if given is not None and given <= (limit or given):
+            found[name] = given - 1
+    return found
+
+
+def only_looks():
+    """Whether this run computes nothing: preflight and doctor are for machines of any kind."""
+    return not {"preflight", "doctor"}.isdisjoint(sys.argv)
 
 
 def check_device():
     """Refuse `device: gpu` where the jobs run on this machine and no GPU can be used; never fall back quietly."""
-    if GPU and workflow.local_exec and (problem := devices.unusable()):
+    if (
+        GPU
+        and workflow.local_exec
+        and not only_looks()
+        and (problem := devices.unusable())
+    ):
         raise WorkflowError(devices.refusal(problem))
 
 
-def gpu_memory(base, factor):
-    """`vram_mb` of a rule, like `memory`: what its job claims on a card, and may not exceed; none on the CPU."""
-
-    def vram_mb(wildcards, input, attempt):
-        return claim_mb((base + factor * megabytes(input)) * attempt)
-
-    return vram_mb
-
-
-def gpu_memory_of_fit(wildcards, input, attempt):
-    """`vram_mb` of the logistic regression, which keeps the scaled features on the card in half precision."""
-    return claim_mb(
-        (2000 + 2.2 * settings.dense_values(input.features) / 1e6) * attempt
-    )
-
-
-def claim_mb(need):
-    """What a GPU job claims of a need in MB: at most `gpu: memory_gb`, and nothing on the CPU."""
-    most = (config["gpu"]["memory_gb"] or float("inf")) * 1024
-    return GPU * int(min(need, most))
-
-
-def cores(wildcards, input):
+def cores(stage):
     """Threads of a rule: one for small inputs, whose time goes into starting."""
-    return 1 if megabytes(input) < 100 else 8 if megabytes(input) < 500 else 16
+
+    def threads(wildcards):
+        read = resources.read_mb(stage, job_of(wildcards))
+        return 1 if read < 100 else 8 if read < 500 else 16
+
+    return threads
 
 
-def few_cores(wildcards, input):
+def few_cores(stage):
     """Threads of a rule that runs beside others, and whose work a GPU does where there is one."""
-    return min(4, cores(wildcards, input)) if GPU else cores(wildcards, input)
+    return lambda wildcards: min(4 if GPU else 16, cores(stage)(wildcards))
 
 
-def sample_cores(wildcards, input):
+def sample_cores(stage):
     """Threads of a sample's rule: many samples run side by side instead."""
-    return max(1, min(cores(wildcards, input), 16 // len(SAMPLES)))
+    most = max(1, 16 // len(SAMPLES))
+    return lambda wildcards: min(most, cores(stage)(wildcards))
+
+
+def drawers(wildcards):
+    """Processes that draw a job's figures: one for few cells, whose time goes into starting."""
+    return 1 if job_of(wildcards).n_obs < 40_000 else 4
+
+
+def same_command(*more):
+    """This command line with `more`, and the folder where to run it: the shell's, where `--directory` led elsewhere."""
+    elsewhere = any(word.startswith(("-d", "--directory")) for word in sys.argv)
+    cwd = elsewhere and os.getenv("PWD") or os.getcwd()
+    return {
+        "args": [sys.executable, "-m", "snakemake", *sys.argv[1:], *more],
+        "cwd": cwd,
+    }
 
 
 def write_report():
     """Snakemake's own report of the run that just ended: the same command line, asked for the report."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *sys.argv[1:],
-        "--report",
-        "results/report.html",
-    ]
-    done = subprocess.run([*command, "--nolock"], capture_output=True, text=True)
+    if only_looks():
+        return
+    where = os.path.abspath("results/report.html")
+    done = subprocess.run(
+        **same_command("--report", where, "--nolock"), capture_output=True, text=True
+    )
     print(
         done.stderr if done.returncode else "Report: results/report.html",
         file=sys.stderr,

@@ -11,12 +11,9 @@ rule simulate:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        **needs("simulate"),
     params:
+        **DEMO,
         patient=patient_number,
-        n_obs=1000,
-        n_genes=8000,
-        n_types=8,
-        umi=3000,
     script:
         "../scripts/simulate.py"

@@ -13,11 +13,10 @@ rule neighbors:
         "benchmarks/cohort/neighbors.tsv"
     conda:
         GPU_ENV
-    threads: few_cores
+    threads: few_cores("neighbors")
     resources:
-        mem_mb=memory(2000, 40),
+        **needs("neighbors"),
         gpu=GPU,
-        vram_mb=gpu_memory(2000, 8),
     params:
         neighbors=config["neighbors"],
         perplexity=config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None,
@@ -40,9 +39,8 @@ rule umap:
     conda:
         GPU_ENV
     resources:
-        mem_mb=memory(1500, 10),
+        **needs("umap"),
         gpu=GPU,
-        vram_mb=gpu_memory(1500, 3),
     params:
         umap=config["umap"],
     script:
@@ -63,11 +61,10 @@ rule tsne:
         "benchmarks/cohort/tsne.tsv"
     conda:
         GPU_ENV
-    threads: few_cores
+    threads: few_cores("tsne")
     resources:
-        mem_mb=memory(1500, 15),
+        **needs("tsne"),
         gpu=GPU,
-        vram_mb=gpu_memory(1500, 8),
     params:
         tsne=config["tsne"],
     script:
@@ -87,7 +84,7 @@ rule density:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("density"),
     params:
         groupby=DENSITY_KEY,
     script:

@@ -17,11 +17,6 @@ COLOURS = list(
 )
 
 
-def drawers(wildcards, input):
-    """Processes that draw a job's figures: one for small inputs, whose time goes into starting."""
-    return 1 if megabytes(input) < 3 else 4
-
-
 rule figures_sample:
     input:
         cells=f"{SAMPLE}/cells.parquet",
@@ -50,7 +45,7 @@ rule figures_sample:
         "../envs/cpu.yaml"
     threads: drawers
     resources:
-        mem_mb=memory(700, 10),
+        **needs("figures_sample"),
     params:
         batch_key=BATCH_KEY,
         families=FAMILIES,
@@ -119,7 +114,7 @@ rule figures_qc:
         "../envs/cpu.yaml"
     threads: drawers
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("figures_qc"),
     params:
         batch_key=BATCH_KEY,
         families=FAMILIES,
@@ -146,7 +141,7 @@ rule figures_hvg:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        **needs("figures_hvg"),
     params:
         flavor=config["hvg"]["flavor"],
     script:
@@ -178,7 +173,7 @@ rule figures_pca:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=memory(1000, 4),
+        **needs("figures_pca"),
     params:
         batch_key=BATCH_KEY,
         n_pcs=config["neighbors"]["n_pcs"],
@@ -204,7 +199,7 @@ rule figures_embedding:
         "../envs/cpu.yaml"
     threads: drawers
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("figures_embedding"),
     params:
         colours=COLOURS,
     script:
@@ -232,7 +227,7 @@ rule figures_density:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=memory(1000, 10),
+        **needs("figures_density"),
     params:
         colours=[f"density_{DENSITY_KEY}"],
     script:
@@ -278,7 +273,7 @@ rule figures_markers:
         "../envs/cpu.yaml"
     threads: drawers
     resources:
-        mem_mb=memory(1500, 0.1),
+        **needs("figures_markers"),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

@@ -16,11 +16,10 @@ rule markers_logreg:
         "benchmarks/cohort/markers_logreg/{grouping}.tsv"
     conda:
         GPU_ENV
-    threads: few_cores
+    threads: few_cores("markers_logreg")
     resources:
-        mem_mb=memory(3000, 1),
+        **needs("markers_logreg"),
         gpu=GPU,
-        vram_mb=gpu_memory_of_fit,
     params:
         logreg=config["markers"]["logreg"],
         n_genes=config["markers"]["n_genes"],
@@ -44,11 +43,10 @@ rule markers_ttest:
         "benchmarks/cohort/markers_ttest/{grouping}.tsv"
     conda:
         GPU_ENV
-    threads: few_cores
+    threads: few_cores("markers_ttest")
     resources:
-        mem_mb=memory(2000, 0.1),
+        **needs("markers_ttest"),
         gpu=GPU,
-        vram_mb=gpu_memory(1500, 0),
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

@@ -59,7 +59,7 @@ rule runs:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        **needs("runs"),
     params:
         # no input: what a job leaves beside its log makes nothing run again
         records=[f"{record}.run.json" for record in RECORDS],

@@ -12,9 +12,9 @@ rule ingest:
         "benchmarks/samples/{sample}/ingest.tsv"
     conda:
         "../envs/cpu.yaml"
-    threads: sample_cores
+    threads: sample_cores("ingest")
     resources:
-        mem_mb=memory(1500, 0.1),
+        **needs("ingest"),
     params:
         sample="{sample}",
         sheet=sheet_obs,
@@ -37,11 +37,10 @@ rule qc:
         "benchmarks/samples/{sample}/qc.tsv"
     conda:
         GPU_ENV
-    threads: sample_cores
+    threads: sample_cores("qc")
     resources:
-        mem_mb=memory(1500, 0.5),
+        **needs("qc"),
         gpu=GPU,
-        vram_mb=gpu_memory(1300, 0),
     params:
         gene_families=config["qc"]["gene_families"],
         percent_top=config["qc"]["percent_top"],
@@ -62,11 +61,10 @@ rule doublets:
         "benchmarks/samples/{sample}/doublets.tsv"
     conda:
         GPU_ENV
-    threads: sample_cores
+    threads: sample_cores("doublets")
     resources:
-        mem_mb=memory(2000, 1),
+        **needs("doublets"),
         gpu=GPU,
-        vram_mb=gpu_memory(2500, 0),
     params:
         batch_key=BATCH_KEY,
         cells=cell_limits,
@@ -90,7 +88,7 @@ rule cells:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=memory(1000, 1),
+        **needs("cells"),
     params:
         batch_key=BATCH_KEY,
         cells=cell_limits,

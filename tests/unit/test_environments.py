@@ -65,12 +65,13 @@ def test_every_import_of_the_stages_is_a_declared_dependency():
 
 
 def test_every_rule_has_log_benchmark_resources_and_conda():
+    every = {"output", "log", "benchmark", "resources", "conda", "script"}
     for path in (HOME / "rules").glob("*.smk"):
         for rule in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]:
             directives = set(re.findall(r"^    (\w+):", rule, flags=re.M))
-            assert {"input", "output", "log", "benchmark", "resources", "conda", "script"} <= directives | {"input"}, (
-                rule
-            )
+            # preflight and doctor only look: they leave nothing, and time themselves against nothing
+            needed = every - {"output", "benchmark"} if path.name == "checks.smk" else every
+            assert needed <= directives, rule
             assert "slurm" not in rule
             assert "partition" not in rule
 

@@ -1,0 +1,38 @@
+# What can be known beforehand: what the jobs will ask for, and whether the machine is in order. Targets by name only.
+
+
+localrules:
+    preflight,
+
+
+rule preflight:
+    log:
+        "logs/preflight.log",
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        command=same_command("--dry-run", "--forceall", "--nolock"),
+        limits=limits,
+        beside=beside_mb,
+        load=whole_load,
+    script:
+        "../scripts/preflight.py"
+
+
+rule doctor:
+    log:
+        "logs/doctor.log",
+    conda:
+        GPU_ENV
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=GPU,
+        vram_mb=GPU * 1000,
+    params:
+        home=str(HOME),
+    script:
+        "../scripts/doctor.py"

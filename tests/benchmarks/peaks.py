@@ -1,0 +1,67 @@
+"""What a finished run's jobs took at most, for the test of the models of resources (`scripts/lib/resources.py`).
+
+    uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
+
+writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and of each job its threads and the
+highest memory, the kernel's own figure (the run record) or Snakemake's (the benchmark), whichever is more. Run where
+the samples' files still are; `run.py --folder` keeps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+HOME = Path(__file__).resolve().parents[2]
+sys.path.append(str(HOME / "scripts"))
+
+from lib import config as settings  # noqa: E402
+from lib.sizes import questions, sizes_of  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+SCHEMA = HOME / "config/schemas/config.schema.yaml"
+OF_THE_MACHINE = ("samples", "device", "gpu", "limits")  # keys that have no part in it
+
+
+def jobs(folder: Path) -> list[dict[str, Any]]:
+    """Of every job that left a record: rule, wildcards, threads and peaks in MB."""
+    found = []
+    for path in sorted((folder / "logs").rglob("*.run.json")):
+        record = json.loads(path.read_text())
+        benchmark = folder / "benchmarks" / path.relative_to(folder / "logs")
+        benchmark = benchmark.with_name(benchmark.name.replace(".run.json", ".tsv"))
+        measured = pd.read_csv(benchmark, sep="\t", na_values="-")["max_rss"].max() if benchmark.exists() else 0
+        peak = round(max(record["peak_rss_mb"], 0 if pd.isna(measured) else float(measured)), 1)
+        job = {name: record[name] for name in ("rule", "wildcards", "threads", "peak_gpu_mb")}
+        found.append(job | {"peak_rss_mb": peak})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    args = parser.parse_args()
+    os.chdir(args.folder)
+    whole = settings.complete(yaml.safe_load(args.config.read_text()), SCHEMA)
+    sheet = settings.read_sheet(whole["samples"], whole)
+    samples = {name: asdict(sizes_of(question)) for name, question in questions(sheet, whole).items()}
+    found = jobs(args.folder)
+    device = "cpu" if all(job["peak_gpu_mb"] is None for job in found) else "gpu"
+    cells = sum(sizes["n_obs"] for sizes in samples.values())
+    defaults = settings.complete({}, SCHEMA)
+    keys = {key: value for key, value in whole.items() if value != defaults[key] and key not in OF_THE_MACHINE}
+    text = json.dumps({"device": device, "config": keys, "samples": samples, "jobs": found}, indent=1)
+    (RESULTS / f"peaks-{device}-{cells}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
