@@ -5,23 +5,24 @@ the GPU cuGraph's leiden, as rapids_singlecell.tl.leiden calls it. Both maximise
 communities of w / W - resolution * (d / 2W)^2: w, the weight within; d, the sum of degrees; W, the weight in all.
 """
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.clusters import cugraph_communities, to_igraph, write_clusters
+from lib.clusters import by_leiden, by_louvain, cugraph_communities, to_igraph, write_clusters
 from lib.files import read_table
 from lib.fuzzy import read_graph
 
-STARTS = 2  # on the GPU
-MAX_LEVEL = 100  # of merging, on the GPU: more than a graph of cells takes
-THETA = 1.0  # cuGraph's default: how much chance there is in its refinement
+STARTS = 2  # of Leiden on the GPU
+MAX_REFINED = 250_000  # cells up to which igraph's Leiden goes on from cuGraph's communities, in a few seconds
 
 
 def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int, device: devices.Device) -> np.ndarray:
-    """Per cell its community; equal seeds give equal communities.
+    """Per cell its community; equal seeds give equal communities, but for a GPU's (`scripts/README.md`).
+
+    On the GPU the best of several goes of cuGraph's is taken. Up to `MAX_REFINED` cells Louvain's may be the best, and
+    igraph's Leiden goes on from there: cuGraph goes through the levels once, and ends somewhat less modular.
 
     Parameters
     ----------
@@ -30,27 +31,27 @@ def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int,
     resolution
         Of the modularity: higher finds more and smaller communities.
     n_iterations
-        Rounds of refinement, each through all levels; -1: until nothing changes. On the GPU it says nothing: cuGraph
-        goes through the levels once, and the best of `STARTS` goes is taken.
+        Rounds of igraph's, each through all levels; -1: until nothing changes.
     """
+    start = None
     if device.is_gpu:
-        from pylibcugraph import leiden as communities
-
-        starts = [partial(found_by, communities, seed + start, resolution) for start in range(STARTS)]
-        membership, modularity = cugraph_communities(connectivities, starts, resolution, seed, device)
-    else:
-        graph, weights = to_igraph(connectivities, seed)
-        found = graph.community_leiden(
-            objective_function="modularity", weights=weights.tolist(), resolution=resolution, n_iterations=n_iterations
-        )
-        membership, modularity = np.array(found.membership), found.quality
-    stage.log.info("modularity %.4f at resolution %g", modularity, resolution)
-    return membership
-
-
-def found_by(communities: Any, seed: int, resolution: float, handle: Any, graph: Any) -> tuple:
-    """pylibcugraph's leiden from one seed."""
-    return communities(handle, seed, graph, MAX_LEVEL, resolution, THETA, False)
+        refined = connectivities.shape[0] <= MAX_REFINED
+        goes = [by_leiden(resolution, seed + start) for start in range(STARTS)]
+        goes += [by_louvain(resolution)] if refined else []
+        start, modularity = cugraph_communities(connectivities, goes, resolution, seed, device)
+        if not refined:
+            stage.log.info("modularity %.4f at resolution %g", modularity, resolution)
+            return start
+    graph, weights = to_igraph(connectivities, seed)
+    found = graph.community_leiden(
+        objective_function="modularity",
+        weights=weights.tolist(),
+        resolution=resolution,
+        n_iterations=n_iterations,
+        initial_membership=None if start is None else start.tolist(),
+    )
+    stage.log.info("modularity %.4f at resolution %g", found.quality, resolution)
+    return np.array(found.membership)
 
 
 def main(snakemake: Any) -> None:

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.clusters import cugraph_communities, to_igraph, write_clusters
+from lib.clusters import by_louvain, cugraph_communities, to_igraph, write_clusters
 from lib.files import read_table
 from lib.fuzzy import read_graph
-
-MAX_LEVEL = 100  # of merging, on the GPU: more than a graph of cells takes
-THRESHOLD = 1e-7  # cuGraph's default: the gain of modularity below which a level is the last
 
 
 def louvain(connectivities: Any, resolution: float, seed: int, device: devices.Device) -> np.ndarray:
@@ -30,12 +27,7 @@ def louvain(connectivities: Any, resolution: float, seed: int, device: devices.D
         Of the order in which igraph visits the cells, or on the GPU cuGraph's communities.
     """
     if device.is_gpu:
-        from pylibcugraph import louvain as communities
-
-        def find(handle: Any, graph: Any) -> tuple:
-            return communities(handle, graph, MAX_LEVEL, THRESHOLD, resolution, False)
-
-        membership, modularity = cugraph_communities(connectivities, [find], resolution, seed, device)
+        membership, modularity = cugraph_communities(connectivities, [by_louvain(resolution)], resolution, seed, device)
     else:
         graph, weights = to_igraph(connectivities, seed)
         weights = weights.tolist()

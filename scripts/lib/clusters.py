@@ -40,6 +40,23 @@ def to_igraph(connectivities: Any, seed: int) -> tuple[igraph.Graph, np.ndarray]
 
 
 Find = Callable[[Any, Any], tuple]  # cells, their communities and the modularity, from a handle and a graph
+MAX_LEVEL = 100  # of merging, in cuGraph: more than a graph of cells takes
+THRESHOLD = 1e-7  # cuGraph's default: the gain of modularity below which a level of Louvain is the last
+THETA = 1.0  # cuGraph's default: how much chance there is in Leiden's refinement
+
+
+def by_leiden(resolution: float, seed: int) -> Find:
+    """cuGraph's Leiden, for `cugraph_communities`."""
+    from pylibcugraph import leiden
+
+    return lambda handle, graph: leiden(handle, seed, graph, MAX_LEVEL, resolution, THETA, False)
+
+
+def by_louvain(resolution: float) -> Find:
+    """cuGraph's Louvain, for `cugraph_communities`. It draws nothing."""
+    from pylibcugraph import louvain
+
+    return lambda handle, graph: louvain(handle, graph, MAX_LEVEL, THRESHOLD, resolution, False)
 
 
 def cugraph_communities(
@@ -55,7 +72,7 @@ def cugraph_communities(
     connectivities
         cells x cells, symmetric, CSR, without a diagonal; on the host or on the device.
     find
-        pylibcugraph's functions, all but resource handle and graph filled in.
+        Of `by_leiden` and `by_louvain`.
     resolution
         Of the modularity.
     seed

@@ -210,6 +210,8 @@ def test_atlas(carried):
 def test_record_names_the_card(carried, stage):
     import json
 
+    if stage == "harmony" and not content(carried.cpu("cohort/harmony.h5")[0]):
+        pytest.skip("one batch: Harmony is skipped")
     log = {"qc": "samples/*/qc", "doublets": "samples/*/doublets", "atlas": "atlas"}.get(stage, f"cohort/{stage}*")
     folder = carried.folder / f"{stage}-1" / "logs"
     records = [json.loads(path.read_text()) for path in folder.glob(f"{log}.run.json")]
@@ -219,4 +221,4 @@ def test_record_names_the_card(carried, stage):
     for record in mine:
         assert record["card"]
         assert record["driver"]
-        assert 0 < record["peak_gpu_mb"] <= record["cap_mb"] or stage == "harmony"
+        assert 0 < record["peak_gpu_mb"] <= record["cap_mb"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import kmeans
 import leiden
@@ -10,6 +12,7 @@ import louvain
 import numpy as np
 import pandas as pd
 import pytest
+from lib import clusters
 from lib import device as devices
 from lib.clusters import by_falling_size, merge, to_igraph
 from lib.errors import UserError
@@ -36,6 +39,29 @@ def test_merging_ends_at_communities_as_modular_as_igraphs(pbmc3k_graph):
     assert quality > graph.modularity(best, weights=weight.tolist(), resolution=0.6) - 0.01
     # What is one stays one
     assert pd.crosstab(pieces, merged).astype(bool).sum(1).max() == 1
+
+
+@pytest.mark.parametrize("n_obs_refined", [0, 10**6])
+def test_leiden_goes_on_from_the_gpus_communities(pbmc3k_graph, monkeypatch, n_obs_refined):
+    """With communities in place of cuGraph's: what becomes of them on the host, for graphs refined there and not."""
+    weights = pbmc3k_graph.obsp["connectivities"]
+    poor, poorer = (louvain.louvain(weights, resolution, 0, CPU) for resolution in (5.0, 40.0))
+    cells = np.arange(len(poor))
+    fake = SimpleNamespace(GraphProperties=dict, ResourceHandle=object, SGGraph=lambda *_, **__: None)
+    fake.leiden = lambda handle, seed, *_: (cells[::-1], (poorer, poor)[seed % 2][::-1], 0.0)
+    fake.louvain = lambda *_: (cells, poorer, 0.0)
+    monkeypatch.setitem(sys.modules, "pylibcugraph", fake)
+    monkeypatch.setattr(leiden, "MAX_REFINED", n_obs_refined)
+    card = SimpleNamespace(is_gpu=True, **{name: getattr(CPU, name) for name in ("xp", "sparse", "to_host")})
+    monkeypatch.setattr(clusters, "merge", lambda *args: merge(*args[:4], CPU))
+    found = leiden.leiden(weights, 0.6, 2, 0, card)
+    graph, weight = to_igraph(weights, 0)
+    ours, on_cpu = (
+        graph.modularity(labels.tolist(), weights=weight.tolist(), resolution=0.6)
+        for labels in (found, leiden.leiden(weights, 0.6, 2, 0, CPU))
+    )
+    # Merged only, it is what merging can make of the better of two poor ones
+    assert ours > on_cpu - (0.001 if n_obs_refined else 0.03)
 
 
 def test_leiden_finds_what_scanpy_finds(pbmc3k_graph):
