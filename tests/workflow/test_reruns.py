@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
-from runs import HOME, Run, sheet_of
+from runs import HOME, Run, patients, sheet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
@@ -29,6 +30,33 @@ def test_one_more_resolution_runs_one_clustering_and_what_shows_it(copy, cohort_
     assert {"leiden", "atlas", "runs"} <= before
     assert not before & {"ingest", "qc", "doublets", "cells", "genes", "hvg", "features", "pca", "harmony", "neighbors"}
     assert not before & {"umap", "tsne", "louvain", "kmeans", "markers_ttest", "markers_logreg"}
+
+
+def test_another_resolution_runs_one_clustering_and_what_hangs_on_it(copy, cohort_files):
+    copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.8]})
+    jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "figures_markers": 2, "figures_embedding": 2}
+    assert Counter(copy.jobs()) == jobs | {"atlas": 1, "runs": 1}
+
+
+def test_one_more_sample_runs_it_and_the_cohort(copy, cohort_files, tmp_path):
+    more = patients(tmp_path, n_patients=4)[3:]
+    copy.write(sheet_of([*cohort_files, *more]))
+    jobs = Counter(copy.jobs())
+    assert {jobs[name] for name in ("ingest", "qc", "doublets", "cells", "figures_sample")} == {1}
+    before = copy.snakemake("--dry-run", "--forceall").stdout
+    assert {name for name, n in jobs.items() if n} == {
+        name for name in before.split("Job stats:")[1].split("total")[0].split()[4::2] if name != "all"
+    }
+
+
+def test_what_jobs_ask_for_runs_nothing(copy, cohort_files):
+    """Limits, caps, other resources and threads, and sizes that are read anew."""
+    copy.write(sheet_of(cohort_files), limits={"mem_gb": 64, "runtime_h": 24}, gpu={"memory_gb": 8})
+    assert copy.jobs() == []
+    sizes = copy.folder / ".snakemake" / "somersault" / "sizes.json"
+    assert len(sizes.read_text()) > 100
+    sizes.unlink()
+    assert copy.jobs("--set-resources", "pca:mem_mb=9000", "ingest:runtime=99", "--set-threads", "hvg=2") == []
 
 
 def test_a_comment_or_a_new_order_of_keys_runs_nothing(copy, cohort_files):

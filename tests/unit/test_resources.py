@@ -1,0 +1,224 @@
+"""The models of resources against what jobs took, and the sizes that they start from.
+
+The rule, which the models' module states: never below a measured peak; at most twice as high from 20,000 cells on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from lib import config as settings
+from lib import resources, sizes
+from lib.resources import MODELS, Load, job_of, needs
+from lib.sizes import Question, Sizes, read_sizes, sizes_of
+
+HOME = Path(__file__).parents[2]
+PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))
+DEFAULTS = settings.complete({}, HOME / "config/schemas/config.schema.yaml")
+SMALL = Sizes(n_obs=3000, n_vars=20_000, nnz=3_000_000, n_kept=3000, n_batches=1, largest_batch=3000)
+
+
+def measured(path):
+    """Of every job of a run its rule, what the models say it needs, its peaks, and the run's cells."""
+    run = json.loads(path.read_text())
+    config = settings.complete(run["config"], HOME / "config/schemas/config.schema.yaml")
+    samples = {name: Sizes(**values) for name, values in run["samples"].items()}
+    for job in run["jobs"]:
+        of = job["wildcards"]
+        mine = of.get("sample") or of.get("patient")
+        load = Load.of([samples[mine]] if mine else list(samples.values()))
+        model = job_of(load, config, run["device"] == "gpu", job["threads"], of.get("grouping", ""))
+        yield job["rule"], needs(MODELS[job["rule"]], model), job, sum(s.n_obs for s in samples.values())
+
+
+def test_peaks_of_20000_and_100000_cells_and_of_a_gpu_are_stored():
+    assert {"peaks-cpu-20000", "peaks-cpu-100000", "peaks-gpu-200000"} <= {path.stem for path in PEAKS}
+
+
+@pytest.mark.parametrize("path", PEAKS, ids=lambda path: path.stem)
+def test_no_model_is_below_a_peak(path):
+    for rule, need, job, _ in measured(path):
+        assert need["mem_mb"] >= job["peak_rss_mb"], (rule, job)
+        assert need["vram_mb"] >= (job["peak_gpu_mb"] or 0), (rule, job)
+
+
+@pytest.mark.parametrize("path", PEAKS, ids=lambda path: path.stem)
+def test_no_model_is_far_above_the_highest_peak_of_its_rule(path):
+    needed, peaks = {}, {}
+    for rule, need, job, n_obs in measured(path):
+        if n_obs >= 20_000:
+            needed[rule] = max(needed.get(rule, 0), need["mem_mb"])
+            peaks[rule] = max(peaks.get(rule, 0), job["peak_rss_mb"])
+    for rule, mem_mb in needed.items():
+        assert mem_mb <= 2 * peaks[rule], rule
+
+
+def test_every_rule_has_a_model_of_its_name_and_every_model_a_rule():
+    texts = [path.read_text() for path in (HOME / "rules").glob("*.smk")]
+    rules = {}
+    for text in texts:
+        for rule in re.split(r"^rule ", text, flags=re.M)[1:]:
+            rules[rule.partition(":")[0]] = re.findall(r"^        \*\*needs\(\"(\w+)\"\)", rule, flags=re.M)
+    assert rules == {name: [name] for name in MODELS} | {"preflight": [], "doctor": []}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_grow_with_the_cohort_and_by_attempt(name):
+    def of(n, gpu=False, attempt=1):
+        samples = [SMALL] * n
+        return needs(MODELS[name], job_of(Load.of(samples), DEFAULTS, gpu, 1, "leiden_0.6"), attempt)
+
+    one, more = of(1), of(100)
+    for resource in ("mem_mb", "runtime", "disk_mb"):
+        assert 0 < one[resource] <= more[resource]
+    assert of(1, attempt=3) == {n: v * (1 if n == "disk_mb" else 3) for n, v in one.items()}
+    assert one["vram_mb"] == 0
+    if MODELS[name](job_of(Load.of([SMALL]), DEFAULTS, True, 1, "")).vram:
+        assert of(1, gpu=True)["vram_mb"] > 300
+        assert of(1, gpu=True, attempt=2)["vram_mb"] >= 2 * of(1, gpu=True)["vram_mb"]
+
+
+def test_the_configs_cap_bounds_what_is_claimed_on_a_card():
+    config = DEFAULTS | {"gpu": {"memory_gb": 2, "pool": True}}
+    job = job_of(Load.of([replace(SMALL, n_obs=10**6, n_kept=10**6)]), config, True)
+    assert needs(MODELS["markers_logreg"], job, attempt=3)["vram_mb"] == 2048
+
+
+def test_keys_of_the_config_count():
+    def mem(name, load=SMALL, **config):
+        return needs(MODELS[name], job_of(Load.of([load]), DEFAULTS | config, False))["mem_mb"]
+
+    large = replace(SMALL, n_obs=200_000, n_kept=200_000, nnz=400_000_000, largest_batch=200_000)
+    assert mem("pca", hvg=DEFAULTS["hvg"] | {"n_top_genes": 10_000}) > mem("pca")
+    assert mem("harmony", large, pca={"n_comps": 200}) > mem("harmony", large)
+    assert mem("neighbors", large, tsne=DEFAULTS["tsne"] | {"enabled": False}) < mem("neighbors", large)
+    assert mem("tsne", large, tsne=DEFAULTS["tsne"] | {"perplexity": 100}) > mem("tsne", large)
+
+
+def test_groups_are_counted_where_they_are_known():
+    load = Load.of([replace(SMALL, n_batches=8)])
+    groups = {name: job_of(load, DEFAULTS, False, 1, name).n_groups for name in ("sample", "kmeans_50", "leiden_2.0")}
+    assert groups == {"sample": 8, "kmeans_50": 50, "leiden_2.0": 2 * resources.N_GROUPS}
+
+
+# Sizes
+
+
+@pytest.fixture
+def X():  # noqa: N802
+    """60 cells x 40 genes of counts; 20 cells have none."""
+    X = np.random.default_rng(0).poisson(1.0, (60, 40))
+    X[40:] = 0
+    return X
+
+
+def adata_of(X, convert):
+    donors = pd.Categorical((["a"] * 15 + ["b"] * 45)[: len(X)])
+    obs = pd.DataFrame({"donor": donors}, index=[f"c{i}" for i in range(len(X))])
+    return ad.AnnData(convert(X.astype(np.float32)), obs, pd.DataFrame(index=[f"g{i}" for i in range(X.shape[1])]))
+
+
+def asked(path, counts="X", batch_key="sample", min_genes=5):
+    return Question(str(path), counts, None, batch_key, min_genes)
+
+
+def write_10x_h5(path, X):
+    sparse = sp.csr_matrix(X)
+    with h5py.File(path, "w") as file:
+        for name in ("data", "indices", "indptr"):
+            file[f"matrix/{name}"] = getattr(sparse, name)
+        file["matrix/features/id"] = np.array([f"g{i}" for i in range(X.shape[1])], "S")
+
+
+def write_10x_folder(path, X):
+    sparse = sp.coo_matrix(X.T)
+    path.mkdir()
+    text = f"%%MatrixMarket matrix coordinate integer general\n%\n{X.shape[1]} {X.shape[0]} {sparse.nnz}\n1 1 1\n"
+    (path / "matrix.mtx.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def test_sparse_files_tell_cells_genes_and_nonzeros(tmp_path, X):
+    nnz, cells = int((X > 0).sum()), 40
+    adata_of(X, sp.csr_matrix).write_h5ad(tmp_path / "csr.h5ad")
+    adata_of(X, sp.csc_matrix).write_h5ad(tmp_path / "csc.h5ad")
+    write_10x_h5(tmp_path / "tenx.h5", X)
+    exact = Sizes(60, 40, nnz, cells, 1, 60)
+    assert sizes_of(asked(tmp_path / "csr.h5ad")) == exact
+    assert sizes_of(asked(tmp_path / "tenx.h5")) == exact
+    # Where the file does not tell each cell's non-zeros, kept cells have more than min_genes of them together
+    bound = replace(exact, n_kept=min(60, nnz // 6))
+    assert sizes_of(asked(tmp_path / "csc.h5ad")) == replace(bound, turned=True)
+    write_10x_folder(tmp_path / "folder", X)
+    assert sizes_of(asked(tmp_path / "folder")) == bound
+
+
+def test_zarr_and_layers_and_raw_and_batches(tmp_path, X):
+    adata = adata_of(X, sp.csr_matrix)
+    adata.layers["counts"] = sp.csr_matrix(np.triu(X))
+    adata.raw = adata
+    adata = adata[:, :10].copy()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata.write_zarr(tmp_path / "a.zarr")
+    for path in (tmp_path / "a.h5ad", tmp_path / "a.zarr"):
+        assert sizes_of(asked(path)).nnz == (X[:, :10] > 0).sum()
+        assert sizes_of(asked(path, "raw")).n_vars == 40
+        assert sizes_of(asked(path, "layers/counts")).nnz == (np.triu(X)[:, :10] > 0).sum()
+    found = sizes_of(asked(tmp_path / "a.h5ad", batch_key="donor"))
+    assert (found.n_batches, found.largest_batch) == (2, 45)
+
+
+def test_dense_files_and_text_are_estimated(tmp_path, X):
+    nnz = (X[:40] > 0).sum()
+    full = X[:40]
+    adata_of(full, np.asarray).write_h5ad(tmp_path / "dense.h5ad")
+    with h5py.File(tmp_path / "a.loom", "w") as file:
+        file["matrix"] = full.T
+    table = pd.DataFrame(full, [f"c{i}" for i in range(40)], [f"g{i}" for i in range(40)])
+    table.to_csv(tmp_path / "a.csv")
+    table.to_csv(tmp_path / "a.tsv.gz", sep="\t")
+    for name in ("dense.h5ad", "a.loom", "a.csv", "a.tsv.gz"):
+        found = sizes_of(asked(tmp_path / name))
+        assert found.n_vars == 40, name
+        # Of text the length of the lines is known to a few percent, with the names of the genes in the first
+        assert found.n_obs == pytest.approx(40, rel=0.1), name
+        assert found.nnz == pytest.approx(nnz, rel=0.1), name
+
+
+def test_what_cannot_be_read_is_estimated_from_its_bytes(tmp_path):
+    (tmp_path / "a.h5ad").write_bytes(b"no HDF5" * 10_000)
+    found = sizes_of(asked(tmp_path / "a.h5ad"))
+    assert found.nnz == int(70_000 / sizes.BYTES_PER_NONZERO)
+    assert found.n_obs >= 1
+    assert sizes_of(asked(tmp_path / "none.h5ad")).n_obs == 1
+
+
+def test_sizes_are_read_once_and_again_when_a_file_or_the_question_changes(tmp_path, X, monkeypatch):
+    adata_of(X, sp.csr_matrix).write_h5ad(tmp_path / "a.h5ad")
+    opened = []
+    monkeypatch.setattr(sizes, "sizes_of", lambda question: opened.append(question) or sizes_of(question))
+    question, cache = {"A": asked(tmp_path / "a.h5ad")}, tmp_path / "deep" / "sizes.json"
+    first = read_sizes(question, cache)
+    assert read_sizes(question, cache) == first
+    assert len(opened) == 1
+    read_sizes({"A": asked(tmp_path / "a.h5ad", min_genes=0)}, cache)
+    adata_of(X[:20], sp.csr_matrix).write_h5ad(tmp_path / "a.h5ad")
+    assert read_sizes(question, cache)["A"].n_obs == 20
+    assert len(opened) == 3
+    cache.write_text("{half")
+    assert read_sizes(question, cache)["A"].n_obs == 20
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, X):
+    adata_of(X, sp.csr_matrix).write_h5ad(tmp_path / "a.h5ad")
+    (tmp_path / "file").touch()
+    assert read_sizes({"A": asked(tmp_path / "a.h5ad")}, tmp_path / "file" / "sizes.json")["A"].n_obs == 60
