@@ -11,7 +11,6 @@ from lib import stage
 from lib.cohort import Cohort
 from lib.counts import CountsWriter, Stream, row_sums, select_genes
 from lib.files import read_table, replacing, write_table
-from lib.imports import import_ahead
 
 
 def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -> np.ndarray:
@@ -28,7 +27,6 @@ def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, write `features.h5ad` and `obs.parquet`."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
-    import_ahead("anndata.io")  # with which the store is closed
     cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, device)
     selected = read_table(files.hvg, ["highly_variable"]).loc[cohort.genes.index, "highly_variable"].to_numpy()
     obs = cohort.obs()

@@ -20,7 +20,6 @@ from lib.config import required_columns
 from lib.counts import Chunk, CountsWriter
 from lib.errors import UserError
 from lib.files import replacing
-from lib.imports import import_ahead
 from lib.readers import NotSortedError, Reader, open_counts
 
 
@@ -212,7 +211,6 @@ def blaming(what: object) -> Iterator[None]:
 def main(snakemake: Any) -> None:
     """Read a sample's file, write `counts.h5ad`."""
     params, output, started = snakemake.params, Path(snakemake.output.counts), time.time()
-    import_ahead("anndata.io")  # with which the store is closed
     required = required_columns(snakemake.config)  # no param: another label re-reads no file
     output.parent.mkdir(parents=True, exist_ok=True)
     stage.log.info("sample %s: %s, counts in %s", params.sample, snakemake.input.file, params.counts)

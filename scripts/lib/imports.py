@@ -1,10 +1,9 @@
-"""Imports that cost less: libraries without what they load for uses that are not ours, or loaded in the background."""
+"""Imports that cost less: libraries without what they load for uses that are not ours."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -28,19 +27,6 @@ def import_lean(name: str) -> ModuleType:
         return import_module(name)
     finally:
         sys.meta_path.remove(absent)
-
-
-def import_ahead(name: str) -> None:
-    """Begin to import a module in the background, for a stage that needs it at its end.
-
-    Whoever imports it thereafter waits until it is there, and meets its error if it has one.
-    """
-
-    def load() -> None:
-        with suppress(Exception):
-            import_lean(name)
-
-    threading.Thread(target=load, daemon=True).start()
 
 
 class _Absent:

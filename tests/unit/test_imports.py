@@ -1,4 +1,4 @@
-"""Imports that cost less: what is hidden from whom, and what a background import leaves behind."""
+"""Imports that cost less: what is hidden, and from whom."""
 
 from __future__ import annotations
 
@@ -31,21 +31,3 @@ def test_lean_import_leaves_out_what_is_not_used_and_hides_it_from_nobody_else(t
         import {unused}
     """)
     assert found == "True False"
-
-
-def test_import_ahead_is_there_when_it_is_asked_for_and_errors_surface_then(tmp_path):
-    (tmp_path / "slow.py").write_text("import time; time.sleep(0.3); value = 7")
-    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
-    found = python(f"""
-        sys.path.insert(0, {str(tmp_path)!r})
-        import time
-        from lib.imports import import_ahead, import_lean
-        import_ahead("slow"), import_ahead("broken")
-        time.sleep(0.1)
-        print(import_lean("slow").value)
-        try:
-            import broken
-        except RuntimeError as error:
-            print(error)
-    """)
-    assert found.split() == ["7", "broken"]
