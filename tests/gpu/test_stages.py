@@ -120,8 +120,8 @@ def test_pca(carried):
 def test_harmony(carried):
     """r >= 0.99 per component, but where harmonypy with other seeds is farther from itself.
 
-    Both start from random centroids. On PBMC of three technologies two seeds of harmonypy agree in the seventh component
-    to 0.93 on average, to 0.90 at worst, and in all others to 0.98 or better.
+    Both start from random centroids. On PBMC of three technologies two seeds of harmonypy agree to 0.93 on average in
+    the seventh component, to 0.90 at worst, and in all others to 0.98 or better.
     """
     import harmony
 
