@@ -8,11 +8,13 @@ localrules:
 rule preflight:
     log:
         "logs/preflight.log",
+    retries: 0
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=500,
-        runtime=10,
+        runtime=5,
+        disk_mb=1,
     params:
         command=same_command("--dry-run", "--forceall", "--nolock"),
         limits=limits,
@@ -25,11 +27,13 @@ rule preflight:
 rule doctor:
     log:
         "logs/doctor.log",
+    retries: 0
     conda:
         GPU_ENV
     resources:
         mem_mb=2000,
-        runtime=10,
+        runtime=5,
+        disk_mb=200,
         gpu=GPU,
         vram_mb=GPU * 1000,
     params:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from lib import stage
 from lib.errors import UserError
+from lib.resources import MODELS
 
 RESOURCES = ("mem_mb", "vram_mb", "runtime", "disk_mb")
 COLUMNS = {"mem_mb": "memory GB", "vram_mb": "GPU memory GB", "runtime": "time h:mm", "disk_mb": "disk GB"}
@@ -38,8 +39,8 @@ def parse_jobs(text: str, beside_mb: int = 0) -> pd.DataFrame:
             rule = found[1]
         elif found := NEEDED.match(line):
             values = dict(pair.split("=", 1) for pair in found[1].split(", "))
-            if "mem_mb" in values:  # the rules that only gather have none
-                jobs.append({"rule": rule} | {name: int(values.get(name, 0)) for name in RESOURCES})
+            if rule in MODELS:  # those that only gather, like `all`, run nothing
+                jobs.append({"rule": rule} | {name: int(values[name]) for name in RESOURCES})
     table = pd.DataFrame(jobs, columns=["rule", *RESOURCES])
     return table.assign(mem_mb=table["mem_mb"] + beside_mb)
 

@@ -28,7 +28,7 @@ group job x (jobs in lexicogr. order):
         threads: 8
         resources: tmpdir=<TBD>, vram_mb=0, mem_mb=600, runtime=10, disk_mb=1
 localrule all:
-    resources: tmpdir=/tmp
+    resources: tmpdir=/tmp, mem_mb=<TBD>, disk_mb=1000, runtime=10
 """
 
 
