@@ -13,7 +13,7 @@ them; what else removes cells only makes them fewer. Time is generous, for a job
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import Any
 
@@ -236,7 +236,7 @@ def ingest(job: Job) -> Need:
 
 def qc(job: Job) -> Need:
     """Each cell's counts by falling size, a chunk at a time; a row of metrics a cell."""
-    memory = _pass(job, 320 * MB, 1.2 * KB * job.n_obs)
+    memory = _pass(job, 320 * MB, 1.2 * KB * job.n_obs, gpu_chunk=150 * MB)
     disk = 100 * job.n_obs + 40 * job.n_vars
     return Need(**memory, seconds=5 + 0.2e-6 * job.nnz, disk=disk, vram=_claim(job, 1000 * MB))
 
@@ -274,7 +274,7 @@ def genes(job: Job) -> Need:
 def hvg(job: Job) -> Need:
     """Sums of each batch and gene, and statistics made of them."""
     sums = 64 * job.n_batches * job.n_vars
-    memory = _pass(job, 330 * MB, 40 * MB + _cohort(job) + sums + 1.2 * KB * job.n_kept + 1 * KB * job.n_vars)
+    memory = _pass(job, 330 * MB, 40 * MB + _cohort(job) + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
     vram = _claim(job, 1900 * MB, sums)
     return Need(**memory, seconds=5 + 0.3e-6 * job.nnz, disk=200 * job.n_vars, vram=vram)
 
@@ -334,7 +334,7 @@ def tsne(job: Job) -> Need:
     affinities = 45 * job.k * job.n_kept
     seconds = 20 + 2e-6 * job.n_kept * job.config["tsne"]["n_iter"]
     gpu_mem = PYTHON + CUML + THREAD * (job.threads - 1) + 0.5 * affinities
-    return Need(PYTHON + 90 * MB + affinities, seconds, 20 * job.n_kept, 800 * MB + 80 * job.k * job.n_kept, gpu_mem)
+    return Need(PYTHON + 90 * MB + affinities, seconds, 20 * job.n_kept, 800 * MB + 110 * job.k * job.n_kept, gpu_mem)
 
 
 def density(job: Job) -> Need:
@@ -346,13 +346,15 @@ def leiden(job: Job) -> Need:
     """The graph, and igraph's or cuGraph's copies of it."""
     n_iterations = job.config["leiden"]["n_iterations"]
     seconds = 5 + 1e-6 * job.edges * (n_iterations if n_iterations > 0 else 20)
-    mem, gpu_mem = PYTHON + 30 * MB + 95 * job.edges, PYTHON + CUML + 30 * job.edges
+    igraph = 95 * job.edges
+    gpu_mem = PYTHON + CUML + 30 * job.edges + igraph * (job.n_kept <= 250_000)  # where igraph's Leiden ends it
+    mem = PYTHON + 30 * MB + igraph
     return Need(mem, seconds, 20 * job.n_kept, 800 * MB + 160 * job.edges, gpu_mem)
 
 
 def louvain(job: Job) -> Need:
-    """As Leiden's."""
-    return leiden(job)
+    """As Leiden's, all of it on a GPU where there is one."""
+    return replace(leiden(job), gpu_mem=PYTHON + CUML + 30 * job.edges)
 
 
 def kmeans(job: Job) -> Need:
@@ -371,7 +373,7 @@ def markers_logreg(job: Job) -> Need:
     chunk = min(20e6, values)
     threads = THREAD * (job.threads - 1)
     mem = PYTHON + threads + 10 * chunk + held
-    gpu_mem = PYTHON + CUPY + threads + 100 * MB + 1.0 * KB * job.n_kept
+    gpu_mem = PYTHON + CUPY + threads + 100 * MB + 0.6 * KB * job.n_kept
     seconds = 10 + 1.5e-9 * values * job.config["markers"]["logreg"]["max_iter"]
     return Need(mem, seconds, 40 * job.n_groups * job.n_top, 2000 * MB + 2.2 * values, gpu_mem)
 
@@ -403,7 +405,8 @@ def _figures(base: float, per_cell: float, seconds: float = 30) -> Model:
 
     def model(job: Job) -> Need:
         drawers = DRAWER * (job.threads - 1)
-        return Need(PYTHON + base + drawers + per_cell * job.n_kept, seconds + 1e-4 * job.n_kept, 20 * MB)
+        tables = per_cell * job.n_kept * (1 + (job.threads - 1) / 2)  # each drawer copies what it draws
+        return Need(PYTHON + base + drawers + tables, seconds + 1e-4 * job.n_kept, 20 * MB)
 
     model.__doc__ = f"{per_cell / KB:g} kB of tables a cell."
     return model
@@ -413,7 +416,7 @@ def figures_markers(job: Job) -> Need:
     """On the CPU whatever the device: 1,000 cells a thread, of all genes where the features lack one that is drawn."""
     chunk = 45 * 1000 * job.nnz / max(1, job.n_obs)
     sums = 48 * job.n_groups * job.n_vars
-    mem = PYTHON + 70 * MB + (chunk + sums) * job.threads + _cohort(job) + 0.3 * KB * job.n_kept
+    mem = PYTHON + 70 * MB + (chunk + sums) * job.threads + _cohort(job) + 0.8 * KB * job.n_kept
     return Need(mem, 30 + 0.4e-6 * job.nnz, 20 * MB)
 
 
