@@ -3,8 +3,9 @@
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
 writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and of each job its threads and the
-highest memory, the kernel's own figure (the run record) or Snakemake's (the benchmark), whichever is more. Run where
-the samples' files still are; `run.py --folder` keeps them.
+highest memory: the kernel's own figure for the process (the run record), or Snakemake's samples of all its processes,
+pages that they share counted once (`max_pss` of the benchmark), whichever is more. Run where the samples' files still
+are; `run.py --folder` keeps them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
         record = json.loads(path.read_text())
         benchmark = folder / "benchmarks" / path.relative_to(folder / "logs")
         benchmark = benchmark.with_name(benchmark.name.replace(".run.json", ".tsv"))
-        measured = pd.read_csv(benchmark, sep="\t", na_values="-")["max_rss"].max() if benchmark.exists() else 0
+        measured = pd.read_csv(benchmark, sep="\t", na_values="-")["max_pss"].max() if benchmark.exists() else 0
         peak = round(max(record["peak_rss_mb"], 0 if pd.isna(measured) else float(measured)), 1)
         job = {name: record[name] for name in ("rule", "wildcards", "threads", "peak_gpu_mb")}
         found.append(job | {"peak_rss_mb": peak})
