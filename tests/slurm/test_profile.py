@@ -1,0 +1,85 @@
+"""The profiles, without a cluster: every entry explained, every rule where it belongs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import HOME, Run, patients, sheet_of
+from snakemake.profiles import ProfileConfigFileParser
+
+PROFILE = HOME / "profiles" / "slurm" / "config.yaml"
+RULES = {
+    name: text
+    for path in (HOME / "rules").glob("*.smk")
+    for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), flags=re.M | re.S)
+}
+ON_GPU = {name for name, text in RULES.items() if re.search(r"^\s+gpu=GPU", text, flags=re.M)}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A profile as Snakemake reads it, its mappings as NAME=VALUE."""
+    with path.open() as file:
+        entries = ProfileConfigFileParser().parse(file)
+    split = {key: dict(item.split("=", 1) for item in value) for key, value in entries.items() if type(value) is list}
+    return {**entries, **split}
+
+
+def filled(folder: Path, **variables: str) -> dict[str, Any]:
+    """The profile with variables filled in."""
+    text = PROFILE.read_text()
+    for name, value in variables.items():
+        text, n = re.subn(rf'^  {name}: ""', f"  {name}: {value}", text, flags=re.M)
+        assert n == 1, name
+    (folder / "config.yaml").write_text(text)
+    return read(folder / "config.yaml")
+
+
+@pytest.mark.parametrize("name", ["default", "slurm", "generic"])
+def test_every_entry_has_a_comment(name):
+    lines = ["", *(HOME / "profiles" / name / "config.yaml").read_text().splitlines()]
+    bare = [b for a, b in pairwise(lines) if re.match(r"[\w?-]+.*:", b) and "#" not in a + b]
+    assert not bare
+
+
+def test_groups_are_of_rules_and_packed_groups_of_groups():
+    profile = read(PROFILE)
+    assert set(profile["groups"]) <= set(RULES)
+    assert set(profile["group-components"]) <= set(profile["groups"].values())
+
+
+def test_rules_that_ask_for_a_gpu_go_to_its_partition_with_all_that_share_their_jobs(tmp_path):
+    profile = filled(tmp_path, gpu_partition="gpu", gpu_model="h100", partition="cpu", account="12345")
+    sent = {key.split(":")[0] for key, value in profile["set-resources"].items() if value == "'gpu'"}
+    groups = profile["groups"]
+    shared = {groups[rule] for rule in ON_GPU & set(groups)}
+    assert sent == ON_GPU | {rule for rule, group in groups.items() if group in shared}
+    # Strings must agree within a job, and a model without a number means one GPU
+    assert {rule for rule in sent if profile["set-resources"][f"{rule}:gpu_model"] == "'h100'"} == sent
+    assert {rule for rule in sent if profile["set-resources"].get(f"{rule}:gpu") == "0"} == sent - ON_GPU
+    assert profile["default-resources"]["slurm_partition"] == "'cpu'"
+    assert profile["default-resources"]["slurm_account"] == "'12345'"
+
+
+def test_left_empty_the_profile_asks_for_nothing_of_the_clusters():
+    profile = read(PROFILE)
+    assert "set-resources" not in profile
+    assert set(profile["default-resources"]) == {"mem_mb", "runtime", "packed"}
+
+
+def test_dry_run_through_each_profile(tmp_path):
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs the extra: uv sync --extra slurm")
+    run = Run(tmp_path)
+    run.write(sheet_of(patients(tmp_path, n_patients=1, n_obs=50)))
+    alone = run.jobs()
+    for name in ("slurm", "generic"):
+        assert run.jobs("--workflow-profile", str(HOME / "profiles" / name)) == alone
+
+
+def test_the_tests_run_with_the_extras_plugin():
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())
+    assert set(project["project"]["optional-dependencies"]["slurm"]) <= set(project["dependency-groups"]["dev"])
