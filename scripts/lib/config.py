@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .errors import UserError
@@ -164,16 +163,6 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     for name in config["markers"]["groupings"] or []:
         if re.match(r"(leiden|louvain|kmeans)_", name) and name not in clusterings:
             yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"
-
-
-def dense_values(path: str | Path) -> int:
-    """Cells x genes of a counts store; 0 while it does not exist."""
-    if not Path(path).exists():
-        return 0
-    import h5py
-
-    with h5py.File(path, "r", locking=False) as file:
-        return int(np.prod(file["X"].attrs["shape"].astype(np.int64)))
 
 
 def clustering_names(config: Mapping[str, Any]) -> list[str]:
