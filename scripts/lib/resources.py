@@ -248,7 +248,8 @@ def doublets(job: Job) -> Need:
     points = (1 + job.config["doublets"]["sim_doublet_ratio"]) * job.largest_batch
     tables = 0.7 * KB * points + 1.0 * KB * job.n_obs
     memory = _pass(job, 350 * MB, 20 * MB + tables + 10 * held * (not job.gpu), gpu_chunk=470 * MB)
-    vram = 400 * MB + 16 * held + 500 * MB * job.chunk + 2 * KB * points
+    covariance = 8 * min(job.n_vars, 5_000) ** 2  # of highly variable genes, rarely more
+    vram = 400 * MB + 4 * covariance + 16 * held + 500 * MB * job.chunk + 2 * KB * points
     return Need(**memory, seconds=5 + 1e-6 * job.nnz, disk=40 * points, vram=vram)
 
 
