@@ -20,8 +20,8 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 from cluster import Cluster, missing  # noqa: E402
-from conftest import Submitted  # noqa: E402
 from runs import patients, sheet_of  # noqa: E402
+from submitted import Submitted  # noqa: E402
 
 
 def seconds_of(spans: Iterable[tuple[float, float]]) -> float:

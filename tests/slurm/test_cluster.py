@@ -106,7 +106,7 @@ def test_gpu_jobs_ask_for_a_gpu_of_their_partition_and_keep_what_was_done_when_t
     assert run.on_cluster("--workflow-profile", str(tmp_path), "--retries", "0", "--", CELLS[0], check=False)
     (job,) = run.submissions()
     assert (job["partition"], job["node"], job["state"]) == ("gpu", "gpu1", "FAILED")
-    assert "TresPerJob=gres:gpu:h100:1\n" in run.cluster.run("scontrol", "show", "job", job["job"])
+    assert "TresPerJob=gres:gpu:h100:1" in run.cluster.run("scontrol", "show", "job", job["job"]).split()
     assert "cannot be used" in (run.folder / "logs/samples/P1/qc.log").read_text()
     counts = run.folder / "results/samples/P1/counts.h5ad"
     before = counts.stat().st_mtime_ns
