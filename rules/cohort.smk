@@ -11,6 +11,8 @@ rule genes:
         "logs/cohort/genes.log",
     benchmark:
         "benchmarks/cohort/genes.tsv"
+    group:
+        "cohort"
     conda:
         GPU_ENV
     threads: cores("genes")
@@ -37,6 +39,8 @@ rule hvg:
         "logs/cohort/hvg.log",
     benchmark:
         "benchmarks/cohort/hvg.tsv"
+    group:
+        "cohort"
     conda:
         GPU_ENV
     threads: cores("hvg")
@@ -65,6 +69,8 @@ rule features:
         "logs/cohort/features.log",
     benchmark:
         "benchmarks/cohort/features.tsv"
+    group:
+        "cohort"
     conda:
         GPU_ENV
     threads: cores("features")
@@ -87,6 +93,8 @@ rule pca:
         "logs/cohort/pca.log",
     benchmark:
         "benchmarks/cohort/pca.tsv"
+    group:
+        "cohort"
     conda:
         GPU_ENV
     threads: cores("pca")
@@ -112,6 +120,8 @@ rule harmony:
         "logs/cohort/harmony.log",
     benchmark:
         "benchmarks/cohort/harmony.tsv"
+    group:
+        "cohort"
     conda:
         GPU_ENV
     threads: cores("harmony")

@@ -11,6 +11,8 @@ rule neighbors:
         "logs/cohort/neighbors.log",
     benchmark:
         "benchmarks/cohort/neighbors.tsv"
+    group:
+        "cohort"
     conda:
         GPU_ENV
     threads: few_cores("neighbors")

@@ -10,6 +10,8 @@ rule ingest:
         "logs/samples/{sample}/ingest.log",
     benchmark:
         "benchmarks/samples/{sample}/ingest.tsv"
+    group:
+        "sample"
     conda:
         "../envs/cpu.yaml"
     threads: sample_cores("ingest")
@@ -35,6 +37,8 @@ rule qc:
         "logs/samples/{sample}/qc.log",
     benchmark:
         "benchmarks/samples/{sample}/qc.tsv"
+    group:
+        "sample"
     conda:
         GPU_ENV
     threads: sample_cores("qc")
@@ -59,6 +63,8 @@ rule doublets:
         "logs/samples/{sample}/doublets.log",
     benchmark:
         "benchmarks/samples/{sample}/doublets.tsv"
+    group:
+        "sample"
     conda:
         GPU_ENV
     threads: sample_cores("doublets")
@@ -85,6 +91,8 @@ rule cells:
         "logs/samples/{sample}/cells.log",
     benchmark:
         "benchmarks/samples/{sample}/cells.tsv"
+    group:
+        "sample"
     conda:
         "../envs/cpu.yaml"
     resources:
