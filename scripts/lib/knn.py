@@ -142,7 +142,7 @@ def _nn_descent(X: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> t
 
     points, metric, angular = _prepared(X, k, metric)
     width = min(max(k + 1, MIN_WIDTH), len(points))
-    with redirect_stdout(LogLines()):
+    with redirect_stdout(LogLines("NN-descent", "iterations at most")):
         index = NNDescent(points, metric=metric, n_neighbors=width, random_state=seed, n_jobs=n_jobs, verbose=True)
     indices, distances = (found[:, : k + 1] for found in index.neighbor_graph)
     return _without_self(indices, distances, np.arange(len(points)), angular)

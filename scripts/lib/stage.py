@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -146,10 +147,18 @@ def progress(chunks: Iterable[counts.Chunk], n_obs: int, what: str) -> Iterator[
 
 
 class LogLines(io.TextIOBase):
-    """A text stream into the log: for libraries that print how far they are."""
+    """A text stream into the log: for libraries that print how far they are.
 
-    def __init__(self) -> None:
-        self.text = ""
+    Parameters
+    ----------
+    what
+        The task of which a line like `3 / 14` is a step: such lines become its pace.
+    unit
+        What a step is.
+    """
+
+    def __init__(self, what: str = "", unit: str = "steps") -> None:
+        self.text, self.pace = "", Pace(what, 0, unit)
 
     def write(self, text: str) -> int:
         """Take text, and log what lines are whole."""
@@ -161,7 +170,11 @@ class LogLines(io.TextIOBase):
     def flush(self) -> None:
         """Log the text taken, a line each."""
         for line in filter(None, (" ".join(line.split()) for line in self.text.splitlines())):
-            log.info("%s", line)
+            if step := re.fullmatch(r"(\d+) / (\d+)", line):
+                self.pace.total = int(step[2])
+                self.pace.step(int(step[1]) - self.pace.done)
+            else:
+                log.info("%s", line)
         self.text = ""
 
 

@@ -138,6 +138,15 @@ def test_pace_logs_rate_and_time_left(caplog, monkeypatch):
 def test_lines_that_libraries_print_reach_the_log_whole(caplog):
     caplog.set_level("INFO", "somersault")
     lines = stage.LogLines()
-    print("\t", 3, " / ", 14, file=lines)
+    print("\t", "Building RP forest  with", 9, file=lines)
     print("\r 5 of 9", end="", file=lines, flush=True)
-    assert caplog.messages == ["3 / 14", "5 of 9"]
+    assert caplog.messages == ["Building RP forest with 9", "5 of 9"]
+
+
+def test_steps_that_libraries_print_become_a_pace(caplog, monkeypatch):
+    monkeypatch.setattr(stage, "LOG_EVERY", 0)
+    caplog.set_level("INFO", "somersault")
+    lines = stage.LogLines("descent", "iterations")
+    for i in (1, 2, 3):
+        print("\t", i, " / ", 14, file=lines)
+    assert re.fullmatch(r"descent: 3 of 14 iterations, \S+ iterations/s, \d+ s left", caplog.messages[-1])
