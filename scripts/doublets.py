@@ -35,6 +35,7 @@ from lib.counts import (
     select_genes,
     select_rows,
 )
+from lib.eigen import leading_eigenpairs
 from lib.errors import UserError
 from lib.files import read_table, replacing, write_table
 from lib.thresholds import threshold_reasons
@@ -224,8 +225,8 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any,
 
 def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
     """The eigenvectors of a symmetric matrix with the `k` largest eigenvalues, as columns, the largest first."""
-    if device.is_gpu:  # where all of them are found sooner than a few by Lanczos' method
-        return device.xp.linalg.eigh(matrix)[1][:, : -k - 1 : -1]
+    if device.is_gpu:
+        return leading_eigenpairs(matrix, k, device.xp)[1]
     from scipy.sparse.linalg import eigsh
 
     return eigsh(matrix, k, v0=np.ones(len(matrix)))[1][:, ::-1]

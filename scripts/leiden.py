@@ -15,7 +15,7 @@ from lib.files import read_table
 from lib.fuzzy import read_graph
 
 STARTS = 2  # of Leiden on the GPU
-MAX_REFINED = 250_000  # cells up to which igraph's Leiden goes on from cuGraph's communities, in a few seconds
+MAX_REFINED = 50_000  # cells up to which igraph's Leiden goes on from cuGraph's communities, in a second or two
 
 
 def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int, device: devices.Device) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from lib import device as devices
 from lib import stage
 from lib.counts import Counts, Stream, column_sums, rows_of_nonzeros
+from lib.eigen import leading_eigenpairs
 from lib.errors import UserError
 from lib.files import read_table, write_arrays
 from lib.scaling import Scaling, log_normalize, regressors
@@ -117,16 +118,18 @@ def leading_components(
     ZZ /= n_obs - 1
     total = float(xp.trace(ZZ))
     if device.is_gpu:
-        variance, PCs = (device.to_host(found[..., n - n_comps :]) for found in xp.linalg.eigh(ZZ))
+        ZZ = xp.tril(ZZ)
+        ZZ += xp.tril(ZZ, -1).T
+        variance, PCs = map(device.to_host, leading_eigenpairs(ZZ, n_comps, xp))
     else:
         from scipy.linalg import eigh
 
         # Transposed, and so in LAPACK's own order, it is not copied; its lower triangle is then the upper one
         wanted = [n - n_comps, n - 1]
         variance, PCs = eigh(ZZ.T, subset_by_index=wanted, lower=False, overwrite_a=True, check_finite=False)
-    PCs = PCs[:, ::-1].copy()
+        variance, PCs = variance[::-1], PCs[:, ::-1].copy()
     PCs *= np.sign(PCs[np.abs(PCs).argmax(0), np.arange(n_comps)])
-    return PCs, variance[::-1], total
+    return PCs, variance, total
 
 
 @stage.halving

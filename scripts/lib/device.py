@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .clock import spending
 from .errors import UserError
 
 CHOICES = ("auto", "cpu", "gpu")
@@ -115,8 +116,9 @@ def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
     import rmm.mr
     from rmm.allocators.cupy import rmm_cupy_allocator
 
-    if card is not None:
-        cupy.cuda.Device(card[0].ordinal).use()
+    with spending("import"):  # CUDA's start
+        cupy.cuda.Device(0 if card is None else card[0].ordinal).use()
+        cupy.cuda.runtime.free(0)
     cap = int(cupy.cuda.runtime.memGetInfo()[0] * SPARE) if card is None else card[1] * MB
     source = rmm.mr.CudaAsyncMemoryResource() if pool else rmm.mr.CudaMemoryResource()
     resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))

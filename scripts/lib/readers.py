@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import deflate
 import h5py
 import numpy as np
 import pandas as pd
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     Array = h5py.Dataset | zarr.Array
     Group = h5py.Group | zarr.Group
 
+# What reading a damaged file raises
+DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error, pd.errors.ParserError)
 BLOCK = 4_000_000  # non-zeros that are read at a time
 DENSE_BLOCK = 1 << 26  # bytes of a dense matrix that are read at a time
 LARGEST = np.iinfo(np.uint32).max
@@ -118,7 +121,7 @@ class Reader:
         blocks = (self._counts(start, X) for start, X in self.blocks())
         try:
             yield from by_rows(blocks, self.n_obs, self.n_vars, self.nnz, self.scratch) if self.scattered else blocks
-        except (OSError, EOFError, isal_zlib.error, pd.errors.ParserError) as error:
+        except DAMAGED as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
             damaged(self.path, error)
@@ -259,7 +262,7 @@ def open_counts(
     with ExitStack() as stack:
         try:
             reader = _reader(path, counts, genome, stack)
-        except (OSError, EOFError, KeyError, isal_zlib.error, pd.errors.ParserError) as error:
+        except (*DAMAGED, KeyError) as error:
             damaged(path, error)
         reader.scratch = None if scratch is None else Path(scratch)
         yield reader
@@ -538,7 +541,7 @@ def _read(array: Array, start: int, stop: int) -> np.ndarray:
         if skipped:
             out[low - start : high - start] = array[low:high]
             return
-        values = np.frombuffer(isal_zlib.decompress(raw, bufsize=length * size), np.uint8)
+        values = np.frombuffer(deflate.zlib_decompress(raw, length * size), np.uint8)
         if shuffled:
             values = (
                 np.ascontiguousarray(values.reshape(size, length)[:, low - at : high - at].T).view(array.dtype).ravel()

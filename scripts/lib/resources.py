@@ -348,7 +348,7 @@ def leiden(job: Job) -> Need:
     n_iterations = job.config["leiden"]["n_iterations"]
     seconds = 5 + 1e-6 * job.edges * (n_iterations if n_iterations > 0 else 20)
     igraph = 95 * job.edges
-    gpu_mem = PYTHON + CUML + 30 * job.edges + igraph * (job.n_kept <= 250_000)  # where igraph's Leiden ends it
+    gpu_mem = PYTHON + CUML + 30 * job.edges + igraph * (job.n_kept <= 50_000)  # where igraph's Leiden ends it
     mem = PYTHON + 30 * MB + igraph
     return Need(mem, seconds, 20 * job.n_kept, 800 * MB + 160 * job.edges, gpu_mem)
 

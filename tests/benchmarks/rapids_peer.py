@@ -218,8 +218,10 @@ class Peer:
         kwargs = {"neighbors_key": "unintegrated", "key_added": "leiden_unintegrated", "random_state": self.seed}
         rsc.tl.leiden(self.adata, self.resolutions["leiden"][0], **kwargs)
 
-    def write(self) -> None:
+    def to_cpu(self) -> None:
         rsc.get.anndata_to_CPU(self.adata, convert_all=True)
+
+    def write(self) -> None:
         self.adata.write_h5ad(self.atlas)
 
     def result(self, stage: str) -> dict[str, Any]:
@@ -245,10 +247,11 @@ class Peer:
 NEEDED = ["ingest", "to_gpu", "qc", "cells", "doublets", "genes", "counts_layer", "normalize", "log1p", "hvg"]
 NEEDED += ["features", "regress_out", "scale", "pca", "harmony", "neighbors"]
 STAGES = [*NEEDED, "umap", "density", "leiden", "louvain", "kmeans", "markers_ttest", "markers_logreg", "tsne"]
-STAGES += ["neighbors_unintegrated", "leiden_unintegrated", "write"]
+STAGES += ["neighbors_unintegrated", "leiden_unintegrated", "to_cpu", "write"]
 # Where the names differ; the unintegrated graph has no counterpart
 RULE_OF = {"to_gpu": "ingest", "counts_layer": "normalize", "log1p": "normalize", "regress_out": "pca", "scale": "pca"}
-RULE_OF |= {"write": "atlas", "neighbors_unintegrated": "unintegrated", "leiden_unintegrated": "unintegrated"}
+RULE_OF |= {"to_cpu": "atlas", "write": "atlas"}
+RULE_OF |= {"neighbors_unintegrated": "unintegrated", "leiden_unintegrated": "unintegrated"}
 
 
 def set_up_memory(memory_gb: float | None) -> rmm.mr.StatisticsResourceAdaptor:

@@ -26,17 +26,23 @@ def pip_requirements() -> dict[str, str]:
     return dict(requirement(line) for line in lines)
 
 
+def conda_requirements(name: str) -> dict[str, str]:
+    """What an environment takes from its channels, and by pip what these do not have."""
+    lines = yaml.safe_load((HOME / "envs" / name).read_text())["dependencies"]
+    by_pip = [line for part in lines if isinstance(part, dict) for line in part["pip"]]
+    conda = dict(requirement(line) for line in [*(line for line in lines if isinstance(line, str)), *by_pip])
+    assert (conda.pop("pip", None) is not None) == bool(by_pip)
+    return conda
+
+
 def test_conda_environment_has_pyprojects_ranges():
-    lines = yaml.safe_load((HOME / "envs" / "cpu.yaml").read_text())["dependencies"]
-    conda = dict(requirement(line) for line in lines)
+    conda = conda_requirements("cpu.yaml")
     assert conda.pop("python") == ">=3.12,<3.13"
     assert conda == {CONDA_NAMES.get(name, name): versions for name, versions in pip_requirements().items()}
 
 
 def test_conda_environment_of_the_gpu_has_the_cpus_and_the_extras():
-    lines = yaml.safe_load((HOME / "envs" / "gpu.yaml").read_text())["dependencies"]
-    found = dict(requirement(line) for line in lines)
-    cpu = dict(requirement(line) for line in yaml.safe_load((HOME / "envs" / "cpu.yaml").read_text())["dependencies"])
+    found, cpu = conda_requirements("gpu.yaml"), conda_requirements("cpu.yaml")
     assert {name: found.pop(name) for name in cpu} == cpu
     assert found.pop("cuda-version") == ">=12.2,<14"
     extras = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["optional-dependencies"]
