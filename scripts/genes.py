@@ -38,7 +38,7 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
     UserError
         If fewer are shared: the samples were counted against different references.
     """
-    union = pd.Index(pd.unique(np.concatenate(keys)))
+    union = pd.Index(pd.unique(np.concatenate(keys)), dtype=object)
     if join == "outer":
         return union
     shared = union[np.sum([union.isin(k) for k in keys], axis=0) == len(keys)]

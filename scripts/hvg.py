@@ -258,6 +258,8 @@ def named_genes(key: str, names: Sequence[str] | str, genes: pd.DataFrame) -> np
     UserError
         For names that no gene has. Lists in files are often longer than a cohort's genes: for these if none is known.
     """
+    if not names:
+        return np.zeros(len(genes), bool)
     wanted = pd.unique(np.array(read_names(names) if isinstance(names, str) else names, dtype=object))
     columns = [genes.index, *(genes[name] for name in ("gene_symbols", "gene_ids") if name in genes)]
     known = pd.unique(np.concatenate([np.asarray(column, dtype=object) for column in columns]))

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from lib import stage
 from lib.clock import counted
+from lib.compressed import pool
 from lib.config import required_columns
 from lib.counts import Chunk, CountsWriter
 from lib.errors import UserError
@@ -156,12 +157,13 @@ def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Pat
     dtype = np.uint16
     while True:
         writer = CountsWriter(path, reader.n_vars, dtype)
-        total = 0
+        sums: list[Future] = []
         try:
             with closing(ahead(reader.chunks())) as matrices:
                 for chunk in stage.progress(chunks(matrices), reader.n_obs, "ingest"):
                     writer.append(chunk.X)
-                    total += int(chunk.X.data.sum(dtype=np.int64))
+                    sums.append(pool().submit(np.sum, chunk.X.data, dtype=np.int64))
+            total = int(sum(found.result() for found in sums))
             if not total:
                 raise UserError(
                     f"{reader.path}: all counts in {reader.where} are zero. Remove the sample from the sheet."

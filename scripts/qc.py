@@ -54,12 +54,13 @@ def sums_of_largest(X: Any, tops: Sequence[int], device: devices.Device) -> list
     starts, ends = X.indptr[:-1].astype(np.int64), X.indptr[1:].astype(np.int64)
     if not X.nnz:
         return [xp.zeros(X.shape[0], np.int64) for _ in tops]
-    # One sort for all rows: by row, then by falling count
+    # One sort for all rows: by row, then by falling count; in 32 bits, where they do, at twice the speed and more
     largest = int(X.data.max())
-    keys = rows_of_nonzeros(X, device) * (largest + 1) + (largest - X.data.astype(np.int64))
+    dtype = np.uint32 if X.shape[0] * (largest + 1) < 1 << 32 else np.int64
+    keys = rows_of_nonzeros(X, device).astype(dtype) * dtype(largest + 1) + (largest - X.data).astype(dtype)
     keys.sort()
-    falling = largest - keys % (largest + 1)
-    running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(falling)])
+    falling = dtype(largest) - keys % dtype(largest + 1)
+    running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(falling, dtype=np.int64)])
     return [running[xp.minimum(starts + top, ends)] - running[starts] for top in tops]
 
 

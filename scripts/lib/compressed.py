@@ -59,6 +59,7 @@ class CompressedArray:
         """Write what is left, the last chunk partly filled."""
         if self.n_pending:
             self._submit()
+        self.dataset.resize((self.n,))  # before its last chunk, which lies partly beyond
         self._write(0)
 
     def _submit(self) -> None:
@@ -72,7 +73,8 @@ class CompressedArray:
         if len(self.deflating) <= waiting:
             return
         with spending("write"):
-            self.dataset.resize((self.n,))
+            if self.n > len(self.dataset):
+                self.dataset.resize((2 * self.n,))  # now and then: each time takes milliseconds
             first = (self.n - 1) // CHUNK + 1 - len(self.deflating)
             while len(self.deflating) > waiting:
                 self.dataset.id.write_direct_chunk((first * CHUNK,), self.deflating.popleft().result())

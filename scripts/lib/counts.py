@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from . import device as devices
-from .clock import spending
+from .clock import counted, spending
 from .compressed import CompressedArray, CompressedReader
 from .imports import import_lean
 
@@ -115,7 +115,9 @@ class CountsWriter:
         if X.nnz and X.data.max() > np.iinfo(dtypes["data"]).max:
             raise OverflowError(f"a count of {X.data.max()} does not fit {dtypes['data'].name}")
         for name, array in self.arrays.items():
-            array.append(on_host(getattr(X, name).astype(dtypes[name])))
+            values = getattr(X, name)
+            # The threads that deflate cast, too; from a GPU the compact ones travel
+            array.append(values if isinstance(values, np.ndarray) else on_host(values.astype(dtypes[name])))
         indptr = on_host(X.indptr).astype(np.int64)
         self.indptr.append(indptr[1:] + self.nnz)
         self.nnz += int(indptr[-1])
@@ -186,12 +188,14 @@ class Counts:
         self.n_obs = int(self.cells.sum())
         self.n_vars = store_vars if n_vars is None else n_vars
 
+    @counted("read")
     def names(self, axis: str, column: str = "_index") -> np.ndarray:
         """A column of strings of `obs` or `var`, by default the index."""
         with h5py.File(self.path, "r", locking=False) as file:
             column = file[axis].attrs["_index"] if column == "_index" else column
             return _values(file[axis][column])
 
+    @counted("read")
     def column(self, name: str) -> np.ndarray:
         """A column of `obs`: strings or numbers; of a categorical one its cells' categories ("" where missing)."""
         with h5py.File(self.path, "r", locking=False) as file:
@@ -223,11 +227,11 @@ class Counts:
                 while waiting and (rows is None or len(waiting) > READ_AHEAD):
                     (first, last), ticket = waiting.popleft()
                     with spending("read"):
-                        arrays = fetch.take(ticket)
-                    X = self._matrix(first, last, *arrays)
-                    if X.shape[0]:
-                        yield Chunk(done, X)
-                        done += X.shape[0]
+                        indptr = self.indptr[first : last + 1] - self.indptr[first]
+                        arrays = fetch.take(ticket, indptr, self.cells[first:last])
+                    X = self._matrix(*arrays)
+                    yield Chunk(done, X)
+                    done += X.shape[0]
         finally:
             fetch.close()
 
@@ -240,11 +244,9 @@ class Counts:
             yield first, last
             first = last
 
-    def _matrix(self, first: int, last: int, data: Any, indices: Any) -> Any:
-        xp, csr = self.device.xp, self.device.sparse.csr_matrix
-        indptr = xp.asarray((self.indptr[first : last + 1] - self.indptr[first]).astype(np.int32))
-        shape = (last - first, len(self.genes) if self.genes is not None else self.n_vars)
-        X = select_rows(csr((data, indices, indptr), shape=shape), self.cells[first:last], self.device)
+    def _matrix(self, data: Any, indices: Any, indptr: Any) -> Any:
+        shape = len(indptr) - 1, len(self.genes) if self.genes is not None else self.n_vars
+        X = self.device.sparse.csr_matrix((data, indices, indptr), shape=shape)
         return X if self.genes is None else select_genes(X, self.genes, self.n_vars, self.device)
 
 
@@ -266,10 +268,16 @@ class _Fetch:
         """Have the threads inflate a span."""
         return [reader.read(self.fd, start, stop) for reader in self.readers]
 
-    def take(self, ticket: list[list[Future]]) -> tuple[np.ndarray, np.ndarray]:
-        """A span's counts, and its columns as int32."""
+    def take(self, ticket: list[list[Future]], indptr: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Of the span's rows that `indptr` parts those to keep: their counts, columns and indptr, both int32."""
         data, indices = (np.concatenate([p.result() for p in pieces]) if pieces else np.empty(0) for pieces in ticket)
-        return data, indices.astype(np.int32)
+        indices, indptr = indices.astype(np.int32), indptr.astype(np.int32)
+        if keep.all():
+            return data, indices, indptr
+        from scipy.sparse import csr_matrix
+
+        X = csr_matrix((data, indices, indptr), shape=(len(keep), np.iinfo(np.int32).max))[np.flatnonzero(keep)]
+        return X.data, X.indices, X.indptr
 
     def close(self) -> None:
         """Close the file. Threads that still inflate for a consumer who left fail, unseen."""
@@ -322,14 +330,17 @@ def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device)
     n_vars
         Number of new columns.
     """
-    xp = device.xp
-    genes = xp.asarray(genes)
-    columns = genes[X.indices]
-    keep = xp.flatnonzero(columns >= 0)
-    indptr = xp.searchsorted(keep, X.indptr).astype(np.int32)
-    out = device.sparse.csr_matrix((X.data[keep], columns[keep], indptr), shape=(X.shape[0], n_vars))
+    if device.is_gpu:
+        from .kernels import move_columns
+
+        parts = move_columns(X, device.xp.asarray(genes))
+    else:
+        columns = genes[X.indices]
+        keep = np.flatnonzero(columns >= 0)
+        parts = X.data[keep], columns[keep], np.searchsorted(keep, X.indptr).astype(np.int32)
+    out = device.sparse.csr_matrix(parts, shape=(X.shape[0], n_vars))
     kept = genes[genes >= 0]
-    if bool((kept[1:] < kept[:-1]).any()):
+    if (kept[1:] < kept[:-1]).any():
         out.sort_indices()
     return out
 

@@ -1,7 +1,8 @@
-"""The few GPU kernels of our own: sums over keys that come out the same every time, and the rows of a CSR matrix."""
+"""The few GPU kernels of our own: sums over keys that come out the same every time, rows and columns of CSR."""
 
 from __future__ import annotations
 
+from functools import cache
 from math import ceil, log2
 from typing import Any
 
@@ -27,6 +28,78 @@ _ROWS = cupy.ElementwiseKernel(
     """,
     "somersault_rows",
 )
+
+# A warp takes a row; `columns` maps columns to new ones, -1: to none
+_ROW = """
+    int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (row >= n_rows) return;
+"""
+_COUNT_KEPT = cupy.RawKernel(
+    """
+extern "C" __global__
+void somersault_count_kept(const int* indptr, const int* indices, const int* columns, int n_rows, int* lengths) {
+    ROW
+    int kept = 0;
+    for (int at = indptr[row] + lane; at < indptr[row + 1]; at += 32) kept += columns[indices[at]] >= 0;
+    for (int step = 16; step; step /= 2) kept += __shfl_down_sync(0xffffffff, kept, step);
+    if (!lane) lengths[row] = kept;
+}
+""".replace("ROW", _ROW),
+    "somersault_count_kept",
+)
+_MOVE_KEPT = """
+extern "C" __global__
+void somersault_move_kept(const VALUE* data, const int* indices, const int* indptr, const int* columns, int n_rows,
+                          const int* new_indptr, VALUE* new_data, int* new_indices) {
+    ROW
+    int to = new_indptr[row], end = indptr[row + 1];
+    for (int first = indptr[row]; first < end; first += 32) {
+        int at = first + lane, column = at < end ? columns[indices[at]] : -1;
+        unsigned int kept = __ballot_sync(0xffffffff, column >= 0);
+        int place = to + __popc(kept & ((1u << lane) - 1));
+        if (column >= 0) {
+            new_data[place] = data[at];
+            new_indices[place] = column;
+        }
+        to += __popc(kept);
+    }
+}
+""".replace("ROW", _ROW)
+_BLOCK = 256  # threads
+
+
+@cache
+def _move_kept(value: str) -> Any:
+    return cupy.RawKernel(_MOVE_KEPT.replace("VALUE", value), "somersault_move_kept")
+
+
+def move_columns(X: Any, columns: Any) -> tuple[Any, Any, Any]:
+    """The non-zeros of a CSR matrix in new columns, in their order.
+
+    Parameters
+    ----------
+    X
+        CSR of float32 or float64; fewer than 2^31 non-zeros.
+    columns
+        For each column of `X` its new one, -1: none; int32, on the device.
+
+    Returns
+    -------
+    The new matrix' data, indices (int32) and indptr (int32).
+    """
+    n_rows = X.shape[0]
+    indptr = cupy.zeros(n_rows + 1, cupy.int32)
+    if not X.nnz:
+        return X.data, X.indices, indptr
+    grid = ((n_rows * 32 - 1) // _BLOCK + 1,)
+    lengths = cupy.empty(n_rows, cupy.int32)
+    _COUNT_KEPT(grid, (_BLOCK,), (X.indptr, X.indices, columns, cupy.int32(n_rows), lengths))
+    cupy.cumsum(lengths, out=indptr[1:])
+    nnz = int(indptr[-1])
+    data, indices = cupy.empty(nnz, X.data.dtype), cupy.empty(nnz, cupy.int32)
+    move = _move_kept("float" if X.data.dtype == cupy.float32 else "double")
+    move(grid, (_BLOCK,), (X.data, X.indices, X.indptr, columns, cupy.int32(n_rows), indptr, data, indices))
+    return data, indices, indptr
 
 
 def add_by_key(keys: Any, values: Any, n: int) -> Any:

@@ -645,6 +645,7 @@ def _strings(dataset: h5py.Dataset) -> np.ndarray:
 
 def _plain(names: Any) -> pd.Index:
     """Names as an index of Python strings, itself without a name."""
+    names = names.to_numpy(object) if isinstance(names, pd.Index) else names  # which iterates faster
     return pd.Index([str(name) for name in names], dtype=object)
 
 

@@ -2,7 +2,8 @@
 
 A span of elements takes the next of a few slots, each a pinned buffer and one on the card. Threads inflate its chunks
 into the first, still shuffled and in the file's dtype; a stream of its own copies it to the second; a kernel there
-unshuffles and widens. Reading, travelling and computing so go on at the same time, and the compact dtypes travel.
+unshuffles and widens the rows that are wanted. Reading, travelling and computing so go on at the same time, and the
+compact dtypes travel.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ import numpy as np
 from .compressed import CHUNK, CompressedReader
 
 _WIDEN = cupy.ElementwiseKernel(
-    "raw uint8 shuffled, int64 skip, int32 size, int64 chunk",
+    "raw uint8 shuffled, raw int32 indptr, raw int64 starts, int32 n_rows, int32 size, int64 chunk",
     "T value",
     """
-    long long at = i + skip, block = at / chunk;
+    int row = 0, end = n_rows;  // indptr[row] <= i < indptr[end]
+    while (end - row > 1) {
+        int middle = (row + end) / 2;
+        if (indptr[middle] <= i) row = middle; else end = middle;
+    }
+    long long at = starts[row] + (i - indptr[row]), block = at / chunk;
     long long first = block * size * chunk + (at - block * chunk);
     unsigned int bits = 0;
     for (int byte = 0; byte < size; ++byte) bits |= (unsigned int)shuffled[first + byte * chunk] << (8 * byte);
     value = (T)bits;
     """,
-    "somersault_widen",
+    "somersault_widen_rows",
 )
 
 
@@ -62,14 +68,17 @@ class Upload:
         self.fd, self.readers = os.open(path, os.O_RDONLY), readers
         n_chunks = (largest - 1) // CHUNK + 2  # a span begins and ends within a chunk
         self.offsets = np.cumsum([0, *(n_chunks * reader.chunk_bytes for reader in readers)])
-        self.slots = [Slot(int(self.offsets[-1])) for _ in range(n_slots)]
+        self.n_slots = n_slots
+        self.slots: list[Slot] = []  # made when asked for: the next one while the threads fill the last
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.submitted = 0
         self.futures: deque[list[Future]] = deque(maxlen=n_slots)
 
     def submit(self, start: int, stop: int) -> tuple[Slot, list[Future], int, int]:
         """Have the threads inflate a span into the next slot."""
-        slot = self.slots[self.submitted % len(self.slots)]
+        if len(self.slots) < self.n_slots:
+            self.slots.append(Slot(int(self.offsets[-1])))
+        slot = self.slots[self.submitted % self.n_slots]
         self.submitted += 1
         slot.copied.synchronize()
         futures = [
@@ -80,8 +89,22 @@ class Upload:
         self.futures.append(futures)
         return slot, futures, start, stop
 
-    def take(self, ticket: tuple[Slot, list[Future], int, int]) -> list[Any]:
-        """A span's counts (float32, float64 where a count may need it) and columns (int32), on the card."""
+    def take(self, ticket: tuple[Slot, list[Future], int, int], indptr: np.ndarray, keep: np.ndarray) -> list[Any]:
+        """Some of a span's rows, on the card.
+
+        Parameters
+        ----------
+        ticket
+            Of `submit`.
+        indptr
+            Where the span's rows begin and the last one ends, from 0 on.
+        keep
+            Which of them are wanted.
+
+        Returns
+        -------
+        Their counts (float32, float64 where a count may need it), columns (int32) and indptr (int32).
+        """
         slot, futures, start, stop = ticket
         for future in futures:
             future.result()
@@ -92,13 +115,18 @@ class Upload:
             span = slice(offset, offset + n_chunks * reader.chunk_bytes)
             slot.card[span].set(slot.pinned[span], stream=self.stream)
         slot.copied.record(self.stream)
+        starts = indptr[:-1][keep] + start % CHUNK
+        bounds = np.concatenate([[0], np.cumsum(np.diff(indptr)[keep])])
+        kept, starts = cupy.asarray(bounds.astype(np.int32)), cupy.asarray(starts.astype(np.int64))
         current.wait_event(slot.copied)
-        arrays = [
-            self._widened(slot.card[offset:], reader.dtype, dtype, start, stop)
-            for reader, offset, dtype in zip(self.readers, self.offsets, self._dtypes(), strict=False)
-        ]
+        arrays = []
+        for reader, offset, dtype in zip(self.readers, self.offsets, self._dtypes(), strict=False):
+            values = cupy.empty(int(bounds[-1]), dtype)
+            if len(values):
+                _WIDEN(slot.card[offset:], kept, starts, len(starts), reader.dtype.itemsize, CHUNK, values)
+            arrays.append(values)
         slot.read.record(current)
-        return arrays
+        return [*arrays, kept]
 
     def close(self) -> None:
         """Wait for what still writes into the buffers, and close the file."""
@@ -109,10 +137,3 @@ class Upload:
     def _dtypes(self) -> tuple[Any, Any]:
         # What CuPy's sparse matrices hold; float32 has every integer up to 2^24
         return (np.float32 if self.readers[0].dtype.itemsize <= 2 else np.float64), np.int32
-
-    @staticmethod
-    def _widened(shuffled: Any, stored: np.dtype, dtype: Any, start: int, stop: int) -> Any:
-        values = cupy.empty(stop - start, dtype)
-        if len(values):
-            _WIDEN(shuffled, start % CHUNK, stored.itemsize, CHUNK, values)
-        return values
