@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 from lib import stage
+from lib.counts import Counts
 from lib.errors import UserError
 from lib.files import read_table, replacing, write_table
-from lib.imports import import_lean
 from lib.thresholds import failing, threshold_reasons
 
 
@@ -46,11 +46,8 @@ def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tupl
 
 def main(snakemake: Any) -> None:
     """Join a sample's obs, metrics and doublets; write `cells.parquet` and `ledger.tsv`."""
-    from h5py import File
-
     limits, sample = snakemake.params.cells, snakemake.wildcards.sample
-    with File(snakemake.input.counts, locking=False) as file:
-        obs = import_lean("anndata.io").read_elem(file["obs"])
+    obs = Counts(snakemake.input.counts).obs()
     qc, doublets = read_table(snakemake.input.qc), read_table(snakemake.input.doublets)
     batches = obs[snakemake.params.batch_key]
     reasons = threshold_reasons(qc, limits, batches.to_numpy())

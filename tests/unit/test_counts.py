@@ -191,3 +191,23 @@ def test_select_genes_sorts_and_drops(X):
     got = select_genes(X, genes, 3, CPU)
     assert got.has_sorted_indices
     np.testing.assert_array_equal(got.toarray(), X.toarray()[:, [7, 3, 70]])
+
+
+def test_obs_is_what_anndata_reads(tmp_path):
+    """Numbers, booleans, categories of strings and of numbers, ordered and not, a missing one."""
+    obs = pd.DataFrame(
+        {
+            "n": np.arange(3),
+            "share": [0.5, np.nan, 1],
+            "good": [True, False, True],
+            "batch": pd.Categorical(["b", "a", None]),
+            "stage": pd.Categorical(["late", "early", "late"], ["early", "late"], ordered=True),
+            "plate": pd.Categorical([2, 1, 2]),
+        },
+        index=["c1", "c2", "c3"],
+    )
+    writer = CountsWriter(tmp_path / "counts.h5ad", 2)
+    writer.append(sp.csr_matrix(np.array([[1, 0], [0, 2], [3, 0]], np.uint32)))
+    writer.close(obs, pd.DataFrame(index=["g1", "g2"]))
+    read = ad.read_h5ad(tmp_path / "counts.h5ad").obs
+    pd.testing.assert_frame_equal(Counts(tmp_path / "counts.h5ad").obs(), read, check_index_type=False)
