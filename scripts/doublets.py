@@ -203,24 +203,54 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any,
         mean (V / std).
     """
     device, xp, n = counts.device, counts.device.xp, int(scored.sum())
-    max_cells = max(1, DENSE[device.name] // max(counts.n_vars, 1))
-    products, sums, totals = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars), []
-    for chunk in stage.progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
+    k = min(n_prin_comps, n - 1, counts.n_vars - 1)
+    few = n < counts.n_vars and n * counts.n_vars <= DENSE[device.name]
+    mean, std, components = (_of_few_cells if few else _of_genes)(counts, scored, n, k)
+    weights = components / std[:, None]
+    totals, projected = [], []
+    for chunk in counts.chunks():
         X = select_rows(chunk.X, scored[chunk.rows], device)
-        total = row_sums(X, device)
-        totals.append(total)
-        values = X.data * (TARGET_SUM / xp.maximum(total, 1))[rows_of_nonzeros(X, device)]
-        sums += column_sums(X, values, device)
-        Z = dense(device.sparse.csr_matrix((values.astype(np.float32), X.indices, X.indptr), X.shape), device)
+        totals.append(row_sums(X, device))
+        projected.append(X @ weights)
+    return xp.concatenate(totals), xp.concatenate(projected), mean @ weights
+
+
+def _of_genes(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, Any, Any]:
+    """The genes' means and deviations, and the first k eigenvectors of their correlations; float64."""
+    device, xp = counts.device, counts.device.xp
+    products, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
+    for Z, total in _normalized(counts, scored):
+        sums += total
         products += Z.T @ Z
     mean = sums / n
     products -= n * xp.outer(mean, mean)
     std = xp.sqrt(products.diagonal() / (n - 1))
     products /= std[:, None]
     products /= std
-    weights = leading_eigenvectors(products, min(n_prin_comps, n - 1, counts.n_vars - 1), device) / std[:, None]
-    projected = [select_rows(chunk.X, scored[chunk.rows], device) @ weights for chunk in counts.chunks()]
-    return xp.concatenate(totals), xp.concatenate(projected), mean @ weights
+    return mean, std, leading_eigenvectors(products, k, device)
+
+
+def _of_few_cells(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, Any, Any]:
+    """As `_of_genes`, by way of the cells' products, n x n: where the cells are fewer than the genes."""
+    device, xp = counts.device, counts.device.xp
+    parts, sums = zip(*_normalized(counts, scored), strict=True)
+    Z, mean = xp.concatenate(parts), sum(sums) / n
+    Z -= mean.astype(np.float32)
+    std = xp.sqrt((Z * Z).sum(0, dtype=np.float64) / (n - 1))
+    Z /= std.astype(np.float32)
+    components = Z.T @ leading_eigenvectors((Z @ Z.T).astype(np.float64), k, device)
+    return mean, std, components / xp.linalg.norm(components, axis=0)
+
+
+def _normalized(counts: Stream, scored: np.ndarray) -> Iterator[tuple[Any, Any]]:
+    """The scored cells' counts as shares of their totals: dense chunks, float32, and the genes' sums in float64."""
+    device, xp = counts.device, counts.device.xp
+    max_cells = max(1, DENSE[device.name] // max(counts.n_vars, 1))
+    for chunk in stage.progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
+        X = select_rows(chunk.X, scored[chunk.rows], device)
+        shares = X.data * (TARGET_SUM / xp.maximum(row_sums(X, device), 1))[rows_of_nonzeros(X, device)]
+        Z = device.sparse.csr_matrix((shares.astype(np.float32), X.indices, X.indptr), X.shape)
+        yield dense(Z, device), column_sums(X, shares, device)
 
 
 def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
@@ -229,7 +259,8 @@ def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
         return leading_eigenpairs(matrix, k, device.xp)[1]
     from scipy.sparse.linalg import eigsh
 
-    return eigsh(matrix, k, v0=np.ones(len(matrix)))[1][:, ::-1]
+    start = np.random.default_rng(0).normal(size=len(matrix))
+    return eigsh(matrix, k, v0=start)[1][:, ::-1]
 
 
 def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:

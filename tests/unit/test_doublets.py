@@ -119,11 +119,13 @@ def test_pairs_are_those_that_scanpy_draws():
         np.testing.assert_array_equal(doublets.random_pairs(n, n_pairs, 3), expected)
 
 
-def test_projection_is_that_of_the_z_scored_matrix():
+@pytest.mark.parametrize("n_genes", [150, 300])
+def test_projection_is_that_of_the_z_scored_matrix(n_genes):
+    """By way of the genes' products, and where the cells are fewer by way of theirs."""
     from sklearn.decomposition import PCA
 
     X, _ = mixture(200)
-    X = X[:, :150]
+    X = X[:, :n_genes]
     scored = np.ones(200, bool)
     scored[::7] = False
     totals, projected, offset = doublets.project(InMemory(X, max_cells=33), scored, 4)
