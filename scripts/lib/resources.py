@@ -23,7 +23,7 @@ from .sizes import Sizes
 KB, MB = 1e3, 1e6
 SPARE = 1.3  # of memory, beyond the models' terms
 SLOW = 3.0  # of time, beyond what was seen on two cores
-AT_LEAST = 5  # minutes
+AT_LEAST = 3  # minutes
 GPU_SPEED = 4  # a GPU's, at least
 CHUNK = {"cpu": 6e6, "gpu": 16e6}  # non-zeros that a pass reads at a time: counts.ROWS_NNZ
 PYTHON = 150 * MB  # a process with NumPy, SciPy and pandas
