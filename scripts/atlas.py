@@ -23,9 +23,10 @@ from lib import stage
 from lib.clock import spending
 from lib.cohort import Cohort
 from lib.compressed import CompressedArray, pool
-from lib.counts import Stream, plain_strings
+from lib.counts import Stream
 from lib.files import read_arrays, read_attrs, read_table, replacing
 from lib.fuzzy import read_graph
+from lib.h5ad import plain_strings
 from lib.markers import FLOATS, read_markers
 from lib.scaling import log_normalize
 

@@ -22,7 +22,7 @@ import pandas as pd
 from . import device as devices
 from .clock import counted, spending
 from .compressed import CompressedArray, CompressedReader
-from .imports import import_lean
+from .h5ad import read_array, read_frame, write_frame
 
 ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
@@ -122,10 +122,8 @@ class CountsWriter:
         self.indptr.append(indptr[1:] + self.nnz)
         self.nnz += int(indptr[-1])
 
-    def close(self, obs: pd.DataFrame, var: pd.DataFrame, **elements: Any) -> None:
-        """Write what is left of the arrays, then obs, var and any further element of an AnnData (`uns=...`)."""
-        write_elem = import_lean("anndata.io").write_elem
-        obs, var = plain_strings(obs), plain_strings(var)
+    def close(self, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+        """Write what is left of the arrays, then obs and var."""
         for array in self.arrays.values():
             array.close()
         indptr = np.concatenate(self.indptr)
@@ -134,8 +132,8 @@ class CountsWriter:
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         group.attrs["shape"] = np.array([len(indptr) - 1, self.n_vars])
         self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        for name, element in {"obs": obs, "var": var, **elements}.items():
-            write_elem(self.file, name, element)
+        for name, table in {"obs": obs, "var": var}.items():
+            write_frame(self.file, name, table)
         self.file.close()
 
     def abort(self) -> None:
@@ -193,7 +191,7 @@ class Counts:
         """A column of strings of `obs` or `var`, by default the index."""
         with h5py.File(self.path, "r", locking=False) as file:
             column = file[axis].attrs["_index"] if column == "_index" else column
-            return _values(file[axis][column])
+            return read_array(file[axis][column])
 
     @counted("read")
     def column(self, name: str) -> np.ndarray:
@@ -201,18 +199,17 @@ class Counts:
         with h5py.File(self.path, "r", locking=False) as file:
             column = file["obs"][name]
             if "categories" not in column:
-                return _values(column)
-            categories, codes = _values(column["categories"]), column["codes"][...]
+                return read_array(column)
+            categories, codes = read_array(column["categories"]), column["codes"][...]
         if (codes < 0).any():
             categories = np.append(categories.astype(object), "")
         return categories[codes]
 
     @counted("read")
     def obs(self) -> pd.DataFrame:
-        """The cells' table, as `anndata.io.read_elem` reads it; AnnData itself takes seconds to import."""
+        """The cells' table."""
         with h5py.File(self.path, "r", locking=False) as file:
-            columns = {name: _column(file["obs"][name]) for name in file["obs"].attrs["column-order"]}
-        return pd.DataFrame(columns, index=pd.Index(self.names("obs"), dtype=object))
+            return read_frame(file["obs"])
 
     def chunks(self, max_cells: int | None = None, max_nnz: int | None = None) -> Iterator[Chunk]:
         """The chosen cells in order, in chunks of at most `max_cells` cells and some `max_nnz` non-zeros."""
@@ -289,29 +286,6 @@ class _Fetch:
     def close(self) -> None:
         """Close the file. Threads that still inflate for a consumer who left fail, unseen."""
         os.close(self.fd)
-
-
-def plain_strings(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its strings as objects: what every version of AnnData writes, and reads, alike."""
-    table = table.set_axis(table.index.astype(object), axis=0)
-    for name, column in table.items():
-        if isinstance(column.dtype, pd.StringDtype):
-            table[name] = column.astype(object)
-        elif isinstance(column.dtype, pd.CategoricalDtype) and isinstance(column.cat.categories.dtype, pd.StringDtype):
-            table[name] = column.cat.rename_categories(column.cat.categories.astype(object))
-    return table
-
-
-def _values(dataset: h5py.Dataset) -> np.ndarray:
-    return dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
-
-
-def _column(stored: h5py.Dataset | h5py.Group) -> Any:
-    """A column that `CountsWriter` wrote: numbers or booleans, or categories with each cell's code, -1: missing."""
-    if isinstance(stored, h5py.Dataset):
-        return _values(stored)
-    categories = _values(stored["categories"])
-    return pd.Categorical.from_codes(stored["codes"][...], categories, ordered=bool(stored.attrs["ordered"]))
 
 
 def on_host(array: Any) -> np.ndarray:
