@@ -358,9 +358,14 @@ def table(ours: dict[str, dict], peer: dict[str, dict]) -> pd.DataFrame:
     return rows
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def machine() -> dict[str, Any]:
     """Cards, driver, CUDA, processor, memory and versions."""
-    about: dict[str, Any] = {"cores": os.cpu_count(), "cpu": cpu()}
+    about: dict[str, Any] = {"cores": cores(), "cpu": cpu()}
     about["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -467,7 +472,7 @@ def main() -> None:
     parser.add_argument("--sim-only", action="store_true", help="simulate the cohort into --folder, and no more")
     parser.add_argument("--wall-only", action="store_true", help="leave out the workflow's run with one job at a time")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="of the workflow")
-    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--cores", type=int, default=cores())
     parser.add_argument("--skip", nargs="*", default=[], help="rules that rapids-singlecell shall not run: tsne ...")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that one of its stages may take")
     parser.add_argument("--folder", type=Path, help="where to run, and what to keep (default: a temporary one)")
