@@ -71,7 +71,7 @@ rule features:
         hvg=f"{COHORT}/hvg.parquet",
         parts=[] if WHOLE else FEATURE_FILES,
     output:
-        features=FEATURE_FILES if WHOLE else [],
+        features=f"{COHORT}/features.h5ad" if WHOLE else [],
         obs=f"{COHORT}/obs.parquet",
     log:
         "logs/cohort/features.log",

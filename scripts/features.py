@@ -1,7 +1,7 @@
 """The kept cells x the highly variable genes: the only second copy of counts, about a tenth of the first.
 
-In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. Where shards
-of the cells have written their parts (features_part.py), these stay as they are, and only the cells' table is joined.
+In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. Where
+shards of the cells have written their parts (features_part.py), these stay, and the cells' table alone is joined.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The features of one shard of the cells: `features` of a part of the cohort, with its cells' table and `kept_counts`."""
+"""The features of one shard of the cells: as `features`, of a part of the cohort, its cells' table within."""
 
 from typing import Any
 

@@ -8,8 +8,8 @@ With X the log-normalised features (cells x genes) and R = [1, regressors]:
    matrix and column sums are accumulated. Re-centring gives the covariance; its leading eigenvectors are the loadings.
 3. Each chunk is projected: X_pca (scanpy.pp.pca).
 
-Each component's sign is such that its largest loading is positive. Float32 products, float64 sums. Where the cells are in
-shards, these run the passes (pca_sums.py, pca_gram.py, pca_projection.py), and their cells' components are joined.
+Each component's sign is such that its largest loading is positive. Float32 products, float64 sums. Where the cells are
+in shards, these run the passes (pca_sums.py, pca_gram.py, pca_projection.py), and what they project is joined.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The components of `pca`, from the Gram matrices of all shards: found once, so that all shards are projected on the same."""
+"""The components of `pca`, from the Gram matrices of all shards: found once, so that all are projected on the same."""
 
 from typing import Any
 

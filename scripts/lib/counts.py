@@ -250,7 +250,7 @@ class Counts:
 
 
 class Stores:
-    """Several stores, at least one, as one stream, in which they have the same genes: the samples, or the features' parts."""
+    """Several stores, at least one, as one stream of the same genes: the samples, or the parts of the features."""
 
     def __init__(self, stores: Sequence[Counts]) -> None:
         self.stores = list(stores)

@@ -1,10 +1,10 @@
 """How variable each gene is within each batch, by flavour, from a stream of counts.
 
 Every statistic is a sum over cells of a function of the counts, so it is an accumulation over chunks
-(`accumulate`: sums of shards of cells add up) and a reduction of sums, batches x genes: functions `*_sums` are passes over
-all cells or a shard of them, and what they return, on the host, the others take. Where the function is not zero at a count
-of zero, its value there depends on a cell through its depth alone: it is summed over the batch's distinct depths
-(`sum_over_depths`) and corrected at the non-zeros.
+(`accumulate`: sums of shards of cells add up) and a reduction of sums, batches x genes. What is named `*_sums` is a
+pass over all cells, or a shard of them; the other functions take what these return, on the host. Where the function is
+not zero at a count of zero, its value there depends on a cell through its depth alone: it is summed over the batch's
+distinct depths (`sum_over_depths`) and corrected at the non-zeros.
 """
 
 from __future__ import annotations
