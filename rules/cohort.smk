@@ -1,10 +1,5 @@
 # The samples together: genes, highly variable genes, features, PCA, Harmony. With `shards`, their passes are in shards.smk.
 
-HVG_SUMS = f"{COHORT}/shards/hvg_sums"
-HVG_PASSES = settings.hvg_passes(
-    config["hvg"]["flavor"], config["normalize"]["target_sum"]
-)
-
 
 rule genes:
     input:

@@ -64,6 +64,10 @@ COHORT = "results/cohort"
 
 SHARDS = config["shards"]
 WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
+HVG_PASSES = settings.hvg_passes(
+    config["hvg"]["flavor"], config["normalize"]["target_sum"]
+)
+HVG_SUMS = f"{COHORT}/shards/hvg_sums"
 # What travels as one job of a cluster: with shards, whose jobs lie between these stages, what comes after them
 CHAIN = "cohort" if WHOLE else None
 
@@ -89,6 +93,12 @@ def of_shards(path):
 FEATURE_FILES = of_shards(f"{COHORT}/features/{{shard}}.h5ad") or [
     f"{COHORT}/features.h5ad"
 ]
+
+
+def sums_before(wildcards):
+    """What the pass of hvg before this one has left."""
+    first = of_shards(f"{HVG_SUMS}/1/{{shard}}.h5")
+    return [] if wildcards.number == "1" else first
 
 
 def sample_path(wildcards):

@@ -2,12 +2,6 @@
 # node of its own. The stages of the same name, without the ending, add up what they leave, which is then deleted.
 
 
-def sums_before(wildcards):
-    """What the pass of hvg before this one has left."""
-    first = of_shards(f"{HVG_SUMS}/1/{{shard}}.h5")
-    return [] if wildcards.number == "1" else first
-
-
 rule hvg_sums:
     input:
         counts=of_samples("counts.h5ad"),

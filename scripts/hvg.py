@@ -12,7 +12,8 @@ residuals (pearson_residuals), or the probability that a gene has more zeros tha
 
 Ties keep the genes' order, so that exactly n_top_genes are selected. A flavour reads the counts once or twice
 (`lib.config.hvg_passes`), each time for sums (`next_sums`), which shards of the cells may have made (hvg_sums.py).
-Sources: scanpy.pp.highly_variable_genes, scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
+Sources: scanpy.pp.highly_variable_genes, scanpy.experimental.pp.highly_variable_genes,
+scvi.data.poisson_gene_selection.
 """
 
 import difflib

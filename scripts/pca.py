@@ -200,11 +200,8 @@ def main(snakemake: Any) -> None:
     """Read the features and `obs.parquet`, or what shards made of them, write `pca.h5`."""
     files, params = snakemake.input, snakemake.params
     if files.components:
-        arrays, scaling = (
-            read_arrays(files.components, "PCs", "variance", "variance_ratio"),
-            Scaling.read(files.components),
-        )
-        arrays["PCs"] = arrays["PCs"].astype(np.float32)
+        arrays = read_arrays(files.components, "PCs", "variance", "variance_ratio")
+        arrays["PCs"], scaling = arrays["PCs"].astype(np.float32), Scaling.read(files.components)
         arrays["X_pca"] = np.concatenate([read_arrays(path)["X_pca"] for path in files.projections])
     else:
         device, scale = devices.of(snakemake), params.scale

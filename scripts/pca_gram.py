@@ -14,7 +14,7 @@ from pca import gram, read_cells, solve_scaling
 
 
 def main(snakemake: Any) -> None:
-    """Read a shard's features and all shards' sums, write the Gram matrix (`ZZ`, as `gram` gives it) and the scaling."""
+    """Read a shard's features and all shards' sums, write the shard's Gram matrix (see `gram`) and the scaling."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
     totals, design, target_sum = read_cells(files.obs, params)
     keys, scale = tuple(params.regress_keys), params.scale
