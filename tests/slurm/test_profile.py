@@ -85,8 +85,8 @@ def test_shards_lie_between_the_chains_stages_and_travel_with_none(tmp_path):
     run = Run(tmp_path)
     run.write(sheet_of(patients(tmp_path, n_patients=1, n_obs=50)), shards=2)
     plan = run.snakemake("--dry-run", "--workflow-profile", str(HOME / "profiles" / "slurm")).stdout
-    (chain,) = re.findall(r"^\[.*\] *\n?Group job cohort.*?(?=^\[)|Group job cohort.*?(?=^\[)", plan, flags=re.M | re.S)
-    assert re.findall(r"^ +rule (\w+):", chain, flags=re.M) == ["harmony", "neighbors", "pca"]
+    chain = plan.split("Group job cohort")[1].split("Group job")[0]
+    assert set(re.findall(r"^    rule (\w+):", chain, flags=re.M)) == {"pca", "harmony", "neighbors"}
 
 
 def test_the_tests_run_with_the_extras_plugin():

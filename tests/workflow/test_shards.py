@@ -7,6 +7,7 @@ and where two components explain nearly the same, turns them a little towards ea
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -139,4 +140,4 @@ def test_more_shards_than_cells_are_refused_before_anything_runs(run, cohort_fil
     run.write(sheet_of(cohort_files[:2]), shards=1000)
     done = run.snakemake("--dry-run", check=False)
     assert done.returncode
-    assert "the config's shards are 1000, but there are 700 cells" in done.stderr + done.stdout
+    assert re.search(r"the config's shards are 1000, but there are \d+ cells at most", done.stderr + done.stdout)
