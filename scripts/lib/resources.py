@@ -277,9 +277,11 @@ def _cohort(job: Job) -> float:
     return 16 * job.n_obs + 8 * job.n_samples * job.n_vars
 
 
-def _reduced(job: Job, need: Need) -> Need:
-    """What a stage needs on its own or, without a pass and a GPU, where shards have run its passes."""
-    return replace(need, seconds=10 + 2e-5 * job.n_kept, vram=0) if job.shards > 1 else need
+def _reduced(job: Job, need: Need, held: float) -> Need:
+    """What a stage needs on its own or, where shards have run its passes: `held` bytes and no GPU."""
+    if job.shards == 1:
+        return need
+    return replace(need, mem=PYTHON + held, gpu_mem=None, seconds=10 + 2e-5 * job.n_kept, vram=0)
 
 
 def genes(job: Job) -> Need:
@@ -291,7 +293,8 @@ def genes(job: Job) -> Need:
 def hvg(job: Job) -> Need:
     """Sums of each batch and gene, and statistics made of them."""
     sums = 64 * job.n_batches * job.n_vars
-    memory = _pass(job, 330 * MB, 40 * MB + _cohort(job) + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
+    chunk = 330 * MB * (job.shards == 1)
+    memory = _pass(job, chunk, 40 * MB + _cohort(job) + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
     vram = _claim(job, 1900 * MB, sums)
     return Need(**memory, seconds=5 + 0.3e-6 * job.nnz, disk=200 * job.n_vars, vram=vram)
 
@@ -300,7 +303,8 @@ def features(job: Job) -> Need:
     """The kept cells' table, twice as it is joined."""
     memory = _pass(job, 360 * MB, _cohort(job) + 1.6 * KB * job.n_kept, gpu_chunk=250 * MB)
     disk = 2.5 * job.features_nnz + 200 * job.n_kept
-    return _reduced(job, Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=_claim(job, 1000 * MB)))
+    need = Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=_claim(job, 1000 * MB))
+    return _reduced(job, need, 30 * MB + 1.6 * KB * job.n_kept)
 
 
 def pca(job: Job) -> Need:
@@ -312,7 +316,8 @@ def pca(job: Job) -> Need:
     seconds = 10 + 2e-11 * job.n_kept * job.n_top**2 + 1e-8 * job.n_top**2 * job.n_comps
     disk = 4 * job.n_comps * (job.n_kept + job.n_top) + 64 * job.n_top
     vram = 1000 * MB + 4 * covariance
-    return _reduced(job, Need(mem, seconds, disk, vram, gpu_mem))
+    held = 20 * MB + 8 * job.n_comps * job.n_kept + 16 * job.n_comps * job.n_top
+    return _reduced(job, Need(mem, seconds, disk, vram, gpu_mem), held)
 
 
 def harmony(job: Job) -> Need:
@@ -401,7 +406,8 @@ def markers_ttest(job: Job) -> Need:
     memory = _pass(job, 340 * MB, _cohort(job) + table + 0.8 * KB * job.n_kept)
     seconds = 10 + 0.2e-6 * job.nnz + 2e-5 * job.n_groups * job.n_vars
     vram = _claim(job, 1200 * MB, 48 * job.n_groups * job.n_vars)
-    return _reduced(job, Need(**memory, seconds=seconds, disk=40 * job.n_groups * job.n_vars, vram=vram))
+    need = Need(**memory, seconds=seconds, disk=40 * job.n_groups * job.n_vars, vram=vram)
+    return _reduced(job, need, 80 * MB + 48 * job.n_groups * job.n_vars + table + 0.8 * KB * job.n_kept)
 
 
 def atlas(job: Job) -> Need:
@@ -435,8 +441,10 @@ def features_part(job: Job) -> Need:
 
 def pca_sums(job: Job) -> Need:
     """Chunks of the features, and some sums a gene; each cell's totals and regressors."""
-    need = _shard(job, features, 0.2 * KB)
-    return replace(need, seconds=10 + 0.2e-6 * job.shard.features_nnz, disk=64 * job.n_top)
+    per_cell = job.features_nnz / max(1, job.n_kept)
+    mem = PYTHON + THREAD * (job.threads - 1) + 50 * MB + 2_000 * 100 * per_cell + 0.3 * KB * job.n_kept
+    seconds, vram = 10 + 0.2e-6 * job.shard.features_nnz, 1000 * MB + 8_192 * 100 * per_cell
+    return Need(mem, seconds, 64 * job.n_top, vram, mem + CUPY)
 
 
 def pca_gram(job: Job) -> Need:
