@@ -1,4 +1,4 @@
-# The samples together: genes, highly variable genes, features, PCA, Harmony.
+# The samples together: genes, highly variable genes, features, PCA, Harmony. With `shards`, their passes are in shards.smk.
 
 
 rule genes:
@@ -12,7 +12,7 @@ rule genes:
     benchmark:
         "benchmarks/cohort/genes.tsv"
     group:
-        "cohort"
+        CHAIN
     conda:
         GPU_ENV
     threads: cores("genes")
@@ -33,6 +33,8 @@ rule hvg:
         counts=of_samples("counts.h5ad"),
         cells=of_samples("cells.parquet"),
         genes=f"{COHORT}/genes.parquet",
+        first=of_shards(f"{HVG_SUMS}/1/{{shard}}.h5"),
+        second=of_shards(f"{HVG_SUMS}/2/{{shard}}.h5") if HVG_PASSES == 2 else [],
     output:
         hvg=f"{COHORT}/hvg.parquet",
     log:
@@ -40,7 +42,7 @@ rule hvg:
     benchmark:
         "benchmarks/cohort/hvg.tsv"
     group:
-        "cohort"
+        CHAIN
     conda:
         GPU_ENV
     threads: cores("hvg")
@@ -62,21 +64,22 @@ rule features:
         cells=of_samples("cells.parquet"),
         genes=f"{COHORT}/genes.parquet",
         hvg=f"{COHORT}/hvg.parquet",
+        parts=[] if WHOLE else FEATURE_FILES,
     output:
-        features=f"{COHORT}/features.h5ad",
+        features=f"{COHORT}/features.h5ad" if WHOLE else [],
         obs=f"{COHORT}/obs.parquet",
     log:
         "logs/cohort/features.log",
     benchmark:
         "benchmarks/cohort/features.tsv"
     group:
-        "cohort"
+        CHAIN
     conda:
         GPU_ENV
     threads: cores("features")
     resources:
         **needs("features"),
-        gpu=GPU,
+        gpu=GPU * WHOLE,
     params:
         gene_key=config["ingest"]["gene_key"],
     script:
@@ -85,8 +88,10 @@ rule features:
 
 rule pca:
     input:
-        features=f"{COHORT}/features.h5ad",
+        features=FEATURE_FILES,
         obs=f"{COHORT}/obs.parquet",
+        components=[] if WHOLE else f"{COHORT}/shards/pca_components.h5",
+        projections=of_shards(f"{COHORT}/shards/pca_projection/{{shard}}.h5"),
     output:
         pca=f"{COHORT}/pca.h5",
     log:
@@ -100,7 +105,7 @@ rule pca:
     threads: cores("pca")
     resources:
         **needs("pca"),
-        gpu=GPU,
+        gpu=GPU * WHOLE,
     params:
         n_comps=config["pca"]["n_comps"],
         target_sum=config["normalize"]["target_sum"],

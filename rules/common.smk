@@ -62,16 +62,43 @@ DEMO_SIZES = sizes.Sizes(
 SAMPLE = "results/samples/{sample}"
 COHORT = "results/cohort"
 
+SHARDS = config["shards"]
+WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
+HVG_PASSES = settings.hvg_passes(
+    config["hvg"]["flavor"], config["normalize"]["target_sum"]
+)
+HVG_SUMS = f"{COHORT}/shards/hvg_sums"
+# What travels as one job of a cluster: with shards, whose jobs lie between these stages, what comes after them
+CHAIN = "cohort" if WHOLE else None
+
 
 wildcard_constraints:
     patient=r"P\d+",
     sample="|".join(map(re.escape, SAMPLES)),
+    shard=rf"\d+-of-{SHARDS}",
     method="|".join(map(re.escape, METHODS)) or "none",
 
 
 def of_samples(name):
     """The artifact `name` of every sample, in the order of the sheet."""
     return expand(f"{SAMPLE}/{name}", sample=SAMPLES)
+
+
+def of_shards(path):
+    """What every shard makes, in the order of the cells; nothing where one job reads the whole cohort."""
+    names = [] if WHOLE else [f"{i}-of-{SHARDS}" for i in range(1, SHARDS + 1)]
+    return expand(path, shard=names, allow_missing=True)
+
+
+FEATURE_FILES = of_shards(f"{COHORT}/features/{{shard}}.h5ad") or [
+    f"{COHORT}/features.h5ad"
+]
+
+
+def sums_before(wildcards):
+    """What the pass of hvg before this one has left."""
+    first = of_shards(f"{HVG_SUMS}/1/{{shard}}.h5")
+    return [] if wildcards.number == "1" else first
 
 
 def sample_path(wildcards):
@@ -84,7 +111,7 @@ def recorded_config():
     return {
         key: value
         for key, value in config.items()
-        if key not in ("device", "gpu", "limits")
+        if key not in ("device", "gpu", "limits", "shards")
     }
 
 
@@ -147,6 +174,12 @@ def load_of(sample):
     """What is known of a sample's size beforehand; None: of all together."""
     of_each = sample_sizes()
     return resources.Load.of([of_each[sample]] if sample else list(of_each.values()))
+
+
+if not WHOLE and load_of(None).n_kept < SHARDS:
+    raise WorkflowError(
+        f"the config's shards are {SHARDS}, but there are {load_of(None).n_kept} cells at most. Set `shards` to 1."
+    )
 
 
 def job_of(wildcards, threads=1):

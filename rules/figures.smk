@@ -237,7 +237,7 @@ rule figures_density:
 rule figures_markers:
     input:
         top=f"{COHORT}/markers/{{grouping}}/{{method}}.top.tsv",
-        features=f"{COHORT}/features.h5ad",
+        features=FEATURE_FILES,
         obs=f"{COHORT}/obs.parquet",
         grouping=grouping_file,
         counts=of_samples("counts.h5ad"),

@@ -3,7 +3,7 @@
 
 rule markers_logreg:
     input:
-        features=f"{COHORT}/features.h5ad",
+        features=FEATURE_FILES,
         pca=f"{COHORT}/pca.h5",
         obs=f"{COHORT}/obs.parquet",
         grouping=grouping_file,
@@ -34,6 +34,7 @@ rule markers_ttest:
         genes=f"{COHORT}/genes.parquet",
         obs=f"{COHORT}/obs.parquet",
         grouping=grouping_file,
+        sums=of_shards(f"{COHORT}/shards/markers_ttest_sums/{{grouping}}/{{shard}}.h5"),
     output:
         markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",
@@ -46,7 +47,7 @@ rule markers_ttest:
     threads: few_cores("markers_ttest")
     resources:
         **needs("markers_ttest"),
-        gpu=GPU,
+        gpu=GPU * WHOLE,
     params:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

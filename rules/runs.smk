@@ -1,5 +1,7 @@
 # What every job took, last of all: from the run records that lie beside the logs.
 
+PASSES = [f"hvg_sums/{number}" for number in range(1, HVG_PASSES + 1)]
+PASSES += ["features_part", "pca_sums", "pca_gram", "pca_projection"]
 STAGES = ["genes", "hvg", "features", "pca", "harmony", "neighbors", *BASES, "density"]
 PARTS = ["qc", "hvg", "pca", "density"]
 RECORDS = [
@@ -21,6 +23,14 @@ RECORDS = [
         "logs/cohort/markers_{method}/{grouping}",
         grouping=GROUPINGS,
         method=[name.replace("-", "") for name in METHODS],
+    ),
+    *of_shards(expand("logs/cohort/{passed}/{{shard}}", passed=PASSES)),
+    *([] if WHOLE else ["logs/cohort/pca_components"]),
+    *of_shards(
+        expand(
+            "logs/cohort/markers_ttest_sums/{grouping}/{{shard}}",
+            grouping=GROUPINGS if "t-test" in METHODS else [],
+        )
     ),
     "logs/atlas",
     *expand(

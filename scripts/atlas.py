@@ -213,7 +213,7 @@ def main(snakemake: Any) -> None:
 
     with replacing(snakemake.output.atlas) as partial, h5py.File(partial, "w", libver="latest") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        nnz = write_matrices(file, cohort, totals, target_sum, np.result_type(*(s.dtype for s in cohort.samples)))
+        nnz = write_matrices(file, cohort, totals, target_sum, np.result_type(*(s.dtype for s in cohort.stores)))
         obs = with_categories(pd.concat([obs, density, *clusterings], axis=1))
         elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": uns}
         elements |= {"obsm": obsm, "varm": {"PCs": loadings(pca["PCs"], var["highly_variable"].to_numpy())}}

@@ -1,15 +1,18 @@
 """The kept cells x the highly variable genes: the only second copy of counts, about a tenth of the first.
 
-In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by.
+In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. Where
+shards of the cells have written their parts (features_part.py), these stay, and the cells' table alone is joined.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from lib import device as devices
 from lib import stage
-from lib.cohort import Cohort
-from lib.counts import CountsWriter, Stream, row_sums, select_genes
+from lib.cohort import Cohort, kept_cells
+from lib.counts import Counts, CountsWriter, Stream, row_sums, select_genes
 from lib.files import read_table, replacing, write_table
 
 
@@ -24,19 +27,30 @@ def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -
     return np.concatenate(totals)
 
 
-def main(snakemake: Any) -> None:
-    """Read the cohort's counts, write `features.h5ad` and `obs.parquet`."""
-    files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
-    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, device)
-    selected = read_table(files.hvg, ["highly_variable"]).loc[cohort.genes.index, "highly_variable"].to_numpy()
+def write_store(cohort: Cohort, hvg: str | Path, path: str | Path) -> pd.DataFrame:
+    """Write the features of the cohort's cells, or of a shard of them; returns their table, with `kept_counts`."""
+    selected = read_table(hvg, ["highly_variable"]).loc[cohort.genes.index, "highly_variable"].to_numpy()
     obs = cohort.obs()
-    dtype = max((sample.dtype for sample in cohort.samples), key=lambda dtype: dtype.itemsize)
-    with replacing(snakemake.output.features) as partial:
+    dtype = max((store.dtype for store in cohort.stores), key=lambda dtype: dtype.itemsize)
+    with replacing(path) as partial:
         writer = CountsWriter(partial, int(selected.sum()), dtype)
         obs["kept_counts"] = write_features(cohort, selected, writer)
         writer.close(obs, cohort.genes[selected])
-    write_table(obs, snakemake.output.obs)
     stage.log.info("%d cells x %d genes, %d non-zeros", cohort.n_obs, selected.sum(), writer.nnz)
+    return obs
+
+
+def main(snakemake: Any) -> None:
+    """Read the cohort's counts, write `features.h5ad` and `obs.parquet`; of shards' parts the latter alone."""
+    files = snakemake.input
+    if files.parts:
+        obs = kept_cells(files.cells)
+        obs["kept_counts"] = np.concatenate([Counts(part).column("kept_counts") for part in files.parts])
+    else:
+        device = devices.of(snakemake)
+        cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device)
+        obs = write_store(cohort, files.hvg, snakemake.output.features)
+    write_table(obs, snakemake.output.obs)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from lib import plots, stage, tables
 from lib.cohort import Cohort
-from lib.counts import Counts, InMemory, Stream, rows_of_nonzeros
+from lib.counts import Counts, InMemory, Stores, Stream, rows_of_nonzeros
 from lib.files import read_table
 from lib.markers import Groups, read_groups
 from lib.scaling import log_normalize
@@ -67,7 +67,7 @@ def parts(counts: Stream) -> list[tuple[int, Stream]]:
     if isinstance(counts, InMemory):
         return [(0, counts)]
     found, before = [], 0
-    for store in counts.samples if isinstance(counts, Cohort) else [counts]:
+    for store in counts.stores if isinstance(counts, Stores) else [counts]:
         kept = np.flatnonzero(store.cells)
         for first in range(0, len(kept), PART):
             part, rows = copy(store), kept[first : first + PART]
@@ -175,11 +175,11 @@ def chosen_genes(top: pd.DataFrame) -> pd.DataFrame:
 
 def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.Index]:
     """The counts of some genes, and their order: from the features if all of them are there, else from the samples."""
-    features = Counts(inputs.features)
-    known = pd.Index(features.names("var"))
+    known = pd.Index(Counts(inputs.features[0]).names("var"))
     if names.isin(known).all():
         columns = pd.Index(names).get_indexer(known).astype(np.int32)
-        return Counts(inputs.features, genes=columns, n_vars=len(names)), pd.Index(names)
+        stores = [Counts(part, genes=columns, n_vars=len(names)) for part in inputs.features]
+        return Stores(stores), pd.Index(names)
     genes = read_table(inputs.genes)
     subset = genes.index[genes["kept"]].isin(names)
     cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, subset=subset)

@@ -10,8 +10,10 @@ residuals (pearson_residuals), or the probability that a gene has more zeros tha
     seurat, cell_ranger                      the same number, then the mean of the normalised dispersions
     poisson_gene_selection                   the same number, then the median rank
 
-Ties keep the genes' order, so that exactly n_top_genes are selected. Sources: scanpy.pp.highly_variable_genes,
-scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
+Ties keep the genes' order, so that exactly n_top_genes are selected. A flavour reads the counts once or twice
+(`lib.config.hvg_passes`), each time for sums (`next_sums`), which shards of the cells may have made (hvg_sums.py).
+Sources: scanpy.pp.highly_variable_genes, scanpy.experimental.pp.highly_variable_genes,
+scvi.data.poisson_gene_selection.
 """
 
 import difflib
@@ -20,16 +22,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lib import config as settings
 from lib import device as devices
 from lib import hvg_statistics as statistics
 from lib import stage
-from lib.cohort import Cohort
+from lib.cohort import Cohort, kept_cells
 from lib.counts import Stream
 from lib.errors import UserError
 from lib.files import read_table, write_table
 from lib.genelists import read_names
 from lib.hvg_statistics import Batches
+from lib.shards import combine
 
+Sums = dict[str, np.ndarray]  # what a pass returns
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs instead of n_top_genes
 NAMES_SHOWN = 5  # unknown genes that a message spells out
 
@@ -74,17 +79,67 @@ def highly_variable_genes(
         If there are fewer genes to select from than n_top_genes, or a batch has too few cells.
     """
     include = np.zeros(counts.n_vars, bool) if include is None else include
-    eligible = np.ones(counts.n_vars, bool) if exclude is None else ~exclude
-    if not hvg["per_batch"]:
-        batches = Batches(np.zeros(counts.n_obs, np.int64), ["all cells"])
-    _check(hvg, batches, include, eligible)
+    exclude = np.zeros(counts.n_vars, bool) if exclude is None else exclude
+    batches = joined(batches, hvg)
+    check(hvg, batches, include, ~exclude)
+    passes = all_passes(counts, batches, hvg, target_sum)
+    return select(passes, batches, hvg, include, ~exclude, counts.device, seed)
+
+
+def all_passes(counts: Stream, batches: Batches, hvg: Mapping[str, Any], target_sum: float | None) -> list[Sums]:
+    """All passes of the flavour over the counts, one after another."""
+    passes: list[Sums] = []
+    for _ in range(settings.hvg_passes(hvg["flavor"], target_sum)):
+        passes.append(next_sums(counts, batches, hvg, target_sum, passes))
+    return passes
+
+
+def next_sums(
+    counts: Stream, batches: Batches, hvg: Mapping[str, Any], target_sum: float | None, passes: Sequence[Sums]
+) -> Sums:
+    """The flavour's next pass over the counts, after those whose sums over all cells are known.
+
+    Parameters
+    ----------
+    counts, batches
+        Of all cells, or of a shard.
+    """
+    flavor, first = hvg["flavor"], not passes
+    if flavor in CUTOFFS and target_sum is None and first:
+        return {"totals": statistics.cell_totals(counts)}
+    if flavor in CUTOFFS:
+        if target_sum is None:
+            totals = passes[0]["totals"]
+            target_sum = float(np.median(totals[totals > 0]))
+        return {"sums": statistics.normalized_sums(counts, batches, target_sum, log1p=flavor == "cell_ranger")}
+    if flavor in ("poisson_gene_selection", "pearson_residuals") and first:
+        tallied = statistics.Tallied(counts)
+        of_counts = statistics.count_sums if flavor == "pearson_residuals" else statistics.presence_sums
+        return {"sums": of_counts(tallied, batches), "totals": counts.device.to_host(tallied.totals)}
+    if flavor == "pearson_residuals":
+        return statistics.residual_sums(counts, batches, passes[0]["sums"][0], hvg["theta"], hvg["clip"])
+    if first:
+        return {"sums": statistics.count_sums(counts, batches)}
+    return statistics.clipped_sums(counts, batches, passes[0]["sums"], hvg["span"])
+
+
+def select(
+    passes: Sequence[Sums],
+    batches: Batches,
+    hvg: Mapping[str, Any],
+    include: np.ndarray,
+    eligible: np.ndarray,
+    device: devices.Device,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The table of `highly_variable_genes`, from the sums of all passes over all cells."""
     flavor, n_top = hvg["flavor"], hvg["n_top_genes"]
     if flavor in CUTOFFS:
-        table, order = by_dispersion(counts, batches, hvg, target_sum, eligible)
+        table, order = by_dispersion(passes[-1]["sums"], batches, hvg, eligible)
     elif flavor == "poisson_gene_selection":
-        table, order = by_zeros(counts, batches, n_top, hvg["n_samples"], eligible, seed)
+        table, order = by_zeros(passes[0], batches, n_top, hvg["n_samples"], eligible, device, seed)
     else:
-        table, order = by_variance(counts, batches, hvg, eligible)
+        table, order = by_variance(passes, batches, hvg, eligible, device)
     n_selected = len(order) if n_top is None else n_top - int(include.sum())
     selected = include.copy()
     selected[order[~include[order]][:n_selected]] = True
@@ -98,18 +153,18 @@ def highly_variable_genes(
 
 
 def by_variance(
-    counts: Stream, batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray
+    passes: Sequence[Sums], batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray, device: devices.Device
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """seurat_v3, seurat_v3_paper and pearson_residuals: the table, and the eligible genes, the best first."""
-    tallied = statistics.Tallied(counts) if hvg["flavor"] == "pearson_residuals" else counts
-    sums = statistics.count_sums(tallied, batches)
-    mean, variance = statistics.moments(counts.device.to_host(sums.sum(1)), counts.n_obs)
+    counted, second = passes
+    mean, variance = statistics.moments(counted["sums"].sum(1), len(batches.codes))
     if hvg["flavor"] == "pearson_residuals":
-        column = "residual_variances"
-        scores = statistics.residual_variances(counts, batches, sums[0], tallied.totals, hvg["theta"], hvg["clip"])
+        column, (theta, clip) = "residual_variances", (hvg["theta"], hvg["clip"])
+        sums = counted["sums"][0], counted["totals"], second["correction"]
+        scores = statistics.residual_variances(*sums, batches, theta, clip, device)
     else:
         column = "variances_norm"
-        scores = statistics.standardized_variances(counts, batches, sums, hvg["span"])
+        scores = statistics.standardized_variances(counted["sums"], second["excess"], second["deviation"], batches)
     ranks = ranks_within(scores, eligible)
     top = ranks < hvg["n_top_genes"]
     rank = np.ma.median(np.ma.masked_array(ranks, ~top), axis=0).filled(np.nan)
@@ -130,21 +185,20 @@ def by_variance(
 
 
 def by_dispersion(
-    counts: Stream, batches: Batches, hvg: Mapping[str, Any], target_sum: float | None, eligible: np.ndarray
+    sums: np.ndarray, batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """seurat and cell_ranger: the table, and the eligible genes (within the cut-offs without n_top_genes) in order.
 
     Per batch, genes without counts have zeros in all columns and are not binned, as in scanpy.
     """
-    sums = statistics.normalized_sums(counts, batches, target_sum, log1p=hvg["flavor"] == "cell_ranger")
-    sums = counts.device.to_host(sums)
+    n_vars = sums.shape[2]
     per_batch = []
     for code, n in enumerate(batches.sizes):
-        present = sums[0, code] > 0 if hvg["per_batch"] else np.ones(counts.n_vars, bool)
+        present = sums[0, code] > 0 if hvg["per_batch"] else np.ones(n_vars, bool)
         mean, variance = statistics.moments(sums[:, code, present], n)
         found = statistics.dispersions(mean, variance, hvg["flavor"], hvg["n_bins"])
         found["variable"] = _variable(found, eligible[present], hvg)
-        rows = pd.DataFrame(0.0, index=range(counts.n_vars), columns=list(found))
+        rows = pd.DataFrame(0.0, index=range(n_vars), columns=list(found))
         rows.loc[present] = np.column_stack(list(found.values()))
         per_batch.append(rows)
     table = pd.concat(per_batch).groupby(level=0).mean()
@@ -160,19 +214,26 @@ def by_dispersion(
 
 
 def by_zeros(
-    counts: Stream, batches: Batches, n_top: int, n_samples: int | None, eligible: np.ndarray, seed: int
+    counted: Sums,
+    batches: Batches,
+    n_top: int,
+    n_samples: int | None,
+    eligible: np.ndarray,
+    device: devices.Device,
+    seed: int,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """poisson_gene_selection: the table, and the eligible genes, the best first.
 
     The probability that a cell lacks a gene though a Poisson cell would have it, observed * (1 - expected), is
     estimated from `n_samples` draws as in scvi-tools (whose draws sum to this one binomial); None: taken as it is.
     """
-    observed, expected = statistics.zero_fractions(counts, batches)
+    observed, expected = statistics.zero_fractions(counted["sums"], counted["totals"], batches, device)
     enrichment = observed * (1 - expected)
     if n_samples is not None:
         enrichment = np.random.default_rng(seed).binomial(n_samples, np.clip(enrichment, 0, 1)) / n_samples
-    ranks = counts.n_vars - 1 - ranks_within(enrichment, eligible)
-    n_batches = (ranks >= counts.n_vars - n_top).sum(0)
+    n_vars = len(eligible)
+    ranks = n_vars - 1 - ranks_within(enrichment, eligible)
+    n_batches = (ranks >= n_vars - n_top).sum(0)
     table = pd.DataFrame(
         {
             "observed_fraction_zeros": np.median(observed, axis=0),
@@ -215,7 +276,13 @@ def _within_cutoffs(means: np.ndarray, norm: np.ndarray, hvg: Mapping[str, Any])
     return by_mean & (norm > hvg["min_disp"]) & (norm < max_disp)
 
 
-def _check(hvg: Mapping[str, Any], batches: Batches, include: np.ndarray, eligible: np.ndarray) -> None:
+def joined(batches: Batches, hvg: Mapping[str, Any]) -> Batches:
+    """The batches as the config wants them: one of all cells with `per_batch` false."""
+    return batches if hvg["per_batch"] else Batches(np.zeros_like(batches.codes), ["all cells"])
+
+
+def check(hvg: Mapping[str, Any], batches: Batches, include: np.ndarray, eligible: np.ndarray) -> None:
+    """Refuse, before the counts are read, what `highly_variable_genes` cannot do."""
     n_top, flavor = hvg["n_top_genes"], hvg["flavor"]
     small = [f"{name} ({n})" for name, n in zip(batches.names, batches.sizes, strict=True) if n < 2]
     if small:
@@ -283,14 +350,11 @@ def _unknown(key: str, names: Sequence[str] | str, unknown: Sequence[str], n: in
     return f"{found}. Correct or remove them."
 
 
-def main(snakemake: Any) -> None:
-    """Read the cohort's counts, write `hvg.parquet`."""
+def read_choice(snakemake: Any) -> tuple[Batches, np.ndarray, np.ndarray, pd.Index]:
+    """What the genes are chosen by, checked: the kept cells' batches, masks of the kept genes forced in and of those
+    that may be chosen, and the kept genes."""
     hvg, batch_key = snakemake.params.hvg, snakemake.params.batch_key
-    device = devices.of(snakemake)
     genes = read_table(snakemake.input.genes)
-    counts = Cohort(
-        snakemake.input.counts, snakemake.input.cells, snakemake.input.genes, snakemake.params.gene_key, device
-    )
     kept = genes["kept"].to_numpy()
     include = named_genes("include", hvg["include"], genes)
     if (include & ~kept).any():
@@ -300,20 +364,39 @@ def main(snakemake: Any) -> None:
             "remove them from the list, or lower genes: min_counts and genes: min_cells."
         )
     exclude = named_genes("exclude", hvg["exclude"], genes)
-    codes, names = pd.factorize(counts.obs([batch_key])[batch_key])
+    codes, names = pd.factorize(kept_cells(snakemake.input.cells, [batch_key])[batch_key])
     if (codes < 0).any():
         raise UserError(
             f"{(codes < 0).sum()} kept cells have no {batch_key} (batch_key in the config). Fill the column in."
         )
-    batches = Batches(codes, [str(name) for name in names])
-    stage.log.info("%d cells, %d genes, %d batches", counts.n_obs, counts.n_vars, len(names))
-    table = highly_variable_genes(
-        counts, batches, hvg, snakemake.params.target_sum, include[kept], exclude[kept], snakemake.config["seed"]
-    )
-    table.index = counts.genes.index
+    stage.log.info("%d cells, %d genes, %d batches", len(codes), kept.sum(), len(names))
+    batches = joined(Batches(codes, [str(name) for name in names]), hvg)
+    check(hvg, batches, include[kept], ~exclude[kept])
+    return batches, include[kept], ~exclude[kept], genes.index[kept]
+
+
+def read_passes(*passes: Sequence[str]) -> list[Sums]:
+    """The sums of each pass over all cells, from those of its shards."""
+    return [combine(files, totals=_appended, deviation=np.fmax) for files in passes if files]
+
+
+def _appended(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.concatenate([one, other])
+
+
+def main(snakemake: Any) -> None:
+    """Read the cohort's counts, or what shards made of them, write `hvg.parquet`."""
+    files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
+    batches, include, eligible, genes = read_choice(snakemake)
+    passes = read_passes(files.first, files.second)
+    if not passes:
+        counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device)
+        passes = all_passes(counts, batches, params.hvg, params.target_sum)
+    table = select(passes, batches, params.hvg, include, eligible, device, snakemake.config["seed"])
+    table.index = genes
     stage.log.info(
         "%s: %d genes selected, %d of them forced in, %d kept out",
-        *(hvg["flavor"], table["highly_variable"].sum(), include.sum(), (exclude & kept).sum()),
+        *(params.hvg["flavor"], table["highly_variable"].sum(), include.sum(), (~eligible).sum()),
     )
     write_table(table, snakemake.output.hvg)
 

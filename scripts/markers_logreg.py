@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.counts import Counts, Stream
+from lib.counts import Counts, Stores, Stream
 from lib.counts import dense as dense_array
 from lib.files import read_table
 from lib.markers import rank_genes, read_groups, write_markers
@@ -153,7 +153,7 @@ def main(snakemake: Any) -> None:
     files, params = snakemake.input, snakemake.params
     device = devices.of(snakemake)
     groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
-    counts = Counts(files.features, device)
+    counts = Stores([Counts(part, device) for part in files.features])
     scaling = Scaling.read(files.pca)
     obs = read_table(files.obs, ["kept_counts", *scaling.regress_keys])
     totals = obs["kept_counts"].to_numpy()
@@ -172,7 +172,7 @@ def main(snakemake: Any) -> None:
             W = logistic_regression(rows, int(groups.sizes.sum()), counts.n_vars, n_groups, device, C, max_iter)
     if n_groups == 2:
         W = np.vstack([-W, W])
-    names, symbols = counts.names("var"), counts.names("var", "gene_symbols")
+    names, symbols = (counts.stores[0].names("var", column) for column in ("_index", "gene_symbols"))
     table = rank_genes(groups.names, {"scores": W}, names, symbols)
     write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
 

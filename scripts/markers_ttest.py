@@ -4,21 +4,24 @@ With m, v, n the mean, the variance (divisor n - 1) and the number of cells of a
 group, and m', v', n' in all other groups: t = (m - m') / sqrt(v/n + v'/n'), with
 (v/n + v'/n')^2 / ((v/n)^2 / (n - 1) + (v'/n')^2 / (n' - 1)) degrees of freedom (Welch, 1947), two-sided p-values,
 adjusted within the group (Benjamini & Hochberg, 1995). The means and variances come from group x gene sums of values
-and of squares, in float64. Source: scanpy.tl.rank_genes_groups(method="t-test").
+and of squares, in float64, which shards of the cells may have made (markers_ttest_sums.py). Source:
+scanpy.tl.rank_genes_groups(method="t-test").
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.cohort import Cohort
+from lib.cohort import Cohort, kept_genes
 from lib.compressed import pool
 from lib.counts import Stream, rows_of_nonzeros, sums_by_key
 from lib.files import read_table
 from lib.markers import rank_genes, read_groups, write_markers
 from lib.scaling import log_normalize
+from lib.shards import combine
 from scipy.special import stdtr
 
 
@@ -110,17 +113,25 @@ def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def read_totals(obs: str | Path, target_sum: float | None) -> tuple[np.ndarray, float]:
+    """All cells' counts in the kept genes, and what normalisation makes them: by default their median."""
+    totals = read_table(obs, ["kept_counts"])["kept_counts"].to_numpy()
+    return totals, target_sum or float(np.median(totals))
+
+
 def main(snakemake: Any) -> None:
-    """Read the cohort's counts and a grouping, write the ranked genes of each group."""
+    """Read the cohort's counts, or what shards made of them, and a grouping; write the ranked genes of each group."""
     files, params = snakemake.input, snakemake.params
     groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
-    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
-    target_sum = params.target_sum or float(np.median(totals))
-    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake))
-    sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
+    if files.sums:
+        sums, squares = combine(files.sums, "sums", "squares").values()
+    else:
+        cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake))
+        totals, target_sum = read_totals(files.obs, params.target_sum)
+        sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
     with stage.timed("tests"):
         statistics = welch(sums, squares, groups.sizes)
-        genes = cohort.genes
+        genes = kept_genes(files.genes)
         table = rank_genes(groups.names, statistics, genes.index.to_numpy(), genes["gene_symbols"].to_numpy())
     with stage.timed("tables"):
         write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)

@@ -8,19 +8,21 @@ With X the log-normalised features (cells x genes) and R = [1, regressors]:
    matrix and column sums are accumulated. Re-centring gives the covariance; its leading eigenvectors are the loadings.
 3. Each chunk is projected: X_pca (scanpy.pp.pca).
 
-Each component's sign is such that its largest loading is positive. Float32 products, float64 sums.
+Each component's sign is such that its largest loading is positive. Float32 products, float64 sums. Where the cells are
+in shards, these run the passes (pca_sums.py, pca_gram.py, pca_projection.py), and what they project is joined.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lib import device as devices
 from lib import stage
-from lib.counts import Counts, Stream, column_sums, rows_of_nonzeros
+from lib.counts import Counts, Stores, Stream, column_sums, rows_of_nonzeros
 from lib.eigen import leading_eigenpairs
 from lib.errors import UserError
-from lib.files import read_table, write_arrays
+from lib.files import read_arrays, read_table, write_arrays
 from lib.scaling import Scaling, log_normalize, regressors
 
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
@@ -168,12 +170,7 @@ def pca(
     UserError
         If there are not more cells and features than components.
     """
-    most = min(counts.n_obs, counts.n_vars) - 1
-    if n_comps > most:
-        raise UserError(
-            f"pca: n_comps is {n_comps}, but {counts.n_obs} cells x {counts.n_vars} highly variable genes have at most "
-            f"{most} components. Set `pca: n_comps` to {most} or less (and `neighbors: n_pcs` no higher)."
-        )
+    check_components(n_comps, counts.n_obs, counts.n_vars)
     sums = normal_sums(counts, totals, design, target_sum)
     scaling = solve_scaling(sums, counts.n_obs, target_sum, regress_keys, scale, max_value)
     ZZ, Z_sums = gram(counts, totals, design, scaling)
@@ -184,19 +181,37 @@ def pca(
     return arrays, scaling
 
 
-def main(snakemake: Any) -> None:
-    """Read `features.h5ad` and `obs.parquet`, write `pca.h5`."""
-    params = snakemake.params
-    counts = Counts(snakemake.input.features, devices.of(snakemake))
+def check_components(n_comps: int, n_obs: int, n_vars: int) -> None:
+    """Refuse, before the features are read, more components than there can be."""
+    most = min(n_obs, n_vars) - 1
+    if n_comps > most:
+        raise UserError(
+            f"pca: n_comps is {n_comps}, but {n_obs} cells x {n_vars} highly variable genes have at most "
+            f"{most} components. Set `pca: n_comps` to {most} or less (and `neighbors: n_pcs` no higher)."
+        )
+
+
+def read_cells(obs: str | Path, params: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """All cells' totals and design (see `normal_sums`), and what normalisation makes their counts sum to."""
     keys = tuple(params.regress_keys)
-    obs = read_table(snakemake.input.obs, ["kept_counts", *keys])
-    totals = obs["kept_counts"].to_numpy()
-    target_sum = params.target_sum or float(np.median(totals))
-    design = regressors(obs, keys)
-    scale = params.scale
-    arrays, scaling = pca(
-        counts, totals, design, params.n_comps, target_sum, keys, scale["enabled"], scale["max_value"]
-    )
+    table = read_table(obs, ["kept_counts", *keys])
+    totals = table["kept_counts"].to_numpy()
+    return totals, regressors(table, keys), params.target_sum or float(np.median(totals))
+
+
+def main(snakemake: Any) -> None:
+    """Read the features and `obs.parquet`, or what shards made of them, write `pca.h5`."""
+    files, params = snakemake.input, snakemake.params
+    if files.components:
+        arrays = read_arrays(files.components, "PCs", "variance", "variance_ratio")
+        arrays["PCs"], scaling = arrays["PCs"].astype(np.float32), Scaling.read(files.components)
+        arrays["X_pca"] = np.concatenate([read_arrays(path)["X_pca"] for path in files.projections])
+    else:
+        device, scale = devices.of(snakemake), params.scale
+        counts = Stores([Counts(part, device) for part in files.features])
+        totals, design, target_sum = read_cells(files.obs, params)
+        keys, limit = tuple(params.regress_keys), scale["max_value"]
+        arrays, scaling = pca(counts, totals, design, params.n_comps, target_sum, keys, scale["enabled"], limit)
     stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())
     write_arrays(snakemake.output.pca, arrays | scaling.arrays(), **scaling.attrs())
 

@@ -45,7 +45,9 @@ class Card:
     memory_mb: int
 
 
-def claim(need_mb: int, cards: Sequence[Card] | None = None, folder: Path | None = None) -> tuple[Card, int]:
+def claim(
+    need_mb: int, cards: Sequence[Card] | None = None, folder: Path | None = None, shard: int | None = None
+) -> tuple[Card, int]:
     """Claim memory on a card until this process ends; waits until one has it.
 
     Parameters
@@ -56,6 +58,8 @@ def claim(need_mb: int, cards: Sequence[Card] | None = None, folder: Path | None
         To choose from; None: those that CUDA shows.
     folder
         Of the files of claims; None: one per user in the machine's temporary folder.
+    shard
+        A shard's number: it takes the emptiest card, and of those equally empty another one than its neighbours do.
 
     Returns
     -------
@@ -69,8 +73,10 @@ def claim(need_mb: int, cards: Sequence[Card] | None = None, folder: Path | None
         log.warning("%d MB of GPU memory asked for; the largest card has %d MB to give", need_mb, most)
     need_mb, waiting = min(need_mb, most), False
     while True:
-        # The fullest card that has room: large jobs find the others empty
-        for card in sorted(cards, key=lambda card: room(card) - claimed(folder, card)):
+        # The fullest card that has room: large jobs find the others empty. Shards are to run on all cards at once
+        turn = (shard or 0) % len(cards)
+        turned = [*cards[turn:], *cards[:turn]]
+        for card in sorted(turned, key=lambda card: room(card) - claimed(folder, card), reverse=shard is not None):
             if _claimed_now(folder, card, need_mb):
                 log.info("GPU %s: %d of its %d MB", card.uuid, need_mb, card.memory_mb)
                 return card, need_mb

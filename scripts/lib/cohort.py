@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from . import device as devices
-from .counts import Chunk, Counts
+from .counts import Counts, Stores
 from .files import read_table
+from .shards import rows_of
 
 
-class Cohort:
+class Cohort(Stores):
     """The kept cells of all samples x the kept genes of the cohort, as a stream of counts.
 
     Parameters
@@ -30,11 +31,15 @@ class Cohort:
         Where chunks are wanted.
     subset
         Boolean mask over the kept genes: stream these only.
+    shard
+        Stream these cells only ("2-of-3"; `lib.shards`); all by default.
 
     Attributes
     ----------
     n_obs, n_vars
         Shape of the stream.
+    rows
+        Where its cells stand among all kept cells.
     genes
         The kept genes' table, in the order of the stream's columns.
     """
@@ -47,32 +52,38 @@ class Cohort:
         gene_key: str,
         device: devices.Device | None = None,
         subset: np.ndarray | None = None,
+        shard: str | None = None,
     ) -> None:
-        self.device = device or devices.cpu()
-        table = read_table(genes)
-        self.genes = table[table["kept"]]
+        self.genes = kept_genes(genes)
         if subset is not None:
             self.genes = self.genes[subset]
-        self.cells = list(cells)
-        self.samples = []
-        for store, path in zip(counts, cells, strict=True):
-            kept = read_table(path, columns=["kept"])["kept"].to_numpy()
-            columns = gene_columns(Counts(store), self.genes.index, gene_key)
-            self.samples.append(Counts(store, self.device, kept, columns, len(self.genes)))
-        self.n_obs = sum(sample.n_obs for sample in self.samples)
-        self.n_vars = len(self.genes)
-
-    def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
-        """The cells of one sample after the other, in chunks."""
-        done = 0
-        for sample in self.samples:
-            for chunk in sample.chunks(max_cells):
-                yield Chunk(done + chunk.start, chunk.X)
-            done += sample.n_obs
+        kept = [read_table(path, columns=["kept"])["kept"].to_numpy() for path in cells]
+        starts = np.cumsum([0, *(mask.sum() for mask in kept)])
+        self.rows = slice(0, int(starts[-1])) if shard is None else rows_of(shard, int(starts[-1]))
+        mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
+        used = [i for i, mask in enumerate(mine) if shard is None or mask.any()]
+        self.cells, self.before = [cells[i] for i in used], int(starts[used[0]])
+        columns = [gene_columns(Counts(counts[i]), self.genes.index, gene_key) for i in used]
+        stores = zip(used, columns, strict=True)
+        super().__init__([Counts(counts[i], device, mine[i], of, len(self.genes)) for i, of in stores])
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """The kept cells' table, in the stream's order: all of `cells.parquet`, or some columns of it."""
-        return kept_cells(self.cells, columns)
+        """The stream's cells' table, in its order: all of `cells.parquet`, or some columns of it."""
+        table = kept_cells(self.cells, columns)
+        first = self.rows.start - self.before
+        return table if len(table) == self.n_obs else table.iloc[first : first + self.n_obs].copy()
+
+
+def kept_genes(genes: str | Path) -> pd.DataFrame:
+    """The kept genes' table."""
+    table = read_table(genes)
+    return table[table["kept"]]
+
+
+def of_rows(kept: np.ndarray, rows: slice, first: int) -> np.ndarray:
+    """The cells of a mask that stand within `rows`, where the first of them is number `first`."""
+    place = first + np.cumsum(kept) - 1
+    return kept & (place >= rows.start) & (place < rows.stop)
 
 
 def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) -> pd.DataFrame:

@@ -171,6 +171,13 @@ def clustering_names(config: Mapping[str, Any]) -> list[str]:
     return [f"{method}_{value}" for method, key in lists.items() for value in config[method][key]]
 
 
+def hvg_passes(flavor: str, target_sum: float | None) -> int:
+    """How often a flavour of highly variable genes reads the counts."""
+    if flavor in ("seurat", "cell_ranger"):
+        return 1 if target_sum else 2  # the cells' totals first, of which the target is the median
+    return 1 if flavor == "poisson_gene_selection" else 2
+
+
 def groupings(config: Mapping[str, Any]) -> list[str]:
     """What markers are sought for: by default the label and every Leiden clustering."""
     leiden = [name for name in clustering_names(config) if name.startswith("leiden_")]

@@ -240,8 +240,9 @@ class Counts:
             fetch.close()
 
     def _row_ranges(self, max_cells: int | None, max_nnz: int) -> Iterator[tuple[int, int]]:
-        """Row ranges of the store, each within both limits (one row may exceed `max_nnz`)."""
-        first, n = 0, len(self.indptr) - 1
+        """Row ranges from the first chosen cell to the last, each within both limits (one row may exceed `max_nnz`)."""
+        chosen = np.flatnonzero(self.cells)
+        first, n = (int(chosen[0]), int(chosen[-1]) + 1) if len(chosen) else (0, 0)
         while first < n:
             last = int(np.searchsorted(self.indptr, self.indptr[first] + max_nnz, "right")) - 1
             last = max(first + 1, min(last, n, first + (max_cells or n)))
@@ -252,6 +253,23 @@ class Counts:
         shape = len(indptr) - 1, len(self.genes) if self.genes is not None else self.n_vars
         X = self.device.sparse.csr_matrix((data, indices, indptr), shape=shape)
         return X if self.genes is None else select_genes(X, self.genes, self.n_vars, self.device)
+
+
+class Stores:
+    """Several stores, at least one, as one stream of the same genes: the samples, or the parts of the features."""
+
+    def __init__(self, stores: Sequence[Counts]) -> None:
+        self.stores = list(stores)
+        self.device, self.n_vars = self.stores[0].device, self.stores[0].n_vars
+        self.n_obs = sum(store.n_obs for store in self.stores)
+
+    def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
+        """The cells of one store after the other, in chunks."""
+        done = 0
+        for store in self.stores:
+            for chunk in store.chunks(max_cells):
+                yield Chunk(done + chunk.start, chunk.X)
+            done += store.n_obs
 
 
 def _fetcher(path: Path, readers: Sequence[CompressedReader], largest: int, device: devices.Device) -> Any:

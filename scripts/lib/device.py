@@ -89,7 +89,7 @@ def cpu() -> Device:
 
 
 @cache
-def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
+def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = None) -> Device:
     """A GPU: CuPy, whose memory comes from RMM, as does that of cuVS, cuML and pylibcugraph.
 
     RMM's limiting adaptor refuses what goes beyond the cap, with a MemoryError; its statistics adaptor knows the peak.
@@ -101,6 +101,8 @@ def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
         free on the first card.
     pool
         Take memory from CUDA's pool, which keeps what is freed for the next allocation; else from cudaMalloc.
+    shard
+        See `lib.cards.claim`.
 
     Raises
     ------
@@ -111,7 +113,7 @@ def gpu(memory_mb: int | None = None, pool: bool = True) -> Device:
         raise UserError(refusal(problem))
     from . import cards
 
-    card = None if memory_mb is None else cards.claim(memory_mb)
+    card = None if memory_mb is None else cards.claim(memory_mb, shard=shard)
     import cupy
     import rmm.mr
     from rmm.allocators.cupy import rmm_cupy_allocator
@@ -134,7 +136,9 @@ def of(snakemake: Any) -> Device:
     resources = snakemake.resources
     if not resources.get("gpu", 0):
         return cpu()
-    return gpu(int(resources.get("vram_mb")), snakemake.config["gpu"]["pool"])
+    shard = snakemake.wildcards.get("shard")
+    number = None if shard is None else int(shard.partition("-")[0])
+    return gpu(int(resources.get("vram_mb")), snakemake.config["gpu"]["pool"], number)
 
 
 def resolve(choice: str = "auto") -> Device:

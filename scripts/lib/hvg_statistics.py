@@ -1,15 +1,16 @@
 """How variable each gene is within each batch, by flavour, from a stream of counts.
 
 Every statistic is a sum over cells of a function of the counts, so it is an accumulation over chunks
-(`accumulate`: sums of shards of cells add up) and a reduction of sums, batches x genes. Where the function is not
-zero at a count of zero, its value there depends on a cell through its depth alone: it is summed over the batch's
+(`accumulate`: sums of shards of cells add up) and a reduction of sums, batches x genes. What is named `*_sums` is a
+pass over all cells, or a shard of them; the other functions take what these return, on the host. Where the function is
+not zero at a count of zero, its value there depends on a cell through its depth alone: it is summed over the batch's
 distinct depths (`sum_over_depths`) and corrected at the non-zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,22 @@ class Batches:
         Per cell its batch, from 0.
     names
         The batches' names, for messages.
+    whole
+        The codes of all cells, where the stream is a shard of them.
     """
 
     codes: np.ndarray
     names: Sequence[str]
+    whole: np.ndarray | None = None
 
     @property
     def sizes(self) -> np.ndarray:
-        """Cells of each batch."""
-        return np.bincount(self.codes, minlength=len(self.names))
+        """Cells of each batch, over all cells."""
+        return np.bincount(self.codes if self.whole is None else self.whole, minlength=len(self.names))
+
+    def of_shard(self, rows: slice) -> Batches:
+        """The batches of a shard's cells."""
+        return replace(self, codes=self.codes[rows], whole=self.codes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def accumulate(counts: Stream, batches: Batches, terms: Callable[[Nonzeros], tup
 
     Returns
     -------
-    2 x batches x genes, float64, on the stream's device: exact where the terms are integers below 2^53.
+    2 x batches x genes, float64: exact where the terms are integers below 2^53.
     """
     xp, n_vars = counts.device.xp, counts.n_vars
     sums = xp.zeros((2, len(batches.names), n_vars))
@@ -97,7 +105,7 @@ def accumulate(counts: Stream, batches: Batches, terms: Callable[[Nonzeros], tup
             for total, values in zip(sums, both, strict=True):
                 added = sums_by_key(key - first * n_vars, values, (last - first) * n_vars, counts.device)
                 total[first:last] += added.reshape(last - first, n_vars)
-    return sums
+    return counts.device.to_host(sums)
 
 
 def _pieces(chunk: Chunk, codes: np.ndarray, n_vars: int, device: devices.Device) -> Iterator[Nonzeros]:
@@ -123,23 +131,22 @@ def count_sums(counts: Stream, batches: Batches) -> np.ndarray:
     return accumulate(counts, batches, lambda nonzeros: (nonzeros.key, (nonzeros.x, nonzeros.x * nonzeros.x)), "sums")
 
 
-def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, span: float) -> np.ndarray:
-    """Variance of the counts that are standardised by a fitted deviation and clipped: flavours seurat_v3*.
+def clipped_sums(counts: Stream, batches: Batches, sums: np.ndarray, span: float) -> dict[str, np.ndarray]:
+    """What clipping takes off `count_sums`: flavours seurat_v3*.
 
     Per batch of n cells, a quadratic loess of log10(variance) on log10(mean) gives each gene's expected standard
-    deviation s; counts are clipped at mean + s * sqrt(n), and z = (x - mean) / s. Stuart et al. 2019; Hafemeister and
-    Satija's vst; scanpy.pp.highly_variable_genes.
+    deviation s; counts are clipped at mean + s * sqrt(n). Fitted are the batches that the stream has cells of.
 
     Parameters
     ----------
     sums
-        Of `count_sums`.
+        Of `count_sums`, over all cells.
     span
         Fraction of the genes in the loess window.
 
     Returns
     -------
-    batches x genes, float64.
+    `excess`, 2 x batches x genes, and `deviation`, batches x genes, NaN in batches of other shards.
 
     Raises
     ------
@@ -148,8 +155,7 @@ def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, s
     """
     xp = counts.device.xp
     n = batches.sizes[:, None]
-    host_sums = counts.device.to_host(sums)
-    mean, variance = moments(host_sums, n)
+    mean, variance = moments(sums, n)
     deviation = expected_deviations(mean, variance, batches, span)
     clip = xp.asarray(mean + deviation * np.sqrt(n)).ravel()
 
@@ -159,15 +165,39 @@ def standardized_variances(counts: Stream, batches: Batches, sums: np.ndarray, s
         limit = clip[key]
         return key, (x - limit, x * x - limit * limit)
 
-    # What clipping takes off the sums, which the first pass knows
-    total, squared = host_sums - counts.device.to_host(accumulate(counts, batches, excess, "clipped sums"))
+    return {"excess": accumulate(counts, batches, excess, "clipped sums"), "deviation": deviation}
+
+
+def standardized_variances(sums: np.ndarray, excess: np.ndarray, deviation: np.ndarray, batches: Batches) -> np.ndarray:
+    """Variance of the counts that are standardised by a fitted deviation and clipped: flavours seurat_v3*.
+
+    With the mean m and the deviation s of `clipped_sums`, z = (x - m) / s of the clipped counts x. Stuart et al. 2019;
+    Hafemeister and Satija's vst; scanpy.pp.highly_variable_genes.
+
+    Parameters
+    ----------
+    sums
+        Of `count_sums`.
+    excess, deviation
+        Of `clipped_sums`.
+
+    Returns
+    -------
+    batches x genes, float64.
+    """
+    n = batches.sizes[:, None]
+    mean, _ = moments(sums, n)
+    total, squared = sums - excess
     return (n * mean**2 + squared - 2 * total * mean) / ((n - 1) * deviation**2)
 
 
 def expected_deviations(mean: np.ndarray, variance: np.ndarray, batches: Batches, span: float) -> np.ndarray:
-    """Standard deviation expected at each gene's mean, batches x genes: 1 for a gene that does not vary."""
-    fits = [fitted_deviation(*both, span) for both in zip(mean, variance, strict=True)]
-    failed = [code for code, fit in enumerate(fits) if fit is None]
+    """Standard deviation expected at each gene's mean, batches x genes: 1 for a gene that does not vary.
+
+    NaN in batches that have none of the cells, which are another shard's.
+    """
+    fits = {int(code): fitted_deviation(mean[code], variance[code], span) for code in np.unique(batches.codes)}
+    failed = [code for code, fit in fits.items() if fit is None]
     if failed:
         wider = [
             wide
@@ -180,7 +210,10 @@ def expected_deviations(mean: np.ndarray, variance: np.ndarray, batches: Batches
             f"too few cells to fit the genes' variances with hvg: span: {span} in {small}. "
             f"{advice}, or set hvg: per_batch: false, or merge small batches (batch_key)."
         )
-    return np.stack(fits)
+    expected = np.full_like(mean, np.nan)
+    for code, fit in fits.items():
+        expected[code] = fit
+    return expected
 
 
 def fitted_deviation(mean: np.ndarray, variance: np.ndarray, span: float) -> np.ndarray | None:
@@ -198,22 +231,24 @@ def fitted_deviation(mean: np.ndarray, variance: np.ndarray, span: float) -> np.
     return deviation
 
 
-def normalized_sums(counts: Stream, batches: Batches, target_sum: float | None, log1p: bool) -> np.ndarray:
+def cell_totals(counts: Stream) -> np.ndarray:
+    """Counts of each cell, int64."""
+    tallied = Tallied(counts)
+    for _ in stage.progress(tallied.chunks(), counts.n_obs, "totals"):
+        pass
+    return counts.device.to_host(tallied.totals)
+
+
+def normalized_sums(counts: Stream, batches: Batches, target_sum: float, log1p: bool) -> np.ndarray:
     """Sums of the counts normalised to `target_sum` a cell, and of their squares: 2 x batches x genes, float64.
 
     Parameters
     ----------
-    target_sum
-        None: the median of the totals of the cells that have counts.
     log1p
         Sum log(1 + normalised count) instead.
     """
     xp = counts.device.xp
     tallied = Tallied(counts)
-    if target_sum is None:
-        for _ in tallied.chunks():
-            pass
-        target_sum = float(xp.median(tallied.totals[tallied.totals > 0]))
 
     def values(nonzeros: Nonzeros) -> tuple[Any, Any]:
         normalized = nonzeros.x * (target_sum / tallied.totals[nonzeros.cell])
@@ -260,8 +295,52 @@ def dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int
     return {"means": mean, "dispersions": dispersion, "dispersions_norm": norm.to_numpy()}
 
 
+def residual_sums(
+    counts: Stream, batches: Batches, sums: np.ndarray, theta: float, clip: float | None
+) -> dict[str, np.ndarray]:
+    """By how much the non-zeros' Pearson residuals, and their squares, differ from those of zeros: pearson_residuals.
+
+    Parameters
+    ----------
+    sums
+        Of the counts, over all cells: batches x genes.
+    theta, clip
+        See `residual_variances`.
+
+    Returns
+    -------
+    `correction`, 2 x batches x genes.
+    """
+    xp = counts.device.xp
+    tallied = Tallied(counts)
+    limit_of_cell = xp.asarray(residual_limits(batches, clip)[batches.codes])
+    rates = xp.asarray(sums / sums.sum(1, keepdims=True)).ravel()
+
+    def correction(nonzeros: Nonzeros) -> tuple[Any, Any]:
+        mu = rates[nonzeros.key] * tallied.totals[nonzeros.cell]
+        limit = limit_of_cell[nonzeros.cell]
+        spread = xp.sqrt(mu * (1 + mu / theta))
+        at_zero = mu / spread
+        residual = xp.maximum(xp.minimum(nonzeros.x / spread - at_zero, limit), -limit)
+        at_zero = -xp.minimum(at_zero, limit)
+        return nonzeros.key, (residual - at_zero, residual * residual - at_zero * at_zero)
+
+    return {"correction": accumulate(tallied, batches, correction, "residuals")}
+
+
+def residual_limits(batches: Batches, clip: float | None) -> np.ndarray:
+    """At what each batch's residuals are clipped."""
+    return np.sqrt(batches.sizes) if clip is None else np.full(len(batches.names), float(clip))
+
+
 def residual_variances(
-    counts: Stream, batches: Batches, sums: np.ndarray, totals: Any, theta: float, clip: float | None
+    sums: np.ndarray,
+    totals: np.ndarray,
+    correction: np.ndarray,
+    batches: Batches,
+    theta: float,
+    clip: float | None,
+    device: devices.Device,
 ) -> np.ndarray:
     """Variance of the clipped Pearson residuals of a negative binomial model: flavour pearson_residuals.
 
@@ -275,63 +354,72 @@ def residual_variances(
         Of the counts: batches x genes.
     totals
         Counts of each cell.
+    correction
+        Of `residual_sums`.
+    device
+        Where residuals are summed over the depths.
 
     Returns
     -------
     batches x genes, float64 (divisor: the batch's cells); 0 for a gene without counts.
     """
-    xp = counts.device.xp
-    n = xp.asarray(batches.sizes)
-    limits = xp.sqrt(n) if clip is None else xp.full(len(n), float(clip))
-    limit_of_cell = limits[xp.asarray(batches.codes)]
-    rates = (sums / sums.sum(1, keepdims=True)).ravel()
+    xp = device.xp
+    total, squared = correction.copy()
+    for code, limit in enumerate(residual_limits(batches, clip).tolist()):
 
-    def correction(nonzeros: Nonzeros) -> tuple[Any, Any]:
-        mu = rates[nonzeros.key] * totals[nonzeros.cell]
-        limit = limit_of_cell[nonzeros.cell]
-        spread = xp.sqrt(mu * (1 + mu / theta))
-        at_zero = mu / spread
-        residual = xp.maximum(xp.minimum(nonzeros.x / spread - at_zero, limit), -limit)
-        at_zero = -xp.minimum(at_zero, limit)
-        return nonzeros.key, (residual - at_zero, residual * residual - at_zero * at_zero)
-
-    total, squared = accumulate(counts, batches, correction, "residuals")
-    for code, limit in enumerate(limits):
-
-        def square_at_zero(mu: Any, limit: Any = limit) -> Any:
+        def square_at_zero(mu: Any, limit: float = limit) -> Any:
             return xp.minimum(mu / (1 + mu / theta), limit * limit)
 
-        depths = totals[xp.asarray(batches.codes == code)]
-        total[code] -= sum_over_depths(lambda mu: xp.sqrt(square_at_zero(mu)), sums[code], depths, xp)
-        squared[code] += sum_over_depths(square_at_zero, sums[code], depths, xp)
-    n = n[:, None]
-    return counts.device.to_host(squared / n - (total / n) ** 2)
+        depths = totals[batches.codes == code]
+        total[code] -= sum_over_depths(lambda mu: xp.sqrt(square_at_zero(mu)), sums[code], depths, device)
+        squared[code] += sum_over_depths(square_at_zero, sums[code], depths, device)
+    n = batches.sizes[:, None]
+    return squared / n - (total / n) ** 2
 
 
-def zero_fractions(counts: Stream, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
-    """Fractions of cells without a gene: observed, and expected of Poisson counts with mean (gene's sum) * (cell's sum)
-    / (batch's sum). Each batches x genes, float64."""
-    xp = counts.device.xp
-    tallied = Tallied(counts)
+def presence_sums(counts: Stream, batches: Batches) -> np.ndarray:
+    """Sums of the counts, and numbers of the cells that have the gene: 2 x batches x genes, float64, exact."""
 
     def presence(nonzeros: Nonzeros) -> tuple[Any, Any]:
         return nonzeros.key, (nonzeros.x, (nonzeros.x > 0).astype(np.float64))
 
-    sums = accumulate(tallied, batches, presence, "zeros")
-    expected = xp.empty_like(sums[0])
+    return accumulate(counts, batches, presence, "zeros")
+
+
+def zero_fractions(
+    sums: np.ndarray, totals: np.ndarray, batches: Batches, device: devices.Device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions of cells without a gene: observed, and expected of Poisson counts with mean (gene's sum) * (cell's sum)
+    / (batch's sum). Each batches x genes, float64.
+
+    Parameters
+    ----------
+    sums
+        Of `presence_sums`.
+    totals
+        Counts of each cell.
+    device
+        Where the expectations are summed over the depths.
+    """
+    xp = device.xp
+    expected = np.empty_like(sums[0])
     for code in range(len(batches.names)):
-        depths = tallied.totals[xp.asarray(batches.codes == code)]
-        expected[code] = sum_over_depths(lambda mu: xp.exp(-mu), sums[0, code], depths, xp)
-    to_host, n = counts.device.to_host, batches.sizes[:, None]
-    return 1 - to_host(sums[1]) / n, to_host(expected) / n
+        depths = totals[batches.codes == code]
+        expected[code] = sum_over_depths(lambda mu: xp.exp(-mu), sums[0, code], depths, device)
+    n = batches.sizes[:, None]
+    return 1 - sums[1] / n, expected / n
 
 
-def sum_over_depths(function: Callable[[Any], Any], sums: Any, depths: Any, xp: Any) -> Any:
+def sum_over_depths(
+    function: Callable[[Any], Any], sums: np.ndarray, depths: np.ndarray, device: devices.Device
+) -> np.ndarray:
     """For each gene the sum over cells of function((gene's sum) * (cell's depth) / (sum of the depths)).
 
     It is evaluated once for each pair of a distinct gene sum and a distinct depth, `OUTER` pairs at a time.
     """
-    sums, which = xp.unique(sums, return_inverse=True)
+    xp = device.xp
+    sums, which = xp.unique(xp.asarray(sums), return_inverse=True)
+    depths = xp.asarray(depths)
     total = float(depths.sum())
     depths, cells = xp.unique(depths, return_counts=True)
     cells = cells.astype(np.float64)
@@ -339,4 +427,4 @@ def sum_over_depths(function: Callable[[Any], Any], sums: Any, depths: Any, xp: 
     parts = [
         function(sums[start : start + step, None] * (depths / total)) @ cells for start in range(0, len(sums), step)
     ]
-    return xp.concatenate(parts)[which]
+    return device.to_host(xp.concatenate(parts)[which])

@@ -107,6 +107,17 @@ class Job(Load):
         return min(1, self.largest / CHUNK["gpu" if self.gpu else "cpu"])
 
     @property
+    def shards(self) -> int:
+        """Into how many shards the passes over the cohort are cut."""
+        return self.config["shards"]
+
+    @property
+    def shard(self) -> Job:
+        """What one of the shards is given, as though it were all."""
+        parts = {name: ceil(getattr(self, name) / self.shards) for name in ("n_obs", "n_kept", "nnz")}
+        return replace(self, **parts, config={**self.config, "shards": 1})
+
+    @property
     def n_top(self) -> int:
         """Highly variable genes; where they are cut by dispersion, which leaves some thousands, half of all at most."""
         wanted = self.config["hvg"]["n_top_genes"]
@@ -266,6 +277,13 @@ def _cohort(job: Job) -> float:
     return 16 * job.n_obs + 8 * job.n_samples * job.n_vars
 
 
+def _reduced(job: Job, need: Need, held: float) -> Need:
+    """What a stage needs on its own or, where shards have run its passes: `held` bytes and no GPU."""
+    if job.shards == 1:
+        return need
+    return replace(need, mem=PYTHON + held, gpu_mem=None, seconds=10 + 2e-5 * job.n_kept, vram=0)
+
+
 def genes(job: Job) -> Need:
     """Two sums a gene."""
     memory = _pass(job, 350 * MB, _cohort(job) + 0.5 * KB * job.n_obs + 1 * KB * job.n_vars)
@@ -275,7 +293,8 @@ def genes(job: Job) -> Need:
 def hvg(job: Job) -> Need:
     """Sums of each batch and gene, and statistics made of them."""
     sums = 64 * job.n_batches * job.n_vars
-    memory = _pass(job, 330 * MB, 40 * MB + _cohort(job) + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
+    chunk = 330 * MB * (job.shards == 1)
+    memory = _pass(job, chunk, 40 * MB + _cohort(job) + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
     vram = _claim(job, 1900 * MB, sums)
     return Need(**memory, seconds=5 + 0.3e-6 * job.nnz, disk=200 * job.n_vars, vram=vram)
 
@@ -284,7 +303,8 @@ def features(job: Job) -> Need:
     """The kept cells' table, twice as it is joined."""
     memory = _pass(job, 360 * MB, _cohort(job) + 1.6 * KB * job.n_kept, gpu_chunk=250 * MB)
     disk = 2.5 * job.features_nnz + 200 * job.n_kept
-    return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=_claim(job, 1000 * MB))
+    need = Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=_claim(job, 1000 * MB))
+    return _reduced(job, need, 30 * MB + 1.6 * KB * job.n_kept)
 
 
 def pca(job: Job) -> Need:
@@ -296,7 +316,8 @@ def pca(job: Job) -> Need:
     seconds = 10 + 2e-11 * job.n_kept * job.n_top**2 + 1e-8 * job.n_top**2 * job.n_comps
     disk = 4 * job.n_comps * (job.n_kept + job.n_top) + 64 * job.n_top
     vram = 1000 * MB + 4 * covariance
-    return Need(mem, seconds, disk, vram, gpu_mem)
+    held = 20 * MB + 8 * job.n_comps * job.n_kept + 16 * job.n_comps * job.n_top
+    return _reduced(job, Need(mem, seconds, disk, vram, gpu_mem), held)
 
 
 def harmony(job: Job) -> Need:
@@ -385,7 +406,8 @@ def markers_ttest(job: Job) -> Need:
     memory = _pass(job, 340 * MB, _cohort(job) + table + 0.8 * KB * job.n_kept)
     seconds = 10 + 0.2e-6 * job.nnz + 2e-5 * job.n_groups * job.n_vars
     vram = _claim(job, 1200 * MB, 48 * job.n_groups * job.n_vars)
-    return Need(**memory, seconds=seconds, disk=40 * job.n_groups * job.n_vars, vram=vram)
+    need = Need(**memory, seconds=seconds, disk=40 * job.n_groups * job.n_vars, vram=vram)
+    return _reduced(job, need, 80 * MB + 48 * job.n_groups * job.n_vars + table + 0.8 * KB * job.n_kept)
 
 
 def atlas(job: Job) -> Need:
@@ -396,6 +418,60 @@ def atlas(job: Job) -> Need:
     memory = _pass(job, 500 * MB, 40 * MB + _cohort(job) + markers + cells, gpu_chunk=700 * MB)
     disk = 6 * job.nnz + job.n_kept * (8 * job.n_comps + 500) + 16 * job.edges + markers
     return Need(**memory, seconds=15 + 0.2e-6 * job.nnz, disk=disk, vram=_claim(job, 1100 * MB))
+
+
+# Shards of the cells, where the config wants more than one
+
+
+def _shard(job: Job, model: Model, table: float) -> Need:
+    """What a stage needs for a shard as though it were all cells; and of all cells their places, and `table` bytes."""
+    need, held = model(job.shard), _cohort(job) + table * job.n_kept
+    return replace(need, mem=need.mem + held, gpu_mem=None if need.gpu_mem is None else need.gpu_mem + held)
+
+
+def hvg_sums(job: Job) -> Need:
+    """As hvg; each cell's batch."""
+    return replace(_shard(job, hvg, 0.6 * KB), disk=40 * job.n_batches * job.n_vars + 8 * job.n_kept)
+
+
+def features_part(job: Job) -> Need:
+    """As features; one sample's table may be that of all cells."""
+    return _shard(job, features, 1.0 * KB)
+
+
+def pca_sums(job: Job) -> Need:
+    """Chunks of the features, and some sums a gene; each cell's totals and regressors."""
+    per_cell = job.features_nnz / max(1, job.n_kept)
+    mem = PYTHON + THREAD * (job.threads - 1) + 50 * MB + 2_000 * 100 * per_cell + 0.3 * KB * job.n_kept
+    seconds, vram = 10 + 0.2e-6 * job.shard.features_nnz, 1000 * MB + 8_192 * 100 * per_cell
+    return Need(mem, seconds, 64 * job.n_top, vram, mem + CUPY)
+
+
+def pca_gram(job: Job) -> Need:
+    """As pca, whose covariance is written; each cell's totals and regressors."""
+    need, covariance = _shard(job, pca, 0.2 * KB), 8 * job.n_top**2
+    return replace(need, disk=covariance + 64 * job.n_top, gpu_mem=need.gpu_mem + covariance)
+
+
+def pca_components(job: Job) -> Need:
+    """The covariances of two shards and their sum, and its eigenvectors."""
+    covariance, vectors = 8 * job.n_top**2, 16 * job.n_comps * job.n_top
+    mem = PYTHON + 40 * MB + 3.3 * covariance + vectors + 0.1 * KB * job.n_kept
+    seconds = 10 + 1e-8 * job.n_top**2 * job.n_comps
+    return Need(mem, seconds, vectors + 64 * job.n_top, 1000 * MB + 4 * covariance, mem + CUPY)
+
+
+def pca_projection(job: Job) -> Need:
+    """Dense chunks of 2,000 cells; each cell's totals and regressors."""
+    need, part = _shard(job, pca, 0.2 * KB), job.shard
+    covariance, X_pca = 8 * job.n_top**2, 4 * job.n_comps * part.n_kept
+    seconds = 10 + 1e-10 * part.n_kept * job.n_top * job.n_comps + 0.2e-6 * part.features_nnz
+    return replace(need, mem=need.mem - 1.1 * covariance, seconds=seconds, disk=X_pca)
+
+
+def markers_ttest_sums(job: Job) -> Need:
+    """As markers_ttest; each cell's group and totals."""
+    return replace(_shard(job, markers_ttest, 0.3 * KB), disk=16 * job.n_groups * job.n_vars)
 
 
 # Figures and tables
@@ -429,6 +505,8 @@ MODELS: dict[str, Model] = {
     **{model.__name__: model for model in (simulate, ingest, qc, doublets, cells)},
     **{model.__name__: model for model in (genes, hvg, features, pca, harmony, neighbors, umap, tsne, density)},
     **{model.__name__: model for model in (leiden, louvain, kmeans, markers_logreg, markers_ttest, atlas)},
+    **{model.__name__: model for model in (hvg_sums, features_part, pca_sums, pca_gram, pca_components)},
+    **{model.__name__: model for model in (pca_projection, markers_ttest_sums)},
     "figures_sample": _figures(75 * MB, 0.6 * KB),
     "figures_qc": _figures(90 * MB, 0.8 * KB, seconds=60),
     "figures_hvg": _figures(110 * MB, 0),
@@ -440,8 +518,20 @@ MODELS: dict[str, Model] = {
 }
 
 
+OF_SHARDS = {  # the passes of which stage they are
+    "hvg_sums": "hvg",
+    "features_part": "features",
+    **dict.fromkeys(("pca_sums", "pca_gram", "pca_projection"), "pca"),
+    "markers_ttest_sums": "markers_ttest",
+}
+
+
 def read_mb(stage: str, job: Job) -> float:
     """Megabytes that a stage reads, of what threads can share: how many of them are worth having follows from it."""
+    if stage in OF_SHARDS:
+        return read_mb(OF_SHARDS[stage], job.shard)
+    if job.shards > 1 and stage in OF_SHARDS.values():  # what shards have made of the counts
+        return 0
     points = 4 * job.n_comps * job.n_kept
     of = {
         "ingest": 8 * job.nnz,
@@ -450,6 +540,7 @@ def read_mb(stage: str, job: Job) -> float:
         "neighbors": 2 * points,
         "kmeans": 2 * points,
         "tsne": 2 * points + 8 * job.k * job.n_kept,
+        "pca_components": 32 * job.n_top**2,  # nothing of the cells, but eigenvectors for the threads to find
         "markers_logreg": 2.2 * job.nnz * job.n_top / max(1, job.n_vars) + points,
     }
     return of.get(stage, _store(job)) / MB

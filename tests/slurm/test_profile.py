@@ -80,6 +80,15 @@ def test_dry_run_through_each_profile(tmp_path):
         assert run.jobs("--workflow-profile", str(HOME / "profiles" / name)) == alone
 
 
+def test_shards_lie_between_the_chains_stages_and_travel_with_none(tmp_path):
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs the extra: uv sync --extra slurm")
+    run = Run(tmp_path)
+    run.write(sheet_of(patients(tmp_path, n_patients=1, n_obs=50)), shards=2)
+    plan = run.snakemake("--dry-run", "--workflow-profile", str(HOME / "profiles" / "slurm")).stdout
+    chain = plan.split("Group job cohort")[1].split("Group job")[0]
+    assert set(re.findall(r"^    rule (\w+):", chain, flags=re.M)) == {"pca", "harmony", "neighbors"}
+
+
 def test_the_tests_run_with_the_extras_plugin():
     project = tomllib.loads((HOME / "pyproject.toml").read_text())
     assert set(project["project"]["optional-dependencies"]["slurm"]) <= set(project["dependency-groups"]["dev"])

@@ -73,6 +73,17 @@ def test_a_claim_of_a_process_that_has_a_dead_ones_number_counts_for_nothing(tmp
     assert claimed(tmp_path, TWO[0]) == 0
 
 
+def test_shards_take_a_card_each_and_the_emptiest(tmp_path):
+    equal = [Card(0, "GPU-a", 80_000), Card(1, "GPU-b", 80_000)]
+    for folder, shard in (("first", 1), ("second", 2)):  # as though both looked at the same moment
+        assert claim(1000, equal, tmp_path / folder, shard)[0].ordinal == shard % 2
+    other = claimant(tmp_path, 6_000, equal[1])
+    try:
+        assert [claim(1000, equal, tmp_path, shard)[0].uuid for shard in (1, 2)] == ["GPU-a", "GPU-a"]
+    finally:
+        other.kill()
+
+
 def test_more_than_any_card_has_is_cut_to_the_largest(tmp_path, caplog):
     card, got = claim(1_000_000, TWO, tmp_path)
     assert (card.uuid, got) == ("GPU-b", room(TWO[1]))

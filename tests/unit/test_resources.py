@@ -105,6 +105,22 @@ def test_keys_of_the_config_count():
     assert mem("tsne", large, tsne=DEFAULTS["tsne"] | {"perplexity": 100}) > mem("tsne", large)
 
 
+def test_shards_share_the_time_and_leave_the_rest_no_gpu():
+    load = Load.of([replace(SMALL, n_obs=10**6, n_kept=10**6, nnz=3 * 10**9)] * 2)
+
+    def of(name, shards):
+        return needs(MODELS[name], job_of(load, DEFAULTS | {"shards": shards}, True))
+
+    for name in ("hvg_sums", "features_part", "pca_gram", "pca_projection", "markers_ttest_sums"):
+        one, eight = of(name, 1), of(name, 8)
+        assert 0 < eight["mem_mb"] <= one["mem_mb"], name
+        assert eight["runtime"] < one["runtime"], name
+        assert eight["vram_mb"] > 0, name
+    for name in ("features", "pca", "markers_ttest"):
+        assert (of(name, 1)["vram_mb"] > 0, of(name, 8)["vram_mb"]) == (True, 0), name
+    assert resources.read_mb("pca", job_of(load, DEFAULTS | {"shards": 8}, True)) == 0
+
+
 def test_groups_are_counted_where_they_are_known():
     load = Load.of([replace(SMALL, n_batches=8)])
     groups = {name: job_of(load, DEFAULTS, False, 1, name).n_groups for name in ("sample", "kmeans_50", "leiden_2.0")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata as ad
 import pytest
 from runs import Run, patients, sheet_of
 
@@ -12,6 +13,14 @@ from runs import Run, patients, sheet_of
 def cohort_files(tmp_path_factory) -> list[Path]:
     """Three patients of 350 cells x 2,000 genes."""
     return patients(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def one_file(cohort_files, tmp_path_factory) -> Path:
+    """The three patients in one h5ad, as the article's cohort: obs PatientNumber and CellType."""
+    path = tmp_path_factory.mktemp("article") / "cohort.h5ad"
+    ad.concat([ad.read_h5ad(file) for file in cohort_files], merge="same").write_h5ad(path)
+    return path
 
 
 @pytest.fixture

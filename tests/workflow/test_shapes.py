@@ -15,14 +15,6 @@ from runs import HOME, SMALL, sheet_of
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
 
-@pytest.fixture(scope="module")
-def one_file(cohort_files, tmp_path_factory):
-    """The three patients in one h5ad, as the article's cohort: obs PatientNumber and CellType."""
-    path = tmp_path_factory.mktemp("article") / "cohort.h5ad"
-    ad.concat([ad.read_h5ad(file) for file in cohort_files], merge="same").write_h5ad(path)
-    return path
-
-
 def test_article_in_one_file_gives_what_its_patients_in_three_do(one_file, finished, run):
     """The article's config by name, at the small cohort's sizes; per-batch results equal the run of three files."""
     config = yaml.safe_load((HOME / "config" / "examples" / "article.yaml").read_text())

@@ -1,0 +1,30 @@
+"""Pass 2 of `pca` over one shard of the cells: its scaled matrix's Gram matrix and column sums.
+
+Each shard adds up the sums of pass 1 and solves for the scaling, which takes less than a job of its own would.
+"""
+
+from typing import Any
+
+from lib import device as devices
+from lib import stage
+from lib.counts import Counts
+from lib.files import write_arrays
+from lib.shards import combine, rows_of
+from pca import gram, read_cells, solve_scaling
+
+
+def main(snakemake: Any) -> None:
+    """Read a shard's features and all shards' sums, write the shard's Gram matrix (see `gram`) and the scaling."""
+    files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
+    totals, design, target_sum = read_cells(files.obs, params)
+    keys, scale = tuple(params.regress_keys), params.scale
+    sums = combine(files.sums)
+    scaling = solve_scaling(sums, len(totals), target_sum, keys, scale["enabled"], scale["max_value"])
+    mine = rows_of(snakemake.wildcards.shard, len(totals))
+    ZZ, Z_sums = gram(Counts(files.features, device), totals[mine], design[mine], scaling)
+    arrays = {"ZZ": device.to_host(ZZ), "sums": device.to_host(Z_sums)}
+    write_arrays(snakemake.output.gram, arrays | scaling.arrays(), **scaling.attrs())
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821

@@ -1,0 +1,208 @@
+"""Shards: they part the cells among them, and what they add up to is what one pass over all cells gives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import anndata as ad
+import features
+import features_part
+import hvg
+import hvg_sums
+import markers_ttest
+import markers_ttest_sums
+import numpy as np
+import pandas as pd
+import pca
+import pca_components
+import pca_gram
+import pca_projection
+import pca_sums
+import pytest
+import scipy.sparse as sp
+from lib.cohort import Cohort
+from lib.counts import Counts, CountsWriter, Stores
+from lib.errors import UserError
+from lib.files import read_arrays, read_table, write_table
+from lib.markers import read_markers
+from lib.shards import combine, rows_of
+
+N_GENES = 300
+HVG = {"per_batch": True, "n_top_genes": 60, "span": 0.5, "n_bins": 20, "theta": 100, "clip": None}
+HVG |= {"n_samples": 1000, "include": [], "exclude": []}
+FLAVORS = ["seurat_v3", "seurat_v3_paper", "seurat", "cell_ranger", "pearson_residuals", "poisson_gene_selection"]
+WHOLE = {"first": [], "second": [], "parts": [], "sums": [], "components": [], "projections": []}
+WHOLE |= {"grouping": []}
+OUTPUTS = ["hvg", "sums", "features", "gram", "components", "projection", "pca", "markers"]
+
+
+def names(n: int) -> list[str]:
+    return [f"{i}-of-{n}" for i in range(1, n + 1)]
+
+
+@pytest.fixture(params=[1, 3], ids=["one file", "three files"])
+def files(tmp_path, request) -> dict:
+    """400 cells, some not kept, of two donors, in one file or three; the last file's first cells are not kept."""
+    rng = np.random.default_rng(0)
+    depth, level = rng.gamma(4, 0.25, (400, 1)), rng.lognormal(-0.5, 1.2, N_GENES)
+    X = sp.csr_matrix(rng.poisson(depth * level * rng.gamma(2, 0.5, (400, N_GENES))).astype(np.uint16))
+    kept = rng.random(400) < 0.8
+    kept[300:330] = False
+    var = pd.DataFrame({"gene_symbols": [f"G{i}" for i in range(N_GENES)]}, [f"G{i}" for i in range(N_GENES)])
+    obs = pd.DataFrame({"donor": pd.Categorical(rng.choice(["a", "b"], 400))}, [f"c{i}" for i in range(400)])
+    obs["type"] = pd.Categorical(rng.choice(["x", "y", "z"], 400))
+    obs["total_counts"] = np.asarray(X.sum(1)).ravel()
+    paths: dict = {"counts": [], "cells": [], "genes": str(tmp_path / "genes.parquet"), "out": tmp_path}
+    for i, at in enumerate([slice(0, 400)] if request.param == 1 else [slice(0, 90), slice(90, 300), slice(300, 400)]):
+        writer = CountsWriter(tmp_path / f"{i}.h5ad", N_GENES)
+        writer.append(X[at])
+        writer.close(obs[at], var)
+        write_table(obs[at].assign(kept=kept[at], reason=""), tmp_path / f"{i}.parquet")
+        paths["counts"].append(str(tmp_path / f"{i}.h5ad"))
+        paths["cells"].append(str(tmp_path / f"{i}.parquet"))
+    write_table(var.assign(kept=True), paths["genes"])
+    return paths
+
+
+def run(main, files, output, shard="", params=None, **inputs) -> str:
+    """A stage's main on the cohort, `inputs` beside; returns the path of what it writes, whatever its rule calls it."""
+    path = str(files["out"] / output)
+    known = {name: files[name] for name in ("counts", "cells", "genes", "obs") if name in files}
+    main(
+        SimpleNamespace(
+            input=SimpleNamespace(**known | WHOLE | inputs),
+            output=SimpleNamespace(**dict.fromkeys(OUTPUTS, path) | {"obs": f"{path}.parquet", "top": f"{path}.top"}),
+            params=SimpleNamespace(gene_key="gene_symbols", **params or {}),
+            wildcards=SimpleNamespace(shard=shard, grouping="type"),
+            config={"seed": 0},
+            resources={},
+        )
+    )
+    return path
+
+
+def cohort(files, shard=None) -> Cohort:
+    return Cohort(files["counts"], files["cells"], files["genes"], "gene_symbols", shard=shard)
+
+
+def dense(stream) -> np.ndarray:
+    return np.vstack([chunk.X.toarray() for chunk in stream.chunks()])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 299])
+def test_shards_part_the_cells_evenly(n):
+    rows = [rows_of(name, 299) for name in names(n)]
+    assert np.concatenate([np.arange(299)[part] for part in rows]).tolist() == list(range(299))
+    sizes = {part.stop - part.start for part in rows}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_more_shards_than_cells_are_refused():
+    with pytest.raises(UserError, match="shards are 300, but there are 299 kept cells"):
+        rows_of("1-of-300", 299)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_shards_of_a_cohort_are_its_cells_in_its_order(files, n):
+    whole, shards = cohort(files), [cohort(files, name) for name in names(n)]
+    np.testing.assert_array_equal(np.vstack([dense(shard) for shard in shards]), dense(whole))
+    pd.testing.assert_frame_equal(pd.concat([shard.obs() for shard in shards]), whole.obs())
+    assert [shard.rows.start for shard in shards] == np.cumsum([0, *[shard.n_obs for shard in shards]])[:-1].tolist()
+    # Samples without cells of a shard are not opened
+    assert all(store.n_obs for shard in shards for store in shard.stores)
+    assert sum(len(shard.stores) for shard in shards) < n + len(files["counts"])
+
+
+def test_a_shard_reads_from_its_first_cell_to_its_last(tmp_path):
+    writer = CountsWriter(tmp_path / "a.h5ad", 4)
+    writer.append(sp.csr_matrix(np.ones((100, 4), np.uint16)))
+    writer.close(pd.DataFrame(index=map(str, range(100))), pd.DataFrame(index=list("abcd")))
+    store = Counts(tmp_path / "a.h5ad", cells=np.isin(np.arange(100), [30, 31, 50]))
+    assert list(store._row_ranges(10, 10**6)) == [(30, 40), (40, 50), (50, 51)]
+
+
+@pytest.mark.parametrize(("target_sum", "per_batch"), [(1e4, True), (None, True), (1e4, False)])
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_every_flavours_genes_are_those_of_one_job(files, flavor, target_sum, per_batch):
+    """Sums of counts are integers, and exact; others, of float64, differ in their last digits."""
+    settings = HVG | {"flavor": flavor, "per_batch": per_batch}
+    params = {"batch_key": "donor", "target_sum": target_sum, "hvg": settings}
+    one = read_table(run(hvg.main, files, "one.parquet", params=params))
+    passes: list[list[str]] = []
+    for number in range(hvg.settings.hvg_passes(flavor, target_sum)):
+        known = dict(zip(("first",), passes, strict=False))
+        mains = [run(hvg_sums.main, files, f"{number}-{name}.h5", name, params, **known) for name in names(3)]
+        passes.append(mains)
+    known = dict(zip(("first", "second"), passes, strict=False))
+    pd.testing.assert_frame_equal(
+        read_table(run(hvg.main, files, "three.parquet", params=params, **known)), one, rtol=1e-9
+    )
+
+
+def test_what_cannot_be_chosen_is_refused_by_the_first_pass(files):
+    params = {"batch_key": "donor", "target_sum": 1e4, "hvg": HVG | {"flavor": "seurat_v3", "n_top_genes": 500}}
+    with pytest.raises(UserError, match="n_top_genes: 500 is more than the 300 genes"):
+        run(hvg_sums.main, files, "sums.h5", "2-of-3", params)
+
+
+@pytest.fixture
+def parted(files) -> dict:
+    """The cohort with its features and table of cells: by one job, and by three shards."""
+    params = {"batch_key": "donor", "target_sum": 1e4, "hvg": HVG | {"flavor": "seurat_v3"}}
+    genes = run(hvg.main, files, "hvg.parquet", params=params)
+    one = run(features.main, files, "features.h5ad", hvg=genes)
+    parts = [run(features_part.main, files, f"{name}.h5ad", name, hvg=genes) for name in names(3)]
+    joined = run(features.main, files, "joined", hvg=genes, parts=parts)
+    return files | {"features": [one], "parts": parts, "obs": f"{one}.parquet", "joined": f"{joined}.parquet"}
+
+
+def test_parts_of_the_features_are_the_features(parted):
+    one, three = ([Counts(path) for path in parted[name]] for name in ("features", "parts"))
+    np.testing.assert_array_equal(dense(Stores(three)), dense(Stores(one)))
+    assert [chunk.start for chunk in Stores(three).chunks(50)][-1] > sum(store.n_obs for store in three[:2])
+    whole, parts = ad.read_h5ad(parted["features"][0]), [ad.read_h5ad(path) for path in parted["parts"]]
+    pd.testing.assert_frame_equal(parts[1].var, whole.var)
+    np.testing.assert_array_equal(np.concatenate([part.obs_names for part in parts]), whole.obs_names)
+    with open(parted["obs"], "rb") as one, open(parted["joined"], "rb") as joined:
+        assert one.read() == joined.read()
+
+
+@pytest.mark.parametrize("keys", [["total_counts"], []])
+def test_pca_by_shards_is_pca(parted, keys):
+    """Float32 products over other chunks: as between two chunk sizes of one job."""
+    scale = {"enabled": True, "max_value": 10}
+    params = {"n_comps": 8, "target_sum": 1e4, "regress_keys": keys, "scale": scale}
+    one = read_arrays(run(pca.main, parted, "one.h5", params=params, features=parted["features"]))
+
+    def each(stage, main, **inputs):
+        of = zip(names(3), parted["parts"], strict=True)
+        return [run(main, parted, f"{stage}-{n}.h5", n, params, features=part, **inputs) for n, part in of]
+
+    sums = each("sums", pca_sums.main)
+    gram = each("gram", pca_gram.main, sums=sums)
+    components = run(pca_components.main, parted, "components.h5", params=params, gram=gram)
+    projections = each("projection", pca_projection.main, components=components)
+    joined = {"components": components, "projections": projections}
+    three = read_arrays(run(pca.main, parted, "three.h5", params=params, features=parted["parts"], **joined))
+    assert {name: array.dtype for name, array in three.items()} == {name: array.dtype for name, array in one.items()}
+    for name in ("coefficients", "mean", "std"):
+        np.testing.assert_allclose(three[name], one[name], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(three["variance"], one["variance"], rtol=1e-5)
+    np.testing.assert_allclose(three["X_pca"], one["X_pca"], atol=1e-3)
+    assert combine(sums)["RX"].shape == (1 + len(keys), 60)
+
+
+def test_too_many_components_are_refused_by_the_first_pass(parted):
+    params = {"n_comps": 80, "target_sum": 1e4, "regress_keys": []}
+    with pytest.raises(UserError, match=r"n_comps is 80, but .* at most 59"):
+        run(pca_sums.main, parted, "sums.h5", "1-of-3", params, features=parted["parts"][0])
+
+
+@pytest.mark.parametrize("target_sum", [1e4, None])
+def test_t_test_by_shards_is_the_t_test(parted, target_sum):
+    params = {"target_sum": target_sum, "n_genes": 5}
+    one = run(markers_ttest.main, parted, "one.tsv.gz", params=params)
+    sums = [run(markers_ttest_sums.main, parted, f"t-{name}.h5", name, params) for name in names(3)]
+    three = run(markers_ttest.main, parted, "three.tsv.gz", params=params, sums=sums)
+    # Sums in float64 in another order
+    pd.testing.assert_frame_equal(read_markers(three), read_markers(one), rtol=1e-9)
