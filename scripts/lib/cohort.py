@@ -62,16 +62,19 @@ class Cohort(Stores):
         self.rows = slice(0, int(starts[-1])) if shard is None else rows_of(shard, int(starts[-1]))
         mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
         used = [i for i, mask in enumerate(mine) if shard is None or mask.any()]
-        self.cells, self.before = [cells[i] for i in used], int(starts[used[0]])
-        columns = [gene_columns(Counts(counts[i]), self.genes.index, gene_key) for i in used]
-        stores = zip(used, columns, strict=True)
-        super().__init__([Counts(counts[i], device, mine[i], of, len(self.genes)) for i, of in stores])
+        self.cells = [cells[i] for i in used]
+        self._first = self.rows.start - int(starts[used[0]])  # kept cells before the stream's, in these tables
+        stores = []
+        for i in used:
+            columns = gene_columns(Counts(counts[i]), self.genes.index, gene_key)
+            stores.append(Counts(counts[i], device, mine[i], columns, len(self.genes)))
+        super().__init__(stores)
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
         """The stream's cells' table, in its order: all of `cells.parquet`, or some columns of it."""
         table = kept_cells(self.cells, columns)
-        first = self.rows.start - self.before
-        return table if len(table) == self.n_obs else table.iloc[first : first + self.n_obs].copy()
+        mine = slice(self._first, self._first + self.n_obs)
+        return table if len(table) == self.n_obs else table.iloc[mine].copy()
 
 
 def kept_genes(genes: str | Path) -> pd.DataFrame:

@@ -442,7 +442,7 @@ def features_part(job: Job) -> Need:
 def pca_sums(job: Job) -> Need:
     """Chunks of the features, and some sums a gene; each cell's totals and regressors."""
     per_cell = job.features_nnz / max(1, job.n_kept)
-    mem = PYTHON + THREAD * (job.threads - 1) + 50 * MB + 2_000 * 100 * per_cell + 0.3 * KB * job.n_kept
+    mem = PYTHON + THREAD * (job.threads - 1) + 50 * MB + 2_000 * 50 * per_cell + 0.3 * KB * job.n_kept
     seconds, vram = 10 + 0.2e-6 * job.shard.features_nnz, 1000 * MB + 8_192 * 100 * per_cell
     return Need(mem, seconds, 64 * job.n_top, vram, mem + CUPY)
 

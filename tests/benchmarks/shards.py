@@ -167,6 +167,13 @@ def markdown(measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def command(args: argparse.Namespace) -> str:
+    """The command line, but for the folders."""
+    words = ["uv", "run", "python", "tests/benchmarks/shards.py", "--cells", args.cells, "--shards", *args.shards]
+    words += ["--device", args.device, "--cores", args.cores, "--runs", args.runs]
+    return shlex.join(map(str, words))
+
+
 def versions() -> dict[str, str]:
     """Python's, and those of the packages that are there."""
     found = {"python": platform.python_version()}
@@ -203,7 +210,7 @@ def benchmark(folder: Path, args: argparse.Namespace) -> None:
     measured = {
         "cells": args.cells,
         "device": args.device,
-        "command": shlex.join(["uv", "run", "python", "tests/benchmarks/shards.py", *sys.argv[1:]]),
+        "command": command(args),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(args.device),
         "versions": versions(),
