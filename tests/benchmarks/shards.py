@@ -197,7 +197,7 @@ def machine(device: str) -> str:
 def benchmark(folder: Path, args: argparse.Namespace) -> None:
     """Measure every number of shards, write and print the tables."""
     base = prepare(folder, args)
-    if args.device == "gpu":  # kernels are compiled once on a machine
+    if args.device == "gpu" and not args.warm:  # kernels are compiled once on a machine
         for shards in args.shards[:2]:
             measure(base, shards, args)
     runs = {}
@@ -229,6 +229,9 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 4], help="their numbers (default: 1 2 4)")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="for all jobs together (default: all)")
+    parser.add_argument(
+        "--warm", action="store_true", help="kernels are compiled already: no run before those that count"
+    )
     parser.add_argument("--runs", type=int, default=1, help="of each number of shards (default: 1)")
     parser.add_argument("--folder", type=Path, help="where to run, and what to keep (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the tables go (default: results/)")
