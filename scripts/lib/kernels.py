@@ -94,7 +94,7 @@ def move_columns(X: Any, columns: Any) -> tuple[Any, Any, Any]:
     grid = ((n_rows * 32 - 1) // _BLOCK + 1,)
     lengths = cupy.empty(n_rows, cupy.int32)
     _COUNT_KEPT(grid, (_BLOCK,), (X.indptr, X.indices, columns, cupy.int32(n_rows), lengths))
-    cupy.cumsum(lengths, out=indptr[1:])
+    indptr[1:] = cupy.cumsum(lengths, dtype=cupy.int32)
     nnz = int(indptr[-1])
     data, indices = cupy.empty(nnz, X.data.dtype), cupy.empty(nnz, cupy.int32)
     move = _move_kept("float" if X.data.dtype == cupy.float32 else "double")
