@@ -22,7 +22,7 @@ from .clock import spending
 
 CHUNK = 1 << 18  # elements of an HDF5 chunk
 GROUP = 4  # chunks that one task inflates: each task costs time that only one thread can have
-WAITING = 64  # chunks that may wait for the threads that deflate them
+WAITING = 32  # chunks that may wait for the threads that deflate them
 
 
 class CompressedArray:

@@ -240,7 +240,7 @@ def simulate(job: Job) -> Need:
 
 def ingest(job: Job) -> Need:
     """Blocks of the file and of the store, tables of cells; by genes, 12 bytes a non-zero of scratch on disk."""
-    block = (360 if job.turned else 240) * MB * job.chunk
+    block = (400 if job.turned else 300) * MB * job.chunk
     mem = PYTHON + THREAD * (job.threads - 1) + block + 0.8 * KB * job.n_obs + 1.0 * KB * job.n_vars
     return Need(mem, seconds=5 + 0.5e-6 * job.nnz, disk=_store(job) + 12 * job.turned)
 
@@ -266,7 +266,7 @@ def doublets(job: Job) -> Need:
 
 def cells(job: Job) -> Need:
     """Tables of cells, side by side."""
-    return Need(mem=PYTHON + 30 * MB + 2.2 * KB * job.n_obs, seconds=5 + 2e-5 * job.n_obs, disk=200 * job.n_obs)
+    return Need(mem=PYTHON + 30 * MB + 1.7 * KB * job.n_obs, seconds=5 + 2e-5 * job.n_obs, disk=200 * job.n_obs)
 
 
 # All samples together
@@ -301,7 +301,7 @@ def hvg(job: Job) -> Need:
 
 def features(job: Job) -> Need:
     """The kept cells' table, twice as it is joined."""
-    memory = _pass(job, 360 * MB, _cohort(job) + 1.6 * KB * job.n_kept, gpu_chunk=250 * MB)
+    memory = _pass(job, 360 * MB, _cohort(job) + 1.5 * KB * job.n_kept, gpu_chunk=250 * MB)
     disk = 2.5 * job.features_nnz + 200 * job.n_kept
     need = Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=_claim(job, 1000 * MB))
     return _reduced(job, need, 30 * MB + 1.6 * KB * job.n_kept)

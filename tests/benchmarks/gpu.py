@@ -341,13 +341,15 @@ def table(ours: dict[str, dict], peer: dict[str, dict]) -> pd.DataFrame:
     mine = pd.DataFrame.from_dict(ours, "index").reindex(index=RULES, columns=columns).astype(float)
     columns = ["seconds", "compute", "gpu_mb"]
     theirs = pd.DataFrame.from_dict(peer, "index").reindex(index=RULES, columns=columns).astype(float)
-    # What rapids-singlecell alone has, normalize, our stages do as they read
-    compared = [rule for rule in RULES if rule in (peer or ours) and rule != "figures"]
+    # What rapids-singlecell alone has, normalize, our stages do as they read. If it died, our totals stand alone
+    died = "pca" not in peer
+    compared = [rule for rule in RULES if rule in (ours if died else peer) and rule != "figures"]
     for name, rules in {"up to PCA": RULES[:UP_TO_PCA], "in all": RULES}.items():
         both = [rule for rule in rules if rule in compared]
         for frame in (mine, theirs):
             sums = frame.loc[both].sum(min_count=1)
-            frame.loc[f"**{name}**"] = sums.where(sums.index != "gpu_mb", frame.loc[both, "gpu_mb"].max())
+            sums["gpu_mb"] = frame.loc[both, "gpu_mb"].max()
+            frame.loc[f"**{name}**"] = np.nan if frame is theirs and died else sums
     rows = pd.DataFrame({"stage": mine.index, "jobs": mine["jobs"].values, "compute s": mine["compute"].values})
     rows["rapids compute s"] = theirs["compute"].values
     rows["compute: rapids / ours"] = rows["rapids compute s"] / rows["compute s"].where(rows["compute s"] > 0)
