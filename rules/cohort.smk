@@ -11,6 +11,7 @@ rule genes:
         "logs/cohort/genes.log",
     benchmark:
         "benchmarks/cohort/genes.tsv"
+    priority: 1  # before figures
     group:
         CHAIN
     conda:
@@ -41,6 +42,7 @@ rule hvg:
         "logs/cohort/hvg.log",
     benchmark:
         "benchmarks/cohort/hvg.tsv"
+    priority: 1  # before figures
     group:
         CHAIN
     conda:
@@ -72,6 +74,7 @@ rule features:
         "logs/cohort/features.log",
     benchmark:
         "benchmarks/cohort/features.tsv"
+    priority: 1  # before figures
     group:
         CHAIN
     conda:
@@ -98,6 +101,7 @@ rule pca:
         "logs/cohort/pca.log",
     benchmark:
         "benchmarks/cohort/pca.tsv"
+    priority: 1  # before figures
     group:
         "cohort"
     conda:
@@ -125,6 +129,7 @@ rule harmony:
         "logs/cohort/harmony.log",
     benchmark:
         "benchmarks/cohort/harmony.tsv"
+    priority: 1  # before figures
     group:
         "cohort"
     conda:

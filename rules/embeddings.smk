@@ -11,6 +11,7 @@ rule neighbors:
         "logs/cohort/neighbors.log",
     benchmark:
         "benchmarks/cohort/neighbors.tsv"
+    priority: 1  # before figures
     group:
         "cohort"
     conda:
