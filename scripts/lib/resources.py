@@ -32,6 +32,7 @@ THREAD = 15 * MB  # what each further thread of a pass holds
 SNAKEMAKE_MB = 400  # Snakemake's own processes, beside the stage's in a job of a cluster: two of 175 MB
 DRAWER = 100 * MB  # each further process that draws figures
 EXACT_MAX = 50_000  # cells up to which a CPU compares all pairs: knn.EXACT_MAX
+REFINED_MAX = 50_000  # cells up to which igraph's Leiden goes on from a GPU's: leiden.MAX_REFINED
 HVG_SHARE = 2.5  # highly variable genes hold this many times their share of the non-zeros, at most
 N_GROUPS = 30  # groups of a label, or of a clustering at resolution 1, which nobody knows beforehand
 
@@ -369,7 +370,7 @@ def leiden(job: Job) -> Need:
     n_iterations = job.config["leiden"]["n_iterations"]
     seconds = 5 + 1e-6 * job.edges * (n_iterations if n_iterations > 0 else 20)
     igraph = 95 * job.edges
-    gpu_mem = PYTHON + CUML + 30 * job.edges + igraph * (job.n_kept <= 50_000)  # where igraph's Leiden ends it
+    gpu_mem = PYTHON + CUML + 30 * job.edges + igraph * (job.n_kept <= REFINED_MAX)
     mem = PYTHON + 30 * MB + igraph
     return Need(mem, seconds, 20 * job.n_kept, 800 * MB + 160 * job.edges, gpu_mem)
 
