@@ -118,6 +118,8 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
     import rmm.mr
     from rmm.allocators.cupy import rmm_cupy_allocator
 
+    # CUB's reductions within blocks are no faster here, and take 3 to 5 s each to compile, once on every machine
+    cupy._core.set_reduction_accelerators([])
     with spending("import"):  # CUDA's start
         cupy.cuda.Device(0 if card is None else card[0].ordinal).use()
         cupy.cuda.runtime.free(0)
