@@ -266,6 +266,11 @@ def log_axis(axis: Any) -> None:
     """A log scale; up to five decades with ticks such as 1,000 rather than 10^3."""
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")
+    log_ticks(axis)
+
+
+def log_ticks(axis: Any) -> None:
+    """The ticks of `log_axis`, for an axis whose scale is log."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     axis.set_major_locator(
@@ -327,7 +332,7 @@ def colour_bar(ax: Axes, drawn: Any, label: str, gap: float = 0.1, height: float
     bar.solids.set_alpha(1)
     if isinstance(drawn.norm, mpl.colors.LogNorm):
         bar.ax.minorticks_off()
-        thousands(bar.ax.yaxis)
+        log_ticks(bar.ax.yaxis)
     return bar
 
 

@@ -332,6 +332,18 @@ def test_unscored_cells_are_grey():
     assert len(figures_embedding.by_value(embedding_of(13), all_missing, ["x", "y"], 0).axes[0].collections) == 1
 
 
+@pytest.mark.parametrize(("low", "high"), [(1100, 1900), (1200, 8300), (150, 9000), (1, 60_000)])
+def test_colours_of_counts_are_labelled(low, high):
+    """On a log scale a bar of less than a decade holds no power of ten, yet two numbers at least."""
+    counts = pd.Series(np.geomspace(low, high, 300), name="total_counts")
+    fig = figures_embedding.by_value(np.random.default_rng(0).normal(size=(300, 2)), counts, ["x", "y"], 0)
+    fig.canvas.draw()
+    bar = fig.axes[0].child_axes[0].yaxis
+    shown = [tick for tick in bar.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    shown += [tick for tick in bar.get_major_ticks() if low <= tick.get_loc() <= high and tick.label2.get_text()]
+    assert len(shown) >= 2
+
+
 def test_a_name_lies_on_a_cell_of_its_group():
     ring = np.column_stack([np.cos(np.linspace(0, 6, 99)), np.sin(np.linspace(0, 6, 99))])
     assert np.hypot(*figures_embedding.central_cell(ring)) == pytest.approx(1)
