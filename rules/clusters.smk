@@ -17,6 +17,7 @@ rule leiden:
         **needs("leiden"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         n_iterations=config["leiden"]["n_iterations"],
     script:
         "../scripts/leiden.py"
@@ -37,6 +38,8 @@ rule louvain:
     resources:
         **needs("louvain"),
         gpu=GPU,
+    params:
+        seed=config["seed"],
     script:
         "../scripts/louvain.py"
 
@@ -59,6 +62,7 @@ rule kmeans:
         **needs("kmeans"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         n_pcs=config["neighbors"]["n_pcs"],
         use_rep=config["neighbors"]["use_rep"],
     script:

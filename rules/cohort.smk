@@ -52,6 +52,7 @@ rule hvg:
         **needs("hvg"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
         target_sum=config["normalize"]["target_sum"],
@@ -139,6 +140,7 @@ rule harmony:
         **needs("harmony"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         vars_use=config["harmony"]["keys"] or [BATCH_KEY],
         harmony=config["harmony"],
     script:

@@ -203,7 +203,8 @@ def needs(stage):
 
         return resource
 
-    return {name: need(name) for name in ("mem_mb", "vram_mb", "runtime", "disk_mb")}
+    found = {name: need(name) for name in ("mem_mb", "vram_mb", "runtime", "disk_mb")}
+    return found | {"gpu_pool": int(config["gpu"]["pool"])}
 
 
 def beside_mb(wildcards=None):

@@ -14,6 +14,7 @@ rule simulate:
         **needs("simulate"),
     params:
         **DEMO,
+        seed=config["seed"],
         patient=patient_number,
     script:
         "../scripts/simulate.py"

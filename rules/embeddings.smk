@@ -21,6 +21,7 @@ rule neighbors:
         **needs("neighbors"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         neighbors=config["neighbors"],
         perplexity=config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None,
     script:
@@ -45,6 +46,7 @@ rule umap:
         **needs("umap"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         umap=config["umap"],
     script:
         "../scripts/umap.py"
@@ -69,6 +71,7 @@ rule tsne:
         **needs("tsne"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         tsne=config["tsne"],
     script:
         "../scripts/tsne.py"

@@ -47,6 +47,7 @@ rule figures_sample:
     resources:
         **needs("figures_sample"),
     params:
+        seed=config["seed"],
         batch_key=BATCH_KEY,
         families=FAMILIES,
         cells=cell_limits,
@@ -116,6 +117,7 @@ rule figures_qc:
     resources:
         **needs("figures_qc"),
     params:
+        seed=config["seed"],
         batch_key=BATCH_KEY,
         families=FAMILIES,
         cells=config["cells"],
@@ -175,6 +177,7 @@ rule figures_pca:
     resources:
         **needs("figures_pca"),
     params:
+        seed=config["seed"],
         batch_key=BATCH_KEY,
         n_pcs=config["neighbors"]["n_pcs"],
     script:
@@ -201,6 +204,7 @@ rule figures_embedding:
     resources:
         **needs("figures_embedding"),
     params:
+        seed=config["seed"],
         colours=COLOURS,
     script:
         "../scripts/figures_embedding.py"
@@ -229,6 +233,7 @@ rule figures_density:
     resources:
         **needs("figures_density"),
     params:
+        seed=config["seed"],
         colours=[f"density_{DENSITY_KEY}"],
     script:
         "../scripts/figures_embedding.py"

@@ -72,6 +72,7 @@ rule doublets:
         **needs("doublets"),
         gpu=GPU,
     params:
+        seed=config["seed"],
         batch_key=BATCH_KEY,
         cells=cell_limits,
         doublets=config["doublets"],

@@ -167,8 +167,8 @@ def clustering_params(name: str, config: Mapping[str, Any], seed: int) -> dict[s
 
 def main(snakemake: Any) -> None:
     """Read all artifacts of the cohort, write `atlas.h5ad`."""
-    files, config, seed = snakemake.input, snakemake.params.config, snakemake.config["seed"]
-    device = devices.of(snakemake)
+    files, config = snakemake.input, snakemake.params.config
+    device, seed = devices.of(snakemake), config["seed"]
     cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device)
     obs, density = read_table(files.obs), read_table(files.density)
     clusterings = [read_table(path) for path in files.clusterings]

@@ -405,7 +405,7 @@ def main(snakemake: Any) -> None:
         stage.log.info("doublets: enabled is false, no cell is scored")
         passed = np.zeros(store.n_obs, bool)
     table, found = score_batches(
-        store, passed, batches, min_cells, seed=snakemake.config["seed"], n_jobs=snakemake.threads, **options
+        store, passed, batches, min_cells, seed=snakemake.params.seed, n_jobs=snakemake.threads, **options
     )
     table.index = pd.Index(store.names("obs"))
     write_table(table, snakemake.output.doublets)

@@ -147,7 +147,7 @@ def figure_of(embedding: pd.DataFrame, table: pd.DataFrame, name: str, seed: int
 
 def main(snakemake: Any) -> None:
     """Draw an embedding in each of `params.colours`, one output each, from obs, the clusterings and the density."""
-    inputs, seed = snakemake.input, snakemake.config["seed"]
+    inputs, seed = snakemake.input, snakemake.params.seed
     embedding, table = read_table(inputs.embedding), read_table(inputs.obs)
     clusterings = pd.concat([pd.DataFrame(index=table.index), *map(read_table, inputs.clusterings)], axis=1)
     table = pd.concat([table, clusterings, *map(read_table, inputs.density)], axis=1)

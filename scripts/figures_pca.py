@@ -75,7 +75,7 @@ def main(snakemake: Any) -> None:
     plots.save(variance_ratio(pca["variance_ratio"], params.n_pcs), output.variance)
     spaces = shown_spaces(pca["X_pca"], snakemake.input.harmony)
     batches = read_table(snakemake.input.obs, columns=[params.batch_key])[params.batch_key]
-    plots.save(components(spaces, batches, snakemake.config["seed"]), output.components)
+    plots.save(components(spaces, batches, snakemake.params.seed), output.components)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def main(snakemake: Any) -> None:
         ]
     )
     limits = plots.limits(params.cells)
-    batch_key, seed = params.batch_key, snakemake.config["seed"]
+    batch_key, seed = params.batch_key, snakemake.params.seed
     tasks = [
         lambda: plots.save(violins(cells, batch_key, metrics, limits), output.violins, dpi=110),
         lambda: plots.save(cohort_scatter(cells, batch_key, metrics[1:3], limits, seed), output.scatter),

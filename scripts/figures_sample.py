@@ -100,7 +100,7 @@ def no_scores() -> Figure:
 
 def main(snakemake: Any) -> None:
     """Draw `qc_scatter.png` from a sample's cells and ledger, `doublets.png` where doublets were simulated."""
-    params, seed = snakemake.params, snakemake.config["seed"]
+    params, seed = snakemake.params, snakemake.params.seed
     metrics = ["total_counts", "n_genes_by_counts", "reason", "doublet_score", params.batch_key]
     family = params.families[0] if params.families else None
     cells = read_table(snakemake.input.cells, columns=[*metrics, *([f"pct_counts_{family}"] if family else [])])

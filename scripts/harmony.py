@@ -95,7 +95,7 @@ def main(snakemake: Any) -> None:
         return
     stage.log.info("integrating over %s", {key: obs[key].nunique() for key in obs})
     X_pca = read_arrays(snakemake.input.pca, "X_pca")["X_pca"]
-    device, seed = devices.of(snakemake), snakemake.config["seed"]
+    device, seed = devices.of(snakemake), snakemake.params.seed
     X = harmonize(X_pca, obs, snakemake.params.harmony, seed, device, snakemake.threads)
     write_arrays(snakemake.output.harmony, {"X_pca_harmony": X})
 

@@ -392,7 +392,7 @@ def main(snakemake: Any) -> None:
     if not passes:
         counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device)
         passes = all_passes(counts, batches, params.hvg, params.target_sum)
-    table = select(passes, batches, params.hvg, include, eligible, device, snakemake.config["seed"])
+    table = select(passes, batches, params.hvg, include, eligible, device, snakemake.params.seed)
     table.index = genes
     stage.log.info(
         "%s: %d genes selected, %d of them forced in, %d kept out",

@@ -58,7 +58,7 @@ def main(snakemake: Any) -> None:
     device = devices.of(snakemake)
     params, n_clusters = snakemake.params, snakemake.wildcards.n_clusters
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, params.use_rep, params.n_pcs)
-    membership = kmeans(X, int(n_clusters), snakemake.config["seed"], device)
+    membership = kmeans(X, int(n_clusters), snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_clusters(membership, f"kmeans_{n_clusters}", obs_names, snakemake.output.kmeans)
 

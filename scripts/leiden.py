@@ -59,7 +59,7 @@ def main(snakemake: Any) -> None:
     device = devices.of(snakemake)
     resolution = snakemake.wildcards.resolution
     graph = read_graph(snakemake.input.neighbors)
-    membership = leiden(graph, float(resolution), snakemake.params.n_iterations, snakemake.config["seed"], device)
+    membership = leiden(graph, float(resolution), snakemake.params.n_iterations, snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_clusters(membership, f"leiden_{resolution}", obs_names, snakemake.output.leiden)
 

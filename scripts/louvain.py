@@ -42,7 +42,7 @@ def main(snakemake: Any) -> None:
     device = devices.of(snakemake)
     resolution = snakemake.wildcards.resolution
     graph = read_graph(snakemake.input.neighbors)
-    membership = louvain(graph, float(resolution), snakemake.config["seed"], device)
+    membership = louvain(graph, float(resolution), snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_clusters(membership, f"louvain_{resolution}", obs_names, snakemake.output.louvain)
 

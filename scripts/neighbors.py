@@ -44,7 +44,7 @@ def main(snakemake: Any) -> None:
     k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
     stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
     with stage.timed("neighbours"):
-        indices, distances = nearest(X, k, metric, snakemake.config["seed"], snakemake.threads, device=device)
+        indices, distances = nearest(X, k, metric, snakemake.params.seed, snakemake.threads, device=device)
     with stage.timed("fuzzy graph"):
         graph = fuzzy_graph(indices[:, : n_neighbors - 1], distances[:, : n_neighbors - 1], device)
     arrays = {

@@ -444,7 +444,7 @@ def write_h5ad(
 def main(snakemake: Any) -> None:
     """Simulate one patient, write its h5ad."""
     params = snakemake.params
-    design = Design(params.n_genes, params.n_types, params.umi, seed=snakemake.config["seed"])
+    design = Design(params.n_genes, params.n_types, params.umi, seed=snakemake.params.seed)
     genes = gene_table(design)
     blocks = simulate_patient(design, params.patient, params.n_obs, genes)
     write_h5ad(snakemake.output.h5ad, blocks, genes, compression="gzip")

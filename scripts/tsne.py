@@ -129,7 +129,7 @@ def main(snakemake: Any) -> None:
     made_with = read_attrs(snakemake.input.neighbors)
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, made_with["use_rep"], made_with["n_pcs"])
     knn = read_arrays(snakemake.input.neighbors, "indices", "distances")
-    seed, n_jobs = snakemake.config["seed"], snakemake.threads
+    seed, n_jobs = snakemake.params.seed, snakemake.threads
     embedding = embed(**knn, X=X, config=snakemake.params.tsne, seed=seed, n_jobs=n_jobs, device=device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_table(pd.DataFrame(embedding, index=obs_names, columns=["tSNE1", "tSNE2"]), snakemake.output.tsne)

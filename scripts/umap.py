@@ -108,7 +108,7 @@ def main(snakemake: Any) -> None:
     made_with = read_attrs(snakemake.input.neighbors)
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, made_with["use_rep"], made_with["n_pcs"])
     graph = read_graph(snakemake.input.neighbors)
-    layout = embed(graph, X, made_with["metric"], snakemake.params.umap, snakemake.config["seed"], device)
+    layout = embed(graph, X, made_with["metric"], snakemake.params.umap, snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     write_table(pd.DataFrame(layout, index=obs_names, columns=["UMAP1", "UMAP2"]), snakemake.output.umap)
 

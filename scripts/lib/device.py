@@ -140,7 +140,7 @@ def of(snakemake: Any) -> Device:
         return cpu()
     shard = snakemake.wildcards.get("shard")
     number = None if shard is None else int(shard.partition("-")[0])
-    return gpu(int(resources.get("vram_mb")), snakemake.config["gpu"]["pool"], number)
+    return gpu(int(resources.get("vram_mb")), bool(resources.get("gpu_pool", 1)), number)
 
 
 def resolve(choice: str = "auto") -> Device:

@@ -31,6 +31,8 @@ log = logging.getLogger("somersault")
 RECORDED_PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy", "scikit-learn", "snakemake")
 LOG_EVERY = 10.0  # seconds between two lines of progress
 
+_NOTICES: list[str] = []  # of this job
+
 
 def run(main: Callable[[Any], None], snakemake: Any) -> None:
     """Run a stage's `main(snakemake)`.
@@ -66,7 +68,8 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
             log.error("%s failed:\n%s", where, traceback.format_exc())
             raise
         log.error("%s", message)
-        print(f"\nSomersault, {where}: {message}\nLog: {log_file}\n", file=sys.stderr)
+        noted = "".join(f"\nBefore: {text}" for text in _NOTICES)
+        print(f"\nSomersault, {where}: {message}{noted}\nLog: {log_file}\n", file=sys.stderr)
         _end(1)
     record = _record(snakemake, start, began)
     log_file.with_suffix(".run.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -75,6 +78,17 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     )
     log.info("peak memory %.0f MB, of the GPU %.0f MB", record["peak_rss_mb"], record["peak_gpu_mb"] or 0)
     _end(0)
+
+
+def notice(message: str, *args: object) -> None:
+    """Log what the user should know: a choice made in the config's stead, or a result that wants a look.
+
+    It goes into the run record too, from where the end of the run prints it and the report shows it.
+    """
+    text = message % args
+    if text not in _NOTICES:
+        log.warning("%s", text)
+        _NOTICES.append(text)
 
 
 def halving(function: Callable[P, R]) -> Callable[P, R]:
@@ -235,7 +249,7 @@ def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards.items()),
         "device": device.name,
-        "seed": snakemake.config.get("seed"),
+        "seed": snakemake.params.get("seed"),
         "threads": snakemake.threads,
         "started": round(start, 2),
         "ended": round(end, 2),
@@ -246,6 +260,7 @@ def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
         "host": os.uname().nodename,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in RECORDED_PACKAGES},
+        "notices": _NOTICES,
         **device.describe(),
     }
 

@@ -72,9 +72,8 @@ def job(tmp_path):
         return SimpleNamespace(
             input=SimpleNamespace(**inputs),
             output=SimpleNamespace(**{name: tmp_path / file for name, file in outputs.items()}),
-            params=SimpleNamespace(**(params or {})),
+            params=SimpleNamespace(seed=0, **(params or {})),
             wildcards=SimpleNamespace(**(wildcards or {})),
-            config={"seed": 0},
             resources={},
             threads=threads,
         )
@@ -98,9 +97,10 @@ def cohort(tmp_path, blobs):
             input=SimpleNamespace(pca=paths.pca, harmony=[]),
             output=SimpleNamespace(neighbors=paths.neighbors),
             params=SimpleNamespace(
-                neighbors={"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"}, perplexity=20
+                seed=0,
+                neighbors={"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"},
+                perplexity=20,
             ),
-            config={"seed": 0},
             resources={},
             threads=1,
         )

@@ -20,6 +20,7 @@ from lib.files import write_arrays, write_table
 from lib.markers import Groups, rank_genes, write_markers
 
 CONFIG = {
+    "seed": 0,
     "hvg": {"flavor": "seurat_v3"},
     "umap": {"min_dist": 0.5, "spread": 1.0},
     "tsne": {"enabled": True, "perplexity": 30, "init": None},
@@ -127,7 +128,6 @@ def made(tmp_path_factory):
             input=SimpleNamespace(**inputs),
             output=SimpleNamespace(atlas=folder / "atlas.h5ad"),
             params=SimpleNamespace(gene_key="gene_symbols", target_sum=1e4, config=CONFIG),
-            config={"seed": 0},
             resources={},
         )
     )
@@ -293,7 +293,6 @@ def test_without_harmony_tsne_and_markers(made, tmp_path):
             input=SimpleNamespace(**inputs | without),
             output=SimpleNamespace(atlas=tmp_path / "atlas.h5ad"),
             params=SimpleNamespace(gene_key="gene_symbols", target_sum=None, config=CONFIG),
-            config={"seed": 0},
             resources={},
         )
     )

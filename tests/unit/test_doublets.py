@@ -53,9 +53,8 @@ def run_stage(folder, limits=None, **changes):
     doublets.main(
         SimpleNamespace(
             input=SimpleNamespace(counts=folder / "counts.h5ad", qc=folder / "qc.parquet"),
-            params=SimpleNamespace(batch_key="batch", cells=limits or {}, doublets=DEFAULTS | changes),
+            params=SimpleNamespace(seed=0, batch_key="batch", cells=limits or {}, doublets=DEFAULTS | changes),
             output=SimpleNamespace(doublets=folder / "doublets.parquet", simulated=folder / "simulated.h5"),
-            config={"seed": 0},
             resources={},
             threads=1,
         )

@@ -53,10 +53,9 @@ def make_ledger(cells, sample):
 def fake(inputs, params, outputs, **wildcards):
     return SimpleNamespace(
         input=Namedlist(fromdict=inputs),
-        params=SimpleNamespace(**params),
+        params=SimpleNamespace(seed=0, **params),
         output=Namedlist(fromdict=outputs),
         wildcards=SimpleNamespace(**wildcards),
-        config={"seed": 0},
         resources={},
         threads=1,
     )

@@ -321,9 +321,8 @@ def run_stage(folder, X, settings, sample_of_b="b"):
     hvg.main(
         SimpleNamespace(
             input=SimpleNamespace(genes=str(folder / "genes.parquet"), first=[], second=[], **files),
-            params=SimpleNamespace(gene_key="gene_symbols", batch_key="sample", target_sum=1e4, hvg=settings),
+            params=SimpleNamespace(seed=0, gene_key="gene_symbols", batch_key="sample", target_sum=1e4, hvg=settings),
             output=SimpleNamespace(hvg=str(folder / "hvg.parquet")),
-            config={"seed": 0},
             resources={},
         )
     )

@@ -204,9 +204,8 @@ def run(main, tmp_path, grouping, clustering=(), **params):
         SimpleNamespace(
             input=files,
             output=output,
-            params=SimpleNamespace(**defaults | params),
+            params=SimpleNamespace(seed=0, **defaults | params),
             wildcards=SimpleNamespace(grouping=grouping),
-            config={"seed": 0},
             resources={},
         )
     )

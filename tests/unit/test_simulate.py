@@ -203,8 +203,8 @@ def test_h5ad(tmp_path, compression):
 
 def test_main_writes_one_patient(tmp_path):
     h5ad = tmp_path / "P2.h5ad"
-    params = SimpleNamespace(n_obs=100, n_genes=1500, n_types=4, umi=1000, patient=2)
-    sim.main(SimpleNamespace(params=params, config={"seed": 5}, output=SimpleNamespace(h5ad=h5ad)))
+    params = SimpleNamespace(n_obs=100, n_genes=1500, n_types=4, umi=1000, patient=2, seed=5)
+    sim.main(SimpleNamespace(params=params, output=SimpleNamespace(h5ad=h5ad)))
     adata = ad.read_h5ad(h5ad)
     X, _ = cells_of(sim.simulate_patient(sim.Design(1500, 4, 1000, seed=5), 2, 100))
     assert (adata.X != X).nnz == 0

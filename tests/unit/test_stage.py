@@ -35,7 +35,7 @@ def run(folder: Path, main: str, gpu: int = 0) -> subprocess.CompletedProcess[st
         {main}
     stage.run(main, SimpleNamespace(
         rule="toy", wildcards={{"sample": "A"}}, log=["logs/toy.log"], output=["out.txt"], threads=1,
-        config={{"seed": 3, "gpu": {{"pool": True}}}}, resources={{"gpu": {gpu}, "vram_mb": 1000}},
+        params={{"seed": 3}}, resources={{"gpu": {gpu}, "vram_mb": 1000}},
     ))
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
