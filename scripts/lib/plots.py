@@ -266,16 +266,14 @@ def log_axis(axis: Any) -> None:
     """A log scale; up to five decades with ticks such as 1,000 rather than 10^3."""
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")
-    log_ticks(axis)
+    log_ticks(axis, *axis.get_view_interval())
 
 
-def log_ticks(axis: Any) -> None:
-    """The ticks of `log_axis`, for an axis whose scale is log."""
-    low, high = axis.get_view_interval()
+def log_ticks(axis: Any, low: float, high: float) -> None:
+    """The ticks of `log_axis`, for an axis whose scale is log, from `low` to `high`."""
     decades = np.log10(high / low)
-    axis.set_major_locator(
-        mpl.ticker.LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.5 else (1,))
-    )
+    subs = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.5 else (1,)
+    axis.set_major_locator(mpl.ticker.MaxNLocator(5) if decades < 0.2 else mpl.ticker.LogLocator(subs=subs))
     if decades < 5:
         thousands(axis)
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
@@ -332,7 +330,7 @@ def colour_bar(ax: Axes, drawn: Any, label: str, gap: float = 0.1, height: float
     bar.solids.set_alpha(1)
     if isinstance(drawn.norm, mpl.colors.LogNorm):
         bar.ax.minorticks_off()
-        log_ticks(bar.ax.yaxis)
+        log_ticks(bar.ax.yaxis, drawn.norm.vmin, drawn.norm.vmax)
     return bar
 
 
