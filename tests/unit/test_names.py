@@ -1,0 +1,42 @@
+"""Names become parts of paths and keys of HDF5 files, one to one, and back."""
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+from lib.names import escape, escape_key, unescape
+
+NAMES = ["leiden_0.6", "cell type", "A/1", "A_1", "A=2F1", "", ".", "..", "...", ".hidden", "a.b", "=", "==2F", "%2F"]
+NAMES += ["T/NK", 'B "naive", mature', "γδ T", "\0", "a\nb", "~", "{x}", "*", "-rf", "NA", "é", "e\u0301", "😀", "a:b"]
+
+
+def test_paths_hold_any_name(tmp_path):
+    escaped = [escape(name) for name in NAMES]
+    assert [unescape(text) for text in escaped] == NAMES
+    assert len(set(escaped)) == len(NAMES)
+    for text in escaped:
+        assert re.fullmatch(r"(?!\.)[A-Za-z0-9._+@=-]+", text)
+        (tmp_path / text).touch(exist_ok=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(escaped)
+
+
+def test_plain_names_stay_as_they_are():
+    for name in ("leiden_0.6", "CellType", "sample-1", "CD4+", "1.0"):
+        assert escape(name) == escape_key(name) == unescape(name) == name
+    assert escape("A/1") == "A=2F1"
+    assert escape("..") == "=2E."
+    assert escape_key("cell type, γδ") == "cell type, γδ"
+
+
+def test_hdf5_holds_any_name(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i, name in enumerate(NAMES):
+            file[escape_key(name)] = np.array(i)
+        assert {unescape(key): int(file[key][()]) for key in file} == {name: i for i, name in enumerate(NAMES)}
+        assert all(isinstance(item, h5py.Dataset) for item in file.values())
+
+
+@pytest.mark.parametrize("text", ["a=b", "x==", "=2f"])
+def test_what_is_no_escape_stays(text):
+    assert unescape(text) == text
