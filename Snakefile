@@ -37,6 +37,12 @@ rule all:
         atlas="results/atlas.h5ad",
         figures=FIGURES,
         runs=rules.runs.output,
+        report=rules.report.output,
+
+
+# Snakemake compares params without their names, and looks at a script but not at what it imports
+for made in own_rules():
+    made.set_params(code=code_of(made), named_params=hash_of(made.params))
 
 
 onstart:
@@ -44,4 +50,8 @@ onstart:
 
 
 onsuccess:
-    write_report()
+    say_notices()
+
+
+onerror:
+    say_notices()

@@ -33,8 +33,9 @@ rule atlas:
         **needs("atlas"),
         gpu=GPU,
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
-        config=recorded_config(),
+        config=config_but("device", "gpu", "limits", "shards"),
     script:
         "../scripts/atlas.py"

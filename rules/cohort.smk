@@ -52,6 +52,7 @@ rule hvg:
         **needs("hvg"),
         gpu=GPU,
     params:
+        samples=SAMPLES,
         seed=config["seed"],
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
@@ -85,6 +86,7 @@ rule features:
         **needs("features"),
         gpu=GPU * WHOLE,
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
     script:
         "../scripts/features.py"

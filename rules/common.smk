@@ -1,7 +1,8 @@
 # Config, sample sheet, paths and resources: everything that the rules look up.
 
+import hashlib
+import json
 import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.append(str(HOME / "scripts"))
 
-from lib import cards
+from lib import cards, code
 from lib import config as settings
 from lib import device as devices
-from lib import resources, sizes
+from lib import notices, resources, sizes
 from lib.errors import UserError
 from snakemake.exceptions import WorkflowError
 
@@ -45,7 +46,7 @@ TSNE = ["results/cohort/tsne.parquet"] if config["tsne"]["enabled"] else []
 
 # Categories of the report
 QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
-MARKERS, TABLES, RUNS = "4 Markers", "5 Tables", "6 Runs"
+MARKERS, TABLES, RUNS, NOTES = "4 Markers", "5 Tables", "6 Runs", "0 Worth a look"
 BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
 # A patient of the demo: what `simulate` makes, and its size as long as it is not there
@@ -106,13 +107,9 @@ def sample_path(wildcards):
     return SHEET.loc[wildcards.sample, "path"]
 
 
-def recorded_config():
-    """The config as the atlas records it: what has no part in the result would only re-run it."""
-    return {
-        key: value
-        for key, value in config.items()
-        if key not in ("device", "gpu", "limits", "shards")
-    }
+def config_but(*keys):
+    """The config but for what has no part in a result, and would only make it run again."""
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def patient_number(wildcards):
@@ -288,15 +285,29 @@ def same_command(*more):
     }
 
 
-def write_report():
-    """Snakemake's own report of the run that just ended: the same command line, asked for the report."""
+def own_rules():
+    """The rules of this workflow that run a script."""
+    scripts = {path.name for path in (HOME / "scripts").glob("*.py")}
+    mine = (rule for rule in workflow.rules if HOME in Path(rule.snakefile).parents)
+    return [rule for rule in mine if rule.script and Path(rule.script).name in scripts]
+
+
+def code_of(rule):
+    """The version of the code that a rule runs."""
+    return code.version_of(HOME / "scripts" / Path(rule.script).name)
+
+
+def hash_of(params):
+    """A hash of a rule's params by name; those that are functions of wildcards are left to Snakemake."""
+    named = {name: value for name, value in params.items() if not callable(value)}
+    text = json.dumps(named, default=str, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def say_notices():
+    """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
     if only_looks():
         return
-    where = os.path.abspath("results/report.html")
-    done = subprocess.run(
-        **same_command("--report", where, "--nolock"), capture_output=True, text=True
-    )
-    print(
-        done.stderr if done.returncode else "Report: results/report.html",
-        file=sys.stderr,
-    )
+    records = notices.read_records(rules.runs.params.records)
+    found = notices.notices(records, rules.runs.params.versions)
+    print(notices.shown(found, NOTICES), file=sys.stderr)

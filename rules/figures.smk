@@ -117,6 +117,7 @@ rule figures_qc:
     resources:
         **needs("figures_qc"),
     params:
+        samples=SAMPLES,
         seed=config["seed"],
         batch_key=BATCH_KEY,
         families=FAMILIES,
@@ -280,6 +281,7 @@ rule figures_markers:
     resources:
         **needs("figures_markers"),
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
     script:

@@ -49,6 +49,7 @@ rule markers_ttest:
         **needs("markers_ttest"),
         gpu=GPU * WHOLE,
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
         n_genes=config["markers"]["n_genes"],

@@ -44,6 +44,8 @@ RECORDS = [
     ),
 ]
 
+NOTICES = "results/tables/notices.tsv"
+
 
 rule runs:
     input:
@@ -62,6 +64,12 @@ rule runs:
             category=RUNS,
             labels={"figure": "what every job took"},
         ),
+        notices=report(
+            NOTICES,
+            caption="captions/notices.rst",
+            category=NOTES,
+            labels={"table": "worth a look"},
+        ),
     log:
         "logs/runs.log",
     benchmark:
@@ -73,5 +81,30 @@ rule runs:
     params:
         # no input: what a job leaves beside its log makes nothing run again
         records=[f"{record}.run.json" for record in RECORDS],
+        versions={rule.name: code_of(rule) for rule in own_rules()},
     script:
         "../scripts/runs.py"
+
+
+localrules:
+    report,
+
+
+rule report:
+    input:
+        rules.runs.output,
+    output:
+        "results/report.html",
+    log:
+        "logs/report.log",
+    benchmark:
+        "benchmarks/report.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        **needs("report"),
+    params:
+        snakefile=str(workflow.main_snakefile),
+        config=config_but("device", "gpu", "limits"),
+    script:
+        "../scripts/report.py"

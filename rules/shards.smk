@@ -21,6 +21,7 @@ rule hvg_sums:
         **needs("hvg_sums"),
         gpu=GPU,
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
         target_sum=config["normalize"]["target_sum"],
@@ -48,6 +49,7 @@ rule features_part:
         **needs("features_part"),
         gpu=GPU,
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
     script:
         "../scripts/features_part.py"
@@ -168,6 +170,7 @@ rule markers_ttest_sums:
         **needs("markers_ttest_sums"),
         gpu=GPU,
     params:
+        samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
     script:

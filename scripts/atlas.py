@@ -169,7 +169,7 @@ def main(snakemake: Any) -> None:
     """Read all artifacts of the cohort, write `atlas.h5ad`."""
     files, config = snakemake.input, snakemake.params.config
     device, seed = devices.of(snakemake), config["seed"]
-    cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device)
+    cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device, obs=files.obs)
     obs, density = read_table(files.obs), read_table(files.density)
     clusterings = [read_table(path) for path in files.clusterings]
     totals = obs["kept_counts"].to_numpy()

@@ -68,7 +68,7 @@ def main(snakemake: Any) -> None:
     if len(overlap):
         stage.log.info("the file's own columns %s are replaced by this run's", ", ".join(overlap))
     cells = pd.concat([obs.drop(columns=overlap), qc, doublets], axis=1)
-    write_table(cells.assign(kept=kept, reason=reasons.astype("category")), snakemake.output.cells)
+    write_table(cells.assign(kept=kept, reason=reasons.astype("category")), snakemake.output.cells, "sample")
     with replacing(snakemake.output.ledger) as partial:
         ledger(reasons, batches, sample, order).to_csv(partial, sep="\t", index=False)
 

@@ -82,7 +82,7 @@ def main(snakemake: Any) -> None:
         raise UserError(f"density: groupby: there is no obs column {groupby!r}. Columns: {', '.join(obs.columns)}")
     points = read_table(snakemake.input.umap).to_numpy(np.float64)
     table = pd.DataFrame({f"umap_density_{groupby}": density_by(points, obs[groupby])}, index=obs.index)
-    write_table(table, snakemake.output.density)
+    write_table(table, snakemake.output.density, "cohort")
 
 
 if __name__ == "__main__":

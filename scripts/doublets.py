@@ -408,7 +408,7 @@ def main(snakemake: Any) -> None:
         store, passed, batches, min_cells, seed=snakemake.params.seed, n_jobs=snakemake.threads, **options
     )
     table.index = pd.Index(store.names("obs"))
-    write_table(table, snakemake.output.doublets)
+    write_table(table, snakemake.output.doublets, "sample")
     write_simulated(found, snakemake.output.simulated)
 
 

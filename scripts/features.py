@@ -1,7 +1,8 @@
 """The kept cells x the highly variable genes: the only second copy of counts, about a tenth of the first.
 
-In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. Where
-shards of the cells have written their parts (features_part.py), these stay, and the cells' table alone is joined.
+In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. A cell
+without any leaves the cohort here: `obs.parquet` names the cells of all that comes after. Where shards of the cells
+have written their parts (features_part.py), these stay, and the cells' table alone is joined.
 """
 
 from pathlib import Path
@@ -12,18 +13,22 @@ import pandas as pd
 from lib import device as devices
 from lib import stage
 from lib.cohort import Cohort, kept_cells
-from lib.counts import Counts, CountsWriter, Stream, row_sums, select_genes
+from lib.counts import Counts, CountsWriter, Stream, row_sums, select_genes, select_rows
 from lib.files import read_table, replacing, write_table
 
 
 def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -> np.ndarray:
-    """Stream the selected genes' counts into `writer`; returns each cell's counts in all genes, int64."""
+    """Stream the selected genes' counts into `writer`; returns each cell's counts in all genes, int64.
+
+    Cells without any are left out.
+    """
     device = counts.device
     columns = np.where(selected, np.cumsum(selected) - 1, -1).astype(np.int32)
     totals = []
     for chunk in stage.progress(counts.chunks(), counts.n_obs, "features"):
         totals.append(device.to_host(row_sums(chunk.X, device)))
-        writer.append(select_genes(chunk.X, columns, int(selected.sum()), device))
+        X = select_rows(chunk.X, totals[-1] > 0, device)
+        writer.append(select_genes(X, columns, int(selected.sum()), device))
     return np.concatenate(totals)
 
 
@@ -35,8 +40,13 @@ def write_store(cohort: Cohort, hvg: str | Path, path: str | Path) -> pd.DataFra
     with replacing(path) as partial:
         writer = CountsWriter(partial, int(selected.sum()), dtype)
         obs["kept_counts"] = write_features(cohort, selected, writer)
-        writer.close(obs, cohort.genes[selected])
-    stage.log.info("%d cells x %d genes, %d non-zeros", cohort.n_obs, selected.sum(), writer.nnz)
+        empty = obs["kept_counts"] == 0
+        if empty.any():
+            lost = ", ".join(f"{name} {n}" for name, n in obs.loc[empty, "sample"].value_counts().items() if n)
+            stage.notice("%d cells without counts in the kept genes are left out: %s", empty.sum(), lost)
+            obs = obs[~empty]
+        writer.close(obs, cohort.genes[selected], "cohort")
+    stage.log.info("%d cells x %d genes, %d non-zeros", len(obs), selected.sum(), writer.nnz)
     return obs
 
 
@@ -44,13 +54,16 @@ def main(snakemake: Any) -> None:
     """Read the cohort's counts, write `features.h5ad` and `obs.parquet`; of shards' parts the latter alone."""
     files = snakemake.input
     if files.parts:
+        parts = [Counts(part) for part in files.parts]
         obs = kept_cells(files.cells)
-        obs["kept_counts"] = np.concatenate([Counts(part).column("kept_counts") for part in files.parts])
+        if len(obs) > sum(part.n_obs for part in parts):  # cells that a part left out
+            obs = obs.loc[np.concatenate([part.names("obs") for part in parts])]
+        obs["kept_counts"] = np.concatenate([part.column("kept_counts") for part in parts])
     else:
         device = devices.of(snakemake)
         cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device)
         obs = write_store(cohort, files.hvg, snakemake.output.features)
-    write_table(obs, snakemake.output.obs)
+    write_table(obs, snakemake.output.obs, "cohort")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.
         return Stores(stores), pd.Index(names)
     genes = read_table(inputs.genes)
     subset = genes.index[genes["kept"]].isin(names)
-    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, subset=subset)
+    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, subset=subset, obs=inputs.obs)
     return cohort, cohort.genes.index
 
 

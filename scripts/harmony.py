@@ -91,13 +91,13 @@ def main(snakemake: Any) -> None:
     if obs.columns.empty:
         skipped = f"only one batch ({', '.join(keys)})"
         stage.log.info("harmony skipped: %s", skipped)
-        write_arrays(snakemake.output.harmony, {}, skipped=skipped)
+        write_arrays(snakemake.output.harmony, {}, snakemake.input.pca, skipped=skipped)
         return
     stage.log.info("integrating over %s", {key: obs[key].nunique() for key in obs})
     X_pca = read_arrays(snakemake.input.pca, "X_pca")["X_pca"]
     device, seed = devices.of(snakemake), snakemake.params.seed
     X = harmonize(X_pca, obs, snakemake.params.harmony, seed, device, snakemake.threads)
-    write_arrays(snakemake.output.harmony, {"X_pca_harmony": X})
+    write_arrays(snakemake.output.harmony, {"X_pca_harmony": X}, snakemake.input.pca)
 
 
 if __name__ == "__main__":

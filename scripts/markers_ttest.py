@@ -126,7 +126,7 @@ def main(snakemake: Any) -> None:
     if files.sums:
         sums, squares = combine(files.sums, "sums", "squares").values()
     else:
-        cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake))
+        cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), obs=files.obs)
         totals, target_sum = read_totals(files.obs, params.target_sum)
         sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
     with stage.timed("tests"):

@@ -14,8 +14,8 @@ def main(snakemake: Any) -> None:
     """Read a shard of the cohort's counts and a grouping, write the shard's sums."""
     files, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
     groups = read_groups(wildcards.grouping, files.obs, files.grouping)
-    device = devices.of(snakemake)
-    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, shard=wildcards.shard)
+    shard = {"shard": wildcards.shard, "obs": files.obs}
+    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), **shard)
     totals, target_sum = read_totals(files.obs, params.target_sum)
     mine = cohort.rows
     sums, squares = group_sums(cohort, groups.codes[mine], len(groups.names), totals[mine], target_sum)

@@ -54,7 +54,7 @@ def main(snakemake: Any) -> None:
     }
     arrays = {name: device.to_host(array) for name, array in arrays.items()}
     attrs = {"n_neighbors": n_neighbors, "n_pcs": X.shape[1], "metric": metric, "use_rep": use_rep}
-    write_arrays(snakemake.output.neighbors, arrays, **attrs)
+    write_arrays(snakemake.output.neighbors, arrays, snakemake.input.pca, **attrs)
 
 
 if __name__ == "__main__":

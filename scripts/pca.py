@@ -213,7 +213,7 @@ def main(snakemake: Any) -> None:
         keys, limit = tuple(params.regress_keys), scale["max_value"]
         arrays, scaling = pca(counts, totals, design, params.n_comps, target_sum, keys, scale["enabled"], limit)
     stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())
-    write_arrays(snakemake.output.pca, arrays | scaling.arrays(), **scaling.attrs())
+    write_arrays(snakemake.output.pca, arrays | scaling.arrays(), files.obs, **scaling.attrs())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from lib import device as devices
 from lib import stage
 from lib.counts import Counts
 from lib.files import write_arrays
-from lib.shards import combine, rows_of
+from lib.shards import combine, rows_of_part
 from pca import gram, read_cells, solve_scaling
 
 
@@ -20,8 +20,9 @@ def main(snakemake: Any) -> None:
     keys, scale = tuple(params.regress_keys), params.scale
     sums = combine(files.sums)
     scaling = solve_scaling(sums, len(totals), target_sum, keys, scale["enabled"], scale["max_value"])
-    mine = rows_of(snakemake.wildcards.shard, len(totals))
-    ZZ, Z_sums = gram(Counts(files.features, device), totals[mine], design[mine], scaling)
+    counts = Counts(files.features, device)
+    mine = rows_of_part(counts, files.obs)
+    ZZ, Z_sums = gram(counts, totals[mine], design[mine], scaling)
     arrays = {"ZZ": device.to_host(ZZ), "sums": device.to_host(Z_sums)}
     write_arrays(snakemake.output.gram, arrays | scaling.arrays(), **scaling.attrs())
 

@@ -7,7 +7,7 @@ from lib import stage
 from lib.counts import Counts
 from lib.files import read_arrays, write_arrays
 from lib.scaling import Scaling
-from lib.shards import rows_of
+from lib.shards import rows_of_part
 from pca import project, read_cells
 
 
@@ -16,10 +16,10 @@ def main(snakemake: Any) -> None:
     files = snakemake.input
     counts = Counts(files.features, devices.of(snakemake))
     totals, design, _ = read_cells(files.obs, snakemake.params)
-    mine = rows_of(snakemake.wildcards.shard, len(totals))
+    mine = rows_of_part(counts, files.obs)
     found, scaling = read_arrays(files.components, "PCs", "center"), Scaling.read(files.components)
     X_pca = project(counts, totals[mine], design[mine], scaling, found["PCs"], found["center"])
-    write_arrays(snakemake.output.projection, {"X_pca": X_pca})
+    write_arrays(snakemake.output.projection, {"X_pca": X_pca}, files.features)
 
 
 if __name__ == "__main__":

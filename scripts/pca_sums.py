@@ -6,7 +6,7 @@ from lib import device as devices
 from lib import stage
 from lib.counts import Counts
 from lib.files import write_arrays
-from lib.shards import rows_of
+from lib.shards import rows_of_part
 from pca import check_components, normal_sums, read_cells
 
 
@@ -16,7 +16,7 @@ def main(snakemake: Any) -> None:
     counts = Counts(files.features, devices.of(snakemake))
     totals, design, target_sum = read_cells(files.obs, params)
     check_components(params.n_comps, len(totals), counts.n_vars)
-    mine = rows_of(snakemake.wildcards.shard, len(totals))
+    mine = rows_of_part(counts, files.obs)
     write_arrays(snakemake.output.sums, normal_sums(counts, totals[mine], design[mine], target_sum))
 
 

@@ -121,7 +121,7 @@ def main(snakemake: Any) -> None:
         var[name] = mask
     stage.log.info("%d cells, %d genes, %d counts", counts.n_obs, counts.n_vars, var["total_counts"].sum())
     stage.log.info("medians per cell: %s", obs.median().round(2).to_dict())
-    write_table(obs, snakemake.output.cells)
+    write_table(obs, snakemake.output.cells, "sample")
     write_table(var, snakemake.output.genes)
 
 

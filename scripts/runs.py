@@ -4,15 +4,14 @@ A record is what `lib.stage.run` leaves beside a job's log. Jobs that ran in an 
 hold, are there with the time at which they ran.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from lib import plots, stage, tables
+from lib.notices import notices, read_records
 from matplotlib.figure import Figure
 
 KINDS = {"import": "#E69F00", "read": "#56B4E9", "compute": "#0072B2", "write": "#D55E00"}  # as they lie in a bar
@@ -22,12 +21,6 @@ WIDTH, LANE, HEIGHT = 7.0, 0.13, 12.0  # inches: of the axis, of a lane, and of 
 COLUMNS = ["rule", "wildcards", "device", "card", "seconds", *KINDS, "peak_rss_mb", "peak_gpu_mb", "started"]
 COLUMNS += ["seed", "threads", "host", "python", "driver", "cuda", "versions"]
 UNITS = {"h": 3600, "min": 60, "s": 1}
-
-
-def read_records(files: Sequence[str]) -> list[dict[str, Any]]:
-    """The records that are there, the earliest job first."""
-    records = [json.loads(path.read_text()) for path in map(Path, files) if path.is_file()]
-    return sorted(records, key=lambda record: record["started"])
 
 
 def run_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -143,8 +136,10 @@ def duration(seconds: float) -> str:
 
 
 def main(snakemake: Any) -> None:
-    """Read the records, write `runs.tsv` and `runs.png`."""
+    """Read the records, write `runs.tsv`, `notices.tsv` and `runs.png`."""
     records = read_records(snakemake.params.records)
+    found = notices(records, snakemake.params.versions)
+    tables.write_tsv(pd.DataFrame(found, columns=["rule", "wildcards", "notice"]), snakemake.output.notices)
     stage.log.info("%d of %d jobs left a record", len(records), len(snakemake.params.records))
     tables.write_tsv(run_table(records), snakemake.output.table)
     plots.save(draw(records), snakemake.output.timeline)

@@ -110,7 +110,7 @@ def main(snakemake: Any) -> None:
     graph = read_graph(snakemake.input.neighbors)
     layout = embed(graph, X, made_with["metric"], snakemake.params.umap, snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
-    write_table(pd.DataFrame(layout, index=obs_names, columns=["UMAP1", "UMAP2"]), snakemake.output.umap)
+    write_table(pd.DataFrame(layout, index=obs_names, columns=["UMAP1", "UMAP2"]), snakemake.output.umap, "cohort")
 
 
 if __name__ == "__main__":

@@ -156,4 +156,4 @@ def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, pat
     sizes = np.bincount(codes)
     labels = pd.Categorical.from_codes(codes, [str(i) for i in range(len(sizes))])
     stage.log.info("%s: %d clusters of %s cells", column, len(sizes), ", ".join(map(str, sizes)))
-    write_table(pd.DataFrame({column: labels}, index=obs_names), path)
+    write_table(pd.DataFrame({column: labels}, index=obs_names), path, "cohort")

@@ -10,12 +10,13 @@ import pandas as pd
 
 from . import device as devices
 from .counts import Counts, Stores
+from .errors import UserError
 from .files import read_table
 from .shards import rows_of
 
 
 class Cohort(Stores):
-    """The kept cells of all samples x the kept genes of the cohort, as a stream of counts.
+    """The kept cells of all samples x the kept genes of the cohort, as a stream of counts; once there is `obs`, its.
 
     Parameters
     ----------
@@ -33,15 +34,22 @@ class Cohort(Stores):
         Boolean mask over the kept genes: stream these only.
     shard
         Stream these cells only ("2-of-3"; `lib.shards`); all by default.
+    obs
+        The cohort's `obs.parquet`, whose cells are streamed.
 
     Attributes
     ----------
     n_obs, n_vars
         Shape of the stream.
     rows
-        Where its cells stand among all kept cells.
+        Where its cells stand among all cells of the cohort.
     genes
         The kept genes' table, in the order of the stream's columns.
+
+    Raises
+    ------
+    UserError
+        If the samples' kept cells, in their order, are not those of `obs`.
     """
 
     def __init__(
@@ -53,11 +61,13 @@ class Cohort(Stores):
         device: devices.Device | None = None,
         subset: np.ndarray | None = None,
         shard: str | None = None,
+        obs: str | Path | None = None,
     ) -> None:
         self.genes = kept_genes(genes)
         if subset is not None:
             self.genes = self.genes[subset]
-        kept = [read_table(path, columns=["kept"])["kept"].to_numpy() for path in cells]
+        tables = [read_table(path, columns=["kept"])["kept"] for path in cells]
+        kept = [table.to_numpy() for table in tables] if obs is None else in_cohort(tables, obs)
         starts = np.cumsum([0, *(mask.sum() for mask in kept)])
         self.rows = slice(0, int(starts[-1])) if shard is None else rows_of(shard, int(starts[-1]))
         mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
@@ -75,6 +85,27 @@ class Cohort(Stores):
         table = kept_cells(self.cells, columns)
         mine = slice(self._first, self._first + self.n_obs)
         return table if len(table) == self.n_obs else table.iloc[mine].copy()
+
+
+def in_cohort(tables: Sequence[pd.Series], obs: str | Path) -> list[np.ndarray]:
+    """For each sample a mask of its cells that are the cohort's; `tables` says which its limits kept.
+
+    Raises
+    ------
+    UserError
+        If these are not the cells of `obs` in their order.
+    """
+    names = read_table(obs, columns=[]).index
+    kept = [table.to_numpy() for table in tables]
+    if sum(mask.sum() for mask in kept) > len(names):
+        kept = [mask & table.index.isin(names) for table, mask in zip(tables, kept, strict=True)]
+    mine = [table.index[mask] for table, mask in zip(tables, kept, strict=True)]
+    if not np.array_equal(np.concatenate(mine), names):
+        raise UserError(
+            f"the samples' kept cells are not those of {obs}, or stand in another order: it is of an earlier run. Make "
+            "it anew: delete it, and run snakemake again."
+        )
+    return kept
 
 
 def kept_genes(genes: str | Path) -> pd.DataFrame:

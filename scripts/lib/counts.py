@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from . import device as devices
+from . import identity
 from .clock import counted, spending
 from .compressed import CompressedArray, CompressedReader
 from .h5ad import read_array, read_frame, write_frame
@@ -122,8 +123,8 @@ class CountsWriter:
         self.indptr.append(indptr[1:] + self.nnz)
         self.nnz += int(indptr[-1])
 
-    def close(self, obs: pd.DataFrame, var: pd.DataFrame) -> None:
-        """Write what is left of the arrays, then obs and var."""
+    def close(self, obs: pd.DataFrame, var: pd.DataFrame, scope: str = "sample") -> None:
+        """Write what is left of the arrays, then obs and var; `scope`: whose cells they are (lib.identity)."""
         for array in self.arrays.values():
             array.close()
         indptr = np.concatenate(self.indptr)
@@ -132,6 +133,7 @@ class CountsWriter:
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         group.attrs["shape"] = np.array([len(indptr) - 1, self.n_vars])
         self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        self.file.attrs[identity.KEY] = identity.mark_of_names(obs.index, scope)
         for name, table in {"obs": obs, "var": var}.items():
             write_frame(self.file, name, table)
         self.file.close()

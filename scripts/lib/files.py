@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from . import identity
 from .clock import counted
 from .errors import UserError
 
@@ -37,10 +38,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @counted("write")
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as parquet (zstd); equal tables give equal bytes."""
+def write_table(table: pd.DataFrame, path: str | Path, scope: str | None = None) -> None:
+    """Write a table as parquet (zstd); equal tables give equal bytes.
+
+    A table with a row a cell is marked with its cells, which are a sample's or the cohort's (`scope`; lib.identity).
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import write_table as write_parquet
+
+    stored = pa.Table.from_pandas(table)
+    if scope is not None:
+        mark = {identity.KEY: identity.mark_of_names(table.index, scope)}
+        stored = stored.replace_schema_metadata({**stored.schema.metadata, **mark})
     with replacing(path) as partial:
-        table.to_parquet(partial, compression="zstd")
+        write_parquet(stored, partial, compression="zstd")
 
 
 @counted("read")
@@ -67,8 +78,13 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
 
 
 @counted("write")
-def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> None:
-    """Write named arrays, and scalar attributes, into one HDF5 file; equal input gives equal bytes."""
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], like: str | Path | None = None, **attrs: Any) -> None:
+    """Write named arrays, and scalar attributes, into one HDF5 file; equal input gives equal bytes.
+
+    Arrays with a row a cell are marked as those of the artifact `like`, whose cells they have (lib.identity).
+    """
+    if like is not None and (mark := identity.read_mark(like)):
+        attrs = {**attrs, identity.KEY: mark}
     with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=np.asarray(array), track_times=False)

@@ -502,6 +502,11 @@ def runs(job: Job) -> Need:
     return Need(PYTHON + 60 * MB + 50 * KB * job.n_samples, 30 + 0.02 * job.n_samples, 20 * MB)
 
 
+def report(job: Job) -> Need:
+    """A Snakemake of its own, and every figure as text."""
+    return Need(PYTHON + 300 * MB + 3 * MB * job.n_samples, 60 + 2 * job.n_samples, 50 * MB + 2 * MB * job.n_samples)
+
+
 MODELS: dict[str, Model] = {
     **{model.__name__: model for model in (simulate, ingest, qc, doublets, cells)},
     **{model.__name__: model for model in (genes, hvg, features, pca, harmony, neighbors, umap, tsne, density)},
@@ -516,6 +521,7 @@ MODELS: dict[str, Model] = {
     "figures_density": _figures(110 * MB, 0.8 * KB),
     "figures_markers": figures_markers,
     "runs": runs,
+    "report": report,
 }
 
 

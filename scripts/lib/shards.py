@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .counts import Counts
 from .errors import UserError
-from .files import read_arrays
+from .files import read_arrays, read_table
 
 
 def rows_of(shard: str, n_obs: int) -> slice:
@@ -24,6 +25,24 @@ def rows_of(shard: str, n_obs: int) -> slice:
     if n > n_obs:
         raise UserError(f"the config's shards are {n}, but there are {n_obs} kept cells. Set `shards` to 1.")
     return slice((number - 1) * n_obs // n, number * n_obs // n)
+
+
+def rows_of_part(part: Counts, obs: str | Path) -> slice:
+    """Where the cells of a shard's part of the features stand in the cohort's `obs.parquet`.
+
+    Raises
+    ------
+    UserError
+        If that table does not have them, one after the other.
+    """
+    mine, names = part.names("obs"), read_table(obs, columns=[]).index
+    start = int(names.get_indexer(mine[:1])[0]) if len(mine) else 0
+    if start < 0 or not np.array_equal(names[start : start + len(mine)], mine):
+        raise UserError(
+            f"{part.path} and {obs} are not of the same cells: one of them is of an earlier run. Delete both, and run "
+            "snakemake again."
+        )
+    return slice(start, start + len(mine))
 
 
 def combine(

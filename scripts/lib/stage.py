@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from . import clock, compressed, counts
+from . import clock, compressed, counts, identity
 from . import device as devices
 from .errors import UserError
 
@@ -57,6 +57,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
         compressed.set_threads(snakemake.threads)
+        identity.check_inputs(dict(snakemake.input.items()), bool(snakemake.wildcards.get("shard")))
         main(snakemake)
     except BaseException as error:
         for output in snakemake.output:
@@ -260,6 +261,7 @@ def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
         "host": os.uname().nodename,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in RECORDED_PACKAGES},
+        "code": snakemake.params.get("code"),
         "notices": _NOTICES,
         **device.describe(),
     }

@@ -96,8 +96,10 @@ def test_stage_reads_the_records_that_are_there(tmp_path):
     (tmp_path / "b.run.json").write_text(json.dumps(record("pca", 20.0, 2.0)))
     (tmp_path / "a.run.json").write_text(json.dumps(record("qc", 10.0, 4.0)))
     for names, expected in ((["b", "gone", "a"], ["qc", "pca"]), (["gone"], [])):
-        output = SimpleNamespace(table=tmp_path / "runs.tsv", timeline=tmp_path / "runs.png")
+        output = SimpleNamespace(
+            table=tmp_path / "runs.tsv", timeline=tmp_path / "runs.png", notices=tmp_path / "n.tsv"
+        )
         files = [str(tmp_path / f"{name}.run.json") for name in names]
-        runs.main(SimpleNamespace(params=SimpleNamespace(records=files), output=output))
+        runs.main(SimpleNamespace(params=SimpleNamespace(records=files, versions={}), output=output))
         assert pd.read_csv(output.table, sep="\t")["rule"].tolist() == expected
         assert output.timeline.stat().st_size > 1000

@@ -34,7 +34,7 @@ def run(folder: Path, main: str, gpu: int = 0) -> subprocess.CompletedProcess[st
     def main(snakemake):
         {main}
     stage.run(main, SimpleNamespace(
-        rule="toy", wildcards={{"sample": "A"}}, log=["logs/toy.log"], output=["out.txt"], threads=1,
+        rule="toy", input={{}}, wildcards={{"sample": "A"}}, log=["logs/toy.log"], output=["out.txt"], threads=1,
         params={{"seed": 3}}, resources={{"gpu": {gpu}, "vram_mb": 1000}},
     ))
     """

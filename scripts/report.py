@@ -1,0 +1,32 @@
+"""Snakemake's report of all figures and tables, in one file: whole or not at all, whatever else a run was asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lib import stage
+from lib.errors import UserError
+
+
+def main(snakemake: Any) -> None:
+    """Have Snakemake write its report of everything that the table of jobs hangs on."""
+    output, params = Path(snakemake.output[0]), snakemake.params
+    with TemporaryDirectory(prefix=".report.", dir=output.parent) as folder:
+        report, config = Path(folder, "report.html"), Path(folder, "config.json")
+        config.write_text(json.dumps(params.config | {"device": "cpu"}))  # nothing is computed
+        command = [sys.executable, "-m", "snakemake", "--snakefile", params.snakefile, "--configfile", config]
+        command += ["--cores", "1", "--nolock", "--report", report, "--", snakemake.input[0]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        stage.log.info("%s%s", done.stdout, done.stderr)
+        if done.returncode or not report.exists():
+            raise UserError(f"Snakemake wrote no report:\n{done.stderr[-3000:]}")
+        os.replace(report, output)
+    print(f"Report: {output}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
