@@ -17,7 +17,7 @@ rule atlas:
         clusterings=[clustering_file(name) for name in CLUSTERINGS],
         markers=expand(
             f"{COHORT}/markers/{{grouping}}/{{method}}.tsv.gz",
-            grouping=GROUPINGS,
+            grouping=GROUPING_PARTS,
             method=METHODS,
         ),
     output:

@@ -15,6 +15,7 @@ from lib import config as settings
 from lib import device as devices
 from lib import notices, resources, sizes
 from lib.errors import UserError
+from lib.names import escape, unescape
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -38,6 +39,7 @@ SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
 CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
+GROUPING_PARTS = list(map(escape, GROUPINGS))  # of paths
 METHODS = config["markers"]["methods"]
 BASES = ["umap", "tsne"] if config["tsne"]["enabled"] else ["umap"]
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
@@ -137,19 +139,21 @@ def clustering_file(name):
     return f"{COHORT}/{name.replace('_', '/', 1)}.parquet"
 
 
+def grouping_of(wildcards):
+    """The name of the grouping that a path is of."""
+    return unescape(wildcards.grouping)
+
+
 def grouping_file(wildcards):
     """The table that holds a grouping, none where it is a column of obs."""
-    return (
-        [clustering_file(wildcards.grouping)]
-        if wildcards.grouping in CLUSTERINGS
-        else []
-    )
+    name = grouping_of(wildcards)
+    return [clustering_file(name)] if name in CLUSTERINGS else []
 
 
 def coloured(name):
     """The figure of an embedding in one colouring, for the report."""
     return report(
-        f"results/figures/{{basis}}/{name}.png",
+        f"results/figures/{{basis}}/{escape(name)}.png",
         caption="captions/embedding.rst",
         category=EMBEDDINGS,
         subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
@@ -185,7 +189,7 @@ def job_of(wildcards, threads=1):
         load = resources.Load.of([DEMO_SIZES])
     else:
         load = load_of(wildcards.get("sample"))
-    grouping = wildcards.get("grouping", "")
+    grouping = unescape(wildcards.get("grouping", ""))
     return resources.job_of(load, config, bool(GPU), threads, grouping)
 
 

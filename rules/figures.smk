@@ -219,7 +219,7 @@ rule figures_density:
         density=[f"{COHORT}/density.parquet"],
     output:
         report(
-            f"results/figures/density_{DENSITY_KEY}.png",
+            f"results/figures/density_{escape(DENSITY_KEY)}.png",
             caption="captions/density.rst",
             category=EMBEDDINGS,
             subcategory="UMAP",
@@ -254,21 +254,21 @@ rule figures_markers:
             "results/figures/markers/{grouping}/{method}.png",
             caption="captions/markers.rst",
             category=MARKERS,
-            subcategory="{grouping}",
+            subcategory=grouping_of,
             labels={"method": "{method}", "figure": "scores"},
         ),
         dotplot=report(
             "results/figures/markers/{grouping}/{method}_dotplot.png",
             caption="captions/dotplot.rst",
             category=MARKERS,
-            subcategory="{grouping}",
+            subcategory=grouping_of,
             labels={"method": "{method}", "figure": "dot plot"},
         ),
         table=report(
             "results/figures/markers/{grouping}/{method}.html",
             caption="captions/markers_table.rst",
             category=MARKERS,
-            subcategory="{grouping}",
+            subcategory=grouping_of,
             labels={"method": "{method}", "figure": "table"},
         ),
     log:
@@ -281,6 +281,7 @@ rule figures_markers:
     resources:
         **needs("figures_markers"),
     params:
+        grouping=grouping_of,
         samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
@@ -295,5 +296,5 @@ FIGURES = [
     rules.figures_pca.output,
     expand(rules.figures_embedding.output, basis=BASES),
     rules.figures_density.output,
-    expand(rules.figures_markers.output, grouping=GROUPINGS, method=METHODS),
+    expand(rules.figures_markers.output, grouping=GROUPING_PARTS, method=METHODS),
 ]

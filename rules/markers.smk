@@ -21,6 +21,7 @@ rule markers_logreg:
         **needs("markers_logreg"),
         gpu=GPU,
     params:
+        grouping=grouping_of,
         logreg=config["markers"]["logreg"],
         n_genes=config["markers"]["n_genes"],
     script:
@@ -49,6 +50,7 @@ rule markers_ttest:
         **needs("markers_ttest"),
         gpu=GPU * WHOLE,
     params:
+        grouping=grouping_of,
         samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

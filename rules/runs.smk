@@ -21,7 +21,7 @@ RECORDS = [
     ),
     *expand(
         "logs/cohort/markers_{method}/{grouping}",
-        grouping=GROUPINGS,
+        grouping=GROUPING_PARTS,
         method=[name.replace("-", "") for name in METHODS],
     ),
     *of_shards(expand("logs/cohort/{passed}/{{shard}}", passed=PASSES)),
@@ -29,7 +29,7 @@ RECORDS = [
     *of_shards(
         expand(
             "logs/cohort/markers_ttest_sums/{grouping}/{{shard}}",
-            grouping=GROUPINGS if "t-test" in METHODS else [],
+            grouping=GROUPING_PARTS if "t-test" in METHODS else [],
         )
     ),
     "logs/atlas",
@@ -39,7 +39,7 @@ RECORDS = [
     ),
     *expand(
         "logs/cohort/figures_markers/{grouping}/{method}",
-        grouping=GROUPINGS,
+        grouping=GROUPING_PARTS,
         method=METHODS,
     ),
 ]

@@ -170,6 +170,7 @@ rule markers_ttest_sums:
         **needs("markers_ttest_sums"),
         gpu=GPU,
     params:
+        grouping=grouping_of,
         samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],

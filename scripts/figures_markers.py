@@ -196,7 +196,7 @@ def nothing(what: str) -> Figure:
 
 def main(snakemake: Any) -> None:
     """Draw the scores and the dot plot of a grouping's markers; write the top markers as a page for the report."""
-    inputs, params, output, grouping = snakemake.input, snakemake.params, snakemake.output, snakemake.wildcards.grouping
+    inputs, params, output, grouping = snakemake.input, snakemake.params, snakemake.output, snakemake.params.grouping
     text = dict.fromkeys(("group", "names", "gene_symbols"), str)
     top = pd.read_csv(inputs.top, sep="\t", dtype=text, keep_default_na=False, na_values={"scores": ""})
     tables.write_html(top, output.table, f"Top markers of {grouping}, {snakemake.wildcards.method}")

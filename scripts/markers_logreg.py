@@ -152,7 +152,7 @@ def main(snakemake: Any) -> None:
     """Read the features and a grouping, write the ranked genes of each group."""
     files, params = snakemake.input, snakemake.params
     device = devices.of(snakemake)
-    groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
+    groups = read_groups(params.grouping, files.obs, files.grouping)
     counts = Stores([Counts(part, device) for part in files.features])
     scaling = Scaling.read(files.pca)
     obs = read_table(files.obs, ["kept_counts", *scaling.regress_keys])

@@ -122,7 +122,7 @@ def read_totals(obs: str | Path, target_sum: float | None) -> tuple[np.ndarray, 
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, or what shards made of them, and a grouping; write the ranked genes of each group."""
     files, params = snakemake.input, snakemake.params
-    groups = read_groups(snakemake.wildcards.grouping, files.obs, files.grouping)
+    groups = read_groups(params.grouping, files.obs, files.grouping)
     if files.sums:
         sums, squares = combine(files.sums, "sums", "squares").values()
     else:

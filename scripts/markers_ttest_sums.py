@@ -13,7 +13,7 @@ from markers_ttest import group_sums, read_totals
 def main(snakemake: Any) -> None:
     """Read a shard of the cohort's counts and a grouping, write the shard's sums."""
     files, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
-    groups = read_groups(wildcards.grouping, files.obs, files.grouping)
+    groups = read_groups(params.grouping, files.obs, files.grouping)
     shard = {"shard": wildcards.shard, "obs": files.obs}
     cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), **shard)
     totals, target_sum = read_totals(files.obs, params.target_sum)

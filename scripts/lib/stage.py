@@ -24,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 from . import clock, compressed, counts, identity
 from . import device as devices
 from .errors import UserError
+from .names import unescape
 
 P, R = ParamSpec("P"), TypeVar("R")
 log = logging.getLogger("somersault")
@@ -248,7 +249,7 @@ def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
     device, end = devices.current(), time.time()
     return {
         "rule": snakemake.rule,
-        "wildcards": dict(snakemake.wildcards.items()),
+        "wildcards": {name: unescape(value) for name, value in snakemake.wildcards.items()},
         "device": device.name,
         "seed": snakemake.params.get("seed"),
         "threads": snakemake.threads,

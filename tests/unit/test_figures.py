@@ -533,6 +533,6 @@ def test_no_markers_still_makes_figures(tmp_path):
     columns = ["group", "rank", "names", "gene_symbols", "scores"]
     pd.DataFrame(columns=columns).to_csv(tmp_path / "top.tsv", sep="\t", index=False)
     outputs = {"scores": tmp_path / "s.png", "dotplot": tmp_path / "d.png", "table": tmp_path / "t.html"}
-    snakemake = fake({"top": tmp_path / "top.tsv"}, {}, outputs, grouping="leiden_0.1", method="t-test")
+    snakemake = fake({"top": tmp_path / "top.tsv"}, {"grouping": "leiden_0.1"}, outputs, method="t-test")
     figures_markers.main(snakemake)
     assert all(path.read_bytes() for path in outputs.values())

@@ -204,8 +204,8 @@ def run(main, tmp_path, grouping, clustering=(), **params):
         SimpleNamespace(
             input=files,
             output=output,
-            params=SimpleNamespace(seed=0, **defaults | params),
-            wildcards=SimpleNamespace(grouping=grouping),
+            params=SimpleNamespace(grouping=grouping, **defaults | params),
+            wildcards=SimpleNamespace(),
             resources={},
         )
     )

@@ -72,8 +72,8 @@ def run(main, files, output, shard="", params=None, **inputs) -> str:
         SimpleNamespace(
             input=SimpleNamespace(**known | WHOLE | inputs),
             output=SimpleNamespace(**dict.fromkeys(OUTPUTS, path) | {"obs": f"{path}.parquet", "top": f"{path}.top"}),
-            params=SimpleNamespace(seed=0, gene_key="gene_symbols", **params or {}),
-            wildcards=SimpleNamespace(shard=shard, grouping="type"),
+            params=SimpleNamespace(**{"seed": 0, "gene_key": "gene_symbols", "grouping": "type"} | (params or {})),
+            wildcards=SimpleNamespace(shard=shard),
             resources={},
         )
     )

@@ -1,0 +1,35 @@
+from lib import code
+
+
+def test_a_stage_depends_on_what_it_imports():
+    names = {path.name for path in code.closure(code.SCRIPTS / "hvg_sums.py")}
+    assert {"hvg_sums.py", "hvg.py", "hvg_statistics.py", "counts.py", "stage.py"} <= names
+    assert "plots.py" not in names
+
+
+def versions(folder, stage: str, lib: str) -> str:
+    for cached in (code.version_of, code.imported, code.statements, code._tree):
+        cached.cache_clear()
+    (folder / "lib").mkdir(exist_ok=True)
+    (folder / "lib" / "sums.py").write_text(lib)
+    (folder / "toy.py").write_text(stage)
+    return code.version_of(folder / "toy.py")
+
+
+def test_version_changes_with_code_and_not_with_comments(tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "SCRIPTS", tmp_path)
+    stage, lib = '"""A toy."""\nfrom lib.sums import add\n', 'def add(a, b):\n    """Adds."""\n    return a + b\n'
+    version = versions(tmp_path, stage, lib)
+    assert versions(tmp_path, stage + "\n# a comment\n", lib.replace("Adds", "Adds up")) == version
+    assert versions(tmp_path, stage, lib.replace("a + b", "a - b")) != version
+    assert versions(tmp_path, stage + "print(1)\n", lib) != version
+
+
+def test_version_changes_with_a_data_file_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "SCRIPTS", tmp_path)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "genes.tsv").write_text("MT-ND1\n")
+    stage, lib = "from lib import sums\n", 'FILE = "genes.tsv"\n'
+    version = versions(tmp_path, stage, lib)
+    (tmp_path / "lib" / "genes.tsv").write_text("MT-ND2\n")
+    assert versions(tmp_path, stage, lib) != version
