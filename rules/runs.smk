@@ -104,7 +104,6 @@ rule report:
     resources:
         **needs("report"),
     params:
-        snakefile=str(workflow.main_snakefile),
         config=config_but("device", "gpu", "limits"),
     script:
         "../scripts/report.py"

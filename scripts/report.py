@@ -14,11 +14,19 @@ from lib.errors import UserError
 
 def main(snakemake: Any) -> None:
     """Have Snakemake write its report of everything that the table of jobs hangs on."""
-    output, params = Path(snakemake.output[0]), snakemake.params
+    output = Path(snakemake.output[0])
     with TemporaryDirectory(prefix=".report.", dir=output.parent) as folder:
         report, config = Path(folder, "report.html"), Path(folder, "config.json")
-        config.write_text(json.dumps(params.config | {"device": "cpu"}))  # nothing is computed
-        command = [sys.executable, "-m", "snakemake", "--snakefile", params.snakefile, "--configfile", config]
+        config.write_text(json.dumps(snakemake.params.config | {"device": "cpu"}))  # nothing is computed
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            Path(snakemake.scriptdir).parent / "Snakefile",
+            "--configfile",
+            config,
+        ]
         command += ["--cores", "1", "--nolock", "--report", report, "--", snakemake.input[0]]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         stage.log.info("%s%s", done.stdout, done.stderr)

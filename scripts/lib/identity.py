@@ -69,7 +69,7 @@ def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
     ----------
     inputs
         The job's input files by name: a path, or several. Those of several samples must agree one by one; what is of
-        the cohort, all of it, where several files are parts one after the other.
+        the cohort, all of it, where several files may be parts one after the other.
     part
         Whether the job is of a shard, some of whose inputs hold its cells alone.
 
@@ -79,7 +79,7 @@ def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
         Which files differ, and what to do.
     """
     samples: dict[int, tuple[str, str]] = {}
-    cohort: tuple[list[str], str] | None = None
+    cohort: tuple[str, str] | None = None
     for files in inputs.values():
         files = [files] if isinstance(files, str | Path) else list(files)
         marks = [read_mark(file) for file in files]
@@ -90,9 +90,10 @@ def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
                 if samples.setdefault(i, (file, mark))[1] != mark:
                     _differ(samples[i][0], file)
         elif not part or len(files) > 1:
-            cohort = cohort or (files, joined(marks))
-            if cohort[1] != joined(marks):
-                _differ(cohort[0][0], files[0])
+            found = marks[0] if len(set(marks)) == 1 else joined(marks)  # of all cells each, or parts of them
+            cohort = cohort or (files[0], found)
+            if cohort[1] != found:
+                _differ(cohort[0], next(file for file, mark in zip(files, marks, strict=True) if mark != cohort[1]))
 
 
 def _differ(one: str | Path, other: str | Path) -> None:

@@ -41,7 +41,7 @@ def artifacts(tmp_path):
 def test_inputs_of_the_same_cells_pass(artifacts):
     a, b = artifacts.a, artifacts.b
     inputs = {"counts": [a, b], "cells": [a, b], "obs": artifacts.obs, "pca": artifacts.pca, "genes": artifacts.genes}
-    identity.check_inputs(inputs)
+    identity.check_inputs(inputs | {"clusterings": [artifacts.obs, artifacts.pca]})
 
 
 def test_cells_in_another_order_are_refused(artifacts):

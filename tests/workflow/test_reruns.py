@@ -35,7 +35,7 @@ def test_one_more_resolution_runs_one_clustering_and_what_shows_it(copy, cohort_
 def test_another_resolution_runs_one_clustering_and_what_hangs_on_it(copy, cohort_files):
     copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.8]})
     jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "figures_markers": 2, "figures_embedding": 2}
-    assert Counter(copy.jobs()) == jobs | {"atlas": 1, "runs": 1}
+    assert Counter(copy.jobs()) == jobs | {"atlas": 1, "runs": 1, "report": 1}
 
 
 def test_one_more_sample_runs_it_and_the_cohort(copy, cohort_files, tmp_path):
@@ -47,6 +47,61 @@ def test_one_more_sample_runs_it_and_the_cohort(copy, cohort_files, tmp_path):
     assert {name for name, n in jobs.items() if n} == {
         name for name in before.split("Job stats:")[1].split("total")[0].split()[4::2] if name != "all"
     }
+
+
+def test_another_seed_runs_what_is_random(copy, cohort_files):
+    copy.write(sheet_of(cohort_files), seed=1)
+    jobs = set(copy.jobs())
+    assert {"doublets", "hvg", "harmony", "neighbors", "umap", "tsne", "leiden", "louvain", "kmeans", "atlas"} <= jobs
+    assert not jobs & {"ingest", "qc"}
+
+
+def test_samples_in_another_order_run_all_that_joins_them(copy, cohort_files):
+    """Also after a run that stopped where the new order does not show: the genes' table has the same bytes."""
+    copy.write(sheet_of(cohort_files[::-1]))
+    joining = {"hvg", "features", "markers_ttest", "figures_markers", "figures_qc", "atlas"}
+    assert joining | {"genes"} <= set(copy.jobs())
+    copy.snakemake("results/cohort/genes.parquet")
+    jobs = set(copy.jobs())
+    assert joining <= jobs
+    assert "genes" not in jobs
+    # And were Snakemake to run the atlas alone, it would not take one cell's counts for another's
+    done = copy.snakemake("--allowed-rules", "atlas", "--", "results/atlas.h5ad", check=False)
+    assert done.returncode
+    assert "not those of results/cohort/obs.parquet, or stand in another order" in done.stderr
+
+
+def test_other_code_runs_the_stages_that_import_it(copy, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run(
+        ["cp", "-a", *(HOME / n for n in ("Snakefile", "rules", "scripts", "config", "envs")), home], check=True
+    )
+    assert copy.jobs("--snakefile", str(home / "Snakefile")) == []
+    module = home / "scripts" / "lib" / "fuzzy.py"
+    module.write_text(module.read_text() + "\n# a comment\n")
+    assert copy.jobs("--snakefile", str(home / "Snakefile")) == []
+    module.write_text(module.read_text() + "\nMORE = 1\n")
+    jobs = set(copy.jobs("--snakefile", str(home / "Snakefile")))
+    assert {"neighbors", "leiden", "umap"} <= jobs
+    assert not jobs & {"ingest", "genes", "hvg", "pca", "harmony"}
+
+
+def test_results_of_other_code_that_stay_are_told(copy, tmp_path):
+    record = copy.folder / "logs" / "cohort" / "pca.run.json"
+    record.write_text(record.read_text().replace('"code": "', '"code": "0'))
+    done = copy.snakemake("--forcerun", "runs")
+    assert "results of pca were made by another version of Somersault's code" in done.stderr
+    assert "results of pca were made" in (copy.folder / "results" / "tables" / "notices.tsv").read_text()
+
+
+def test_a_run_of_one_target_leaves_the_report(copy):
+    report = copy.folder / "results" / "report.html"
+    before = report.read_bytes()
+    copy.snakemake("--forcerun", "qc", "--", "results/samples/P1/qc.parquet")
+    assert report.read_bytes() == before
+    report.unlink()
+    assert copy.jobs() == ["report"]
 
 
 def test_what_jobs_ask_for_runs_nothing(copy, cohort_files):
