@@ -13,7 +13,7 @@ sys.path.append(str(HOME / "scripts"))
 from lib import cards, code
 from lib import config as settings
 from lib import device as devices
-from lib import notices, resources, sizes
+from lib import headers, notices, resources, sizes
 from lib.errors import UserError
 from lib.names import escape, unescape
 from snakemake.exceptions import WorkflowError
@@ -124,14 +124,36 @@ def sheet_obs(wildcards):
     return settings.sheet_obs(SHEET, wildcards.sample)
 
 
+def cell_suffix(wildcards):
+    """What names a sample's cells."""
+    return settings.cell_suffix(SAMPLES, wildcards.sample)
+
+
 def cell_limits(wildcards):
     """The `cells` section of the config with the sample's own limits."""
     return settings.cell_limits(SHEET, wildcards.sample, config["cells"])
 
 
+def doublet_options(wildcards):
+    """The `doublets` section of the config with the sample's own rate and threshold."""
+    return settings.doublet_options(SHEET, wildcards.sample, config["doublets"])
+
+
 def counts_slot(wildcards):
     """Where a sample's file keeps its counts."""
     return settings.counts_slot(SHEET, wildcards.sample, config)
+
+
+def orientation(wildcards):
+    """Whether a sample's table of text has a line per cell or per gene."""
+    return settings.orientation(SHEET, wildcards.sample, config)
+
+
+def file_version(wildcards):
+    """Names, sizes and times of what is read of a sample's file; of the demo's, which a rule makes, nothing."""
+    path = Path(sample_path(wildcards))
+    made = path.parts[:1] == ("demo",)
+    return [] if made else headers.version_of(path, config["ingest"]["genome"])
 
 
 def clustering_file(name):
@@ -163,11 +185,22 @@ def coloured(name):
 
 @cache
 def sample_sizes():
-    """Each sample's sizes, from the header of its file; of the demo's patients that are yet to be simulated: theirs."""
+    """Each sample's sizes, from its file's header; of the demo's patients that are yet to be simulated: theirs."""
     asked = sizes.questions(SHEET, config)
     there = {name: file for name, file in asked.items() if os.path.exists(file.path)}
-    known = sizes.read_sizes(there, Path(".snakemake/somersault/sizes.json"))
+    known, problems = sizes.read_headers(
+        there, Path(".snakemake/somersault/sizes.json")
+    )
+    for name, texts in sizes.column_problems(SHEET, config).items():
+        problems[name] = problems.get(name, []) + texts
+    sizes.check(problems)
     return {name: known.get(name, DEMO_SIZES) for name in SAMPLES}
+
+
+try:
+    sample_sizes()
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 @cache

@@ -19,10 +19,14 @@ rule ingest:
         **needs("ingest"),
     params:
         sample="{sample}",
+        suffix=cell_suffix,
         sheet=sheet_obs,
         counts=counts_slot,
+        orientation=orientation,
         genome=config["ingest"]["genome"],
         batch_key=BATCH_KEY,
+        keep=settings.kept_columns(config),
+        version=file_version,
     script:
         "../scripts/ingest.py"
 
@@ -75,7 +79,7 @@ rule doublets:
         seed=config["seed"],
         batch_key=BATCH_KEY,
         cells=cell_limits,
-        doublets=config["doublets"],
+        doublets=doublet_options,
     script:
         "../scripts/doublets.py"
 

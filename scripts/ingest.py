@@ -6,7 +6,7 @@ unique names of cells and genes, and in obs the file's columns and the sample sh
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,20 +17,27 @@ import pandas as pd
 from lib import stage
 from lib.clock import counted
 from lib.compressed import pool
-from lib.config import required_columns
+from lib.config import stored_names
 from lib.counts import Chunk, CountsWriter
 from lib.errors import UserError
 from lib.files import replacing
+from lib.headers import NO_CELLS
 from lib.readers import NotSortedError, Reader, open_counts
 
 
 def cell_table(
-    obs: pd.DataFrame, sample: str, sheet: Mapping[str, Any], batch_key: str, required: Mapping[str, str]
+    obs: pd.DataFrame,
+    sample: str,
+    suffix: str,
+    sheet: Mapping[str, Any],
+    batch_key: str,
+    keep: Collection[str],
 ) -> pd.DataFrame:
     """The store's obs: `sample`, the file's columns, the sheet's columns, under unique names of cells.
 
-    A file's column that the sheet has as well becomes `{column}_file`. Strings become categories. A cell is named
-    `{barcode}-{sample}`, or `{barcode}-{batch}-{sample}` where barcodes repeat across the file's batches.
+    A file's column that the sheet has as well, or that this workflow writes itself, becomes `{column}_file`. Strings
+    become categories. A cell is named `{barcode}-{suffix}`, or `{barcode}-{batch}-{suffix}` where barcodes repeat
+    across the file's batches.
 
     Parameters
     ----------
@@ -38,45 +45,47 @@ def cell_table(
         The file's table of cells; the index holds the barcodes.
     sample
         The sample's name.
+    suffix
+        What names its cells.
     sheet
-        The sheet's further columns for this sample, a value each.
+        The sheet's further columns for this sample, a value each: None is a missing text, NaN a missing number.
     batch_key
         Column that names the batches.
-    required
-        Columns that later stages need -> the config key that names each.
+    keep
+        Columns that the config takes from the file, although they are named as what this workflow writes.
 
     Raises
     ------
     UserError
-        If there are no cells, if a required column is absent, if the batch of a cell is missing, if cells of one batch
+        If there are no cells, if there are no batches, if the batch of a cell is missing, if cells of one batch
         share a barcode.
     """
     if not len(obs):
-        raise UserError("there are no cells. Remove the sample from the sheet, or correct its path.")
+        raise UserError(NO_CELLS)
     columns = {"sample": pd.Series([sample] * len(obs))}
-    for name, values in obs.items():
-        kept = str(name)
-        while kept in columns or kept in sheet:
-            kept += "_file"
-        if kept != name:
-            stage.log.info("the file's column %s is kept as %s", name, kept)
-        columns[kept] = pd.Series(values.array)
-    columns |= {name: pd.Series([value] * len(obs)) for name, value in sheet.items()}
+    names = stored_names(obs.columns, sheet, keep)
+    columns |= {names[str(name)]: pd.Series(values.array) for name, values in obs.items()}
+    if renamed := {name: kept for name, kept in names.items() if kept != name}:
+        pairs = ", ".join(f"{name} as {kept}" for name, kept in renamed.items())
+        say = stage.notice if renamed.keys() - {"sample"} else stage.log.info
+        say("sample %s: columns of the file that have names of this run's or the sheet's are kept: %s", sample, pairs)
+    for name, value in sheet.items():
+        columns[name] = pd.Series([value] * len(obs), dtype=object if value is None or isinstance(value, str) else None)
     stored = {name: storable(values) for name, values in columns.items() if name != "_index"}
-    for name in columns.keys() - {name for name, values in stored.items() if values is not None}:
-        stage.log.info("left out: column %s (%s), which h5ad files cannot hold", name, columns[name].dtype)
+    if odd := [name for name in columns if stored.get(name) is None]:
+        kinds = ", ".join(f"{name} ({columns[name].dtype})" for name in odd)
+        stage.notice("sample %s: columns of the file that h5ad files cannot hold are left out: %s", sample, kinds)
     table = pd.DataFrame({name: values for name, values in stored.items() if values is not None})
-    for name, key in required.items():
-        if name not in table:
-            raise UserError(
-                f"{key}: neither the file nor the sheet has a column {name}; there are {', '.join(table)}. "
-                f"Correct {key} in the config."
-            )
+    if batch_key not in table:
+        raise UserError(
+            f"batch_key: neither the file nor the sheet has a column {batch_key}; there are {', '.join(table)}. "
+            "Correct batch_key in the config."
+        )
     if missing := int(table[batch_key].isna().sum()):
         raise UserError(
             f"batch_key: {missing} of {len(table)} cells have no {batch_key}. Fill it, or remove these cells."
         )
-    table.index = cell_names(obs.index.to_numpy(str), sample, table[batch_key].to_numpy(str))
+    table.index = cell_names(obs.index.to_numpy(str), suffix, table[batch_key].to_numpy(str))
     return table
 
 
@@ -91,7 +100,10 @@ def storable(values: pd.Series) -> pd.Series | None:
             return values.cat.rename_categories(pd.Index(categories.map(str), dtype=object))
         return values if pd.api.types.is_numeric_dtype(categories) else None
     if is_text(values):
-        strings = values.astype(object).map(str, na_action="ignore")
+        values = values.astype(object)
+        if not values.map(pd.api.types.is_scalar).all():
+            return None
+        strings = values.map(lambda v: v.decode() if isinstance(v, bytes) else str(v), na_action="ignore")
         return pd.Series(pd.Categorical(strings, pd.Index(sorted(strings.dropna().unique()), dtype=object)))
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
         return None
@@ -105,11 +117,11 @@ def is_text(values: pd.Series | pd.Index) -> bool:
     return pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)
 
 
-def cell_names(barcodes: np.ndarray, sample: str, batches: np.ndarray) -> pd.Index:
+def cell_names(barcodes: np.ndarray, suffix: str, batches: np.ndarray) -> pd.Index:
     """Unique names of cells; see `cell_table`."""
     index = pd.Index(barcodes, dtype=object)
     if not index.has_duplicates:
-        return index + f"-{sample}"
+        return index + f"-{suffix}"
     pairs = pd.MultiIndex.from_arrays([batches, barcodes])
     if pairs.has_duplicates:
         batch, barcode = pairs[pairs.duplicated()][0]
@@ -118,14 +130,43 @@ def cell_names(barcodes: np.ndarray, sample: str, batches: np.ndarray) -> pd.Ind
             f"them {barcode} (batch {batch}). If the file holds several batches, set `batch_key` in the config to the "
             "column that tells them apart; else remove the duplicates."
         )
-    stage.log.info("barcodes repeat across batches: cells are named {barcode}-{batch}-%s", sample)
-    return index + "-" + pd.Index(batches, dtype=object) + f"-{sample}"
+    stage.log.info("barcodes repeat across batches: cells are named {barcode}-{batch}-%s", suffix)
+    named = index + "-" + pd.Index(batches, dtype=object) + f"-{suffix}"
+    if named.has_duplicates:  # barcode A-1 of batch 2, and barcode A of batch 1-2
+        named = index + "::" + pd.Index(batches, dtype=object) + f"-{suffix}"
+    return named
 
 
-def gene_table(symbols: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
-    """The store's var: unique symbols as index, `gene_symbols` as in the file, unique `gene_ids`."""
-    index = pd.Index(make_unique(symbols, "symbols"), dtype=object)
-    return pd.DataFrame({"gene_symbols": symbols, "gene_ids": make_unique(ids, "ids")}, index=index, dtype=object)
+def gene_table(symbols: np.ndarray, ids: np.ndarray, flags: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The store's var: unique symbols as index, `gene_symbols` as in the file, unique `gene_ids`, the file's flags.
+
+    Where genes share a symbol, each is named `{symbol}-{id}`: whatever their order, the same gene gets the same name.
+    Genes that AnnData has made unique (`X`, `X-1`) count as sharing theirs. Where the ids do not tell them apart, the
+    second is `X-1`, the third `X-2`.
+    """
+    shared = shared_symbols(symbols, ids)
+    names = np.where(shared == "", symbols, shared + "-" + ids)
+    if n := int((shared != "").sum()):
+        first = int(np.argmax(shared != ""))
+        stage.log.info("%d genes that share a symbol are named with their ids, the first of them %s", n, names[first])
+    index = pd.Index(make_unique(names, "symbols"), dtype=object)
+    table = pd.DataFrame({"gene_symbols": symbols, "gene_ids": make_unique(ids, "ids")}, index=index, dtype=object)
+    for name, values in ({} if flags is None else flags).items():
+        if name not in (*table, "_index"):
+            table[name] = values.to_numpy(bool)
+    return table
+
+
+def shared_symbols(symbols: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """For each gene the symbol that it shares with genes of other ids, "" if it does with none."""
+    symbols, ids = pd.Series(symbols, dtype=object), pd.Series(ids, dtype=object)
+    # X-1, where there is an X too, is what AnnData makes of a second X
+    base = symbols.str.extract(r"^(.+)-\d{1,2}$", expand=False)
+    origin = base.where(base.isin(symbols), symbols).astype(object)
+    groups = ids.groupby(origin, sort=False)
+    told = (groups.transform("size") > 1) & (groups.transform("nunique") == groups.transform("size"))
+    own = ids.eq(symbols).groupby(origin, sort=False).transform("any")  # ids that only repeat the symbols tell nothing
+    return origin.where(told & ~own, "").to_numpy(object)
 
 
 def make_unique(names: np.ndarray, what: str) -> np.ndarray:
@@ -141,8 +182,13 @@ def make_unique(names: np.ndarray, what: str) -> np.ndarray:
             unique[i] = f"{names[i]}-{used[names[i]]}"
         taken.add(unique[i])
     if len(repeated):
-        stage.log.info(
-            "%d genes with repeated %s made unique, the first of them %s", len(repeated), what, unique[repeated[0]]
+        say = stage.notice if what == "symbols" else stage.log.info
+        say(
+            "%d genes with repeated %s, which no ids tell apart, are numbered in their order, the first of them %s: in "
+            "samples of another order they are other genes",
+            len(repeated),
+            what,
+            unique[repeated[0]],
         )
     return unique
 
@@ -213,16 +259,15 @@ def blaming(what: object) -> Iterator[None]:
 def main(snakemake: Any) -> None:
     """Read a sample's file, write `counts.h5ad`."""
     params, output, started = snakemake.params, Path(snakemake.output.counts), time.time()
-    required = required_columns(snakemake.config)  # no param: another label re-reads no file
     output.parent.mkdir(parents=True, exist_ok=True)
     stage.log.info("sample %s: %s, counts in %s", params.sample, snakemake.input.file, params.counts)
     with (
         blaming(f"sample {params.sample}"),
-        open_counts(snakemake.input.file, params.counts, params.genome, output.parent) as reader,
+        open_counts(snakemake.input.file, params.counts, params.genome, output.parent, params.orientation) as reader,
     ):
         with blaming(reader.path):
-            obs = cell_table(reader.obs, params.sample, params.sheet, params.batch_key, required)
-        var = gene_table(reader.gene_symbols, reader.gene_ids)
+            obs = cell_table(reader.obs, params.sample, params.suffix, params.sheet, params.batch_key, params.keep)
+        var = gene_table(reader.gene_symbols, reader.gene_ids, reader.flags)
         with replacing(output) as partial:
             nnz, total = write_counts(reader, obs, var, partial)
     seconds = time.time() - started

@@ -24,6 +24,7 @@ from . import identity
 from .clock import counted, spending
 from .compressed import CompressedArray, CompressedReader
 from .h5ad import read_array, read_frame, write_frame
+from .names import escape_key
 
 ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
@@ -193,13 +194,13 @@ class Counts:
         """A column of strings of `obs` or `var`, by default the index."""
         with h5py.File(self.path, "r", locking=False) as file:
             column = file[axis].attrs["_index"] if column == "_index" else column
-            return read_array(file[axis][column])
+            return read_array(file[axis][escape_key(column)])
 
     @counted("read")
     def column(self, name: str) -> np.ndarray:
         """A column of `obs`: strings or numbers; of a categorical one its cells' categories ("" where missing)."""
         with h5py.File(self.path, "r", locking=False) as file:
-            column = file["obs"][name]
+            column = file["obs"][escape_key(name)]
             if "categories" not in column:
                 return read_array(column)
             categories, codes = read_array(column["categories"]), column["codes"][...]

@@ -11,9 +11,13 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from .names import escape_key, unescape
+
 
 def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
     """Write a table of numbers, booleans, strings and categories as `anndata.io.write_elem` does; equal on reading.
+
+    Names of columns that HDF5 cannot hold as keys, as those with a slash, are escaped (`names.escape_key`).
 
     Raises
     ------
@@ -22,13 +26,14 @@ def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
     """
     group, index = parent.create_group(name), str(table.index.name or "_index")
     _mark(group, "dataframe")
-    group.attrs.update({"_index": index, "column-order": [str(column) for column in table]})
+    group.attrs.update({"_index": index, "column-order": [escape_key(str(column)) for column in table]})
     _write_array(group, index, table.index.to_numpy(object))
     for column, values in table.items():
+        key = escape_key(str(column))
         if not isinstance(values.dtype, pd.CategoricalDtype):
-            _write_array(group, str(column), values.to_numpy())
+            _write_array(group, key, values.to_numpy())
             continue
-        categorical = group.create_group(str(column))
+        categorical = group.create_group(key)
         _mark(categorical, "categorical")
         categorical.attrs["ordered"] = bool(values.cat.ordered)
         _write_array(categorical, "codes", values.cat.codes.to_numpy())
@@ -37,7 +42,7 @@ def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
 
 def read_frame(group: h5py.Group) -> pd.DataFrame:
     """A table that `write_frame` wrote, as `anndata.io.read_elem` reads it."""
-    columns = {name: _column(group[name]) for name in group.attrs["column-order"]}
+    columns = {unescape(name): _column(group[name]) for name in group.attrs["column-order"]}
     return pd.DataFrame(columns, index=pd.Index(read_array(group[group.attrs["_index"]]), dtype=object))
 
 

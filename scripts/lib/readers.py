@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,15 +23,33 @@ import deflate
 import h5py
 import numpy as np
 import pandas as pd
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from scipy.sparse import csc_matrix, csr_matrix
 
 from . import device as devices
 from .compressed import pool
 from .counts import rows_of_nonzeros, select_genes
 from .errors import UserError
+from .headers import (
+    LARGEST,
+    SPARSE,
+    as_counts,
+    check_anndata,
+    check_mtx_shape,
+    choice,
+    damaged,
+    format_of,
+    loom_matrices,
+    matrices_of,
+    mtx_header,
+    places_of,
+    tenx_files,
+    tenx_group,
+    unreadable,
+)
 from .imports import import_lean
-from .stage import log
+from .stage import log, notice
+from .texttable import Layout, encoding_of, layout_of, numbers, open_file, orientation_of, text_lines
 
 if TYPE_CHECKING:
     import zarr
@@ -42,13 +61,15 @@ if TYPE_CHECKING:
 DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error, pd.errors.ParserError)
 BLOCK = 4_000_000  # non-zeros that are read at a time
 DENSE_BLOCK = 1 << 26  # bytes of a dense matrix that are read at a time
-LARGEST = np.iinfo(np.uint32).max
-PEEK = 1000  # values that tell whether a matrix looks like counts
 RECORD = np.dtype([("row", np.int32), ("column", np.int32), ("count", np.uint32)])  # of the scratch file
 
-SPARSE = ("csr_matrix", "csc_matrix")  # AnnData's encoding-type
-GENES = "Gene Expression"  # 10x's feature type
+GENES = "gene expression"  # 10x's feature type, in small letters
+NO_TYPE = ("", "na", "nan", "none", "unknown")
+OTHER_TYPES = ("antibody", "crispr", "multiplexing", "peak", "custom", "antigen", "vdj")  # how 10x's other types begin
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol", "Symbol")
+LOOM_CELLS = ("CellID", "obs_names", "barcode", "barcodes", "cell_names", "cell_id", "cell_ids", "Barcode")
+LOOM_GENES = ("Gene", "var_names", "gene_name", "gene_names", "gene_symbols", "Symbol", "target_name", "Accession")
+LOOM_GENES += ("gene_id", "gene_ids", "Name")
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_ids", "ensembl_id", "ensembl", "feature_id", "Accession")
 
 Blocks = Callable[[], Iterator[tuple[int, csr_matrix]]]
@@ -71,7 +92,7 @@ class Reader:
     obs
         The file's table of cells; its index holds the barcodes, as in the file.
     gene_symbols, gene_ids
-        Per gene, as in the file, strings; the ids are the symbols where the file has none.
+        Per gene, as in the file, strings; where one of them is empty or absent, the other.
     nnz
         Non-zeros of the file where it says so, else an estimate from above.
     blocks
@@ -84,6 +105,8 @@ class Reader:
         Where else the file may keep counts, each with what it looks like.
     scratch
         Folder of the scratch file.
+    flags
+        The file's own boolean columns of its table of genes.
     """
 
     path: Path
@@ -97,6 +120,7 @@ class Reader:
     columns: np.ndarray | None = None
     places: dict[str, str] = field(default_factory=dict)
     scratch: Path | None = None
+    flags: pd.DataFrame | None = None
 
     @property
     def n_obs(self) -> int:
@@ -114,17 +138,21 @@ class Reader:
         Raises
         ------
         UserError
-            If a value is not a count (which cell, gene and value), or the file is damaged.
+            If a value, or the sum of what stands for one cell and gene, is not a count (which cell, gene and value), or
+            the file is damaged.
         NotSortedError
             If the file is not sorted by cell, although it began so.
         """
         blocks = (self._counts(start, X) for start, X in self.blocks())
+        if self.scattered:
+            parts = by_rows(blocks, self.n_obs, self.n_vars, self.nnz, self.scratch)
+            blocks = (self._fitting(start, X) for start, X in parts)
         try:
-            yield from by_rows(blocks, self.n_obs, self.n_vars, self.nnz, self.scratch) if self.scattered else blocks
+            yield from blocks
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            damaged(self.path, error)
+            raise UserError(unreadable(self.path, error)) from None
 
     def _counts(self, start: int, X: csr_matrix) -> csr_matrix:
         """A block's chosen genes as canonical counts."""
@@ -135,16 +163,24 @@ class Reader:
             X = select_genes(X, new, self.n_vars, devices.resolve("cpu"))
         counts = as_counts(X.data)
         if counts is None:
-            self._refuse(start, X)
+            self._refuse(start, X, first_bad(X.data))
         X = csr_matrix((counts, X.indices, X.indptr), shape=X.shape)
-        X.sum_duplicates()
+        if not X.has_canonical_format:
+            X.data = X.data.astype(np.uint64)  # the sum of duplicates may exceed 32 bits
+            X.sum_duplicates()
+            X = self._fitting(start, X)
         if not X.data.all():
             X.eliminate_zeros()
         return X
 
-    def _refuse(self, start: int, X: csr_matrix) -> NoReturn:
+    def _fitting(self, start: int, X: csr_matrix) -> csr_matrix:
+        """A block of sums, uint64, as uint32."""
+        if X.nnz and X.data.max() > LARGEST:
+            self._refuse(start, X, int(np.argmax(X.data > LARGEST)))
+        return csr_matrix((X.data.astype(np.uint32), X.indices, X.indptr), shape=X.shape)
+
+    def _refuse(self, start: int, X: csr_matrix, at: int) -> NoReturn:
         """Say which value of a block is the first that is no count, and what to do."""
-        at = first_bad(X.data)
         value, row = X.data[at], start + int(np.searchsorted(X.indptr, at, "right")) - 1
         gene, cell = self.gene_symbols[X.indices[at]], self.obs.index[row]
         logged = X.data.dtype.kind == "f" and not value.is_integer() and X.data.min() >= 0 and X.data.max() < 20
@@ -164,19 +200,6 @@ class Reader:
         )
 
 
-def as_counts(values: np.ndarray) -> np.ndarray | None:
-    """The values as uint32, None if one of them is not a whole number from 0 to 2^32 - 1."""
-    if values.dtype.kind not in "biuf":
-        return None
-    if not len(values):
-        return values.astype(np.uint32)
-    # A NaN fails both comparisons, so that the cast meets none
-    if not 0 <= float(values.min()) <= float(values.max()) <= LARGEST:
-        return None
-    counts = values.astype(np.uint32)
-    return counts if values.dtype.kind != "f" or np.array_equal(counts, values) else None
-
-
 def first_bad(values: np.ndarray) -> int:
     """Position of the first value that `as_counts` refuses."""
     if values.dtype.kind not in "biuf":
@@ -188,8 +211,9 @@ def first_bad(values: np.ndarray) -> int:
 
 def by_rows(
     blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scratch: Path | None
-) -> Iterator[csr_matrix]:
-    """Blocks that each hold parts of all rows, summed and given back as one row range after the other.
+) -> Iterator[tuple[int, csr_matrix]]:
+    """Blocks that each hold parts of all rows, summed and given back as one row range (its first row, uint64) after the
+    other.
 
     Each block's non-zeros go by rows into one scratch file; a row range then is collected from one stretch
     per block. The file has no name, so that nothing of it stays behind.
@@ -221,14 +245,8 @@ def by_rows(
                 pieces.append(file.read(stretch[i + 1] - stretch[i]))
             records = np.frombuffer(b"".join(pieces), RECORD)
             rows, columns = records["row"] - np.int32(first), records["column"]
-            yield csr_matrix((records["count"], (rows, columns)), shape=(last - first, n_vars))
-
-
-def damaged(path: Path, why: object) -> NoReturn:
-    """Raise that a file cannot be read."""
-    raise UserError(
-        f"{path} cannot be read: {why}. It may be truncated or damaged: copy or download it again."
-    ) from None
+            counts = records["count"].astype(np.uint64)
+            yield int(first), csr_matrix((counts, (rows, columns)), shape=(last - first, n_vars))
 
 
 # The formats
@@ -236,20 +254,26 @@ def damaged(path: Path, why: object) -> NoReturn:
 
 @contextmanager
 def open_counts(
-    path: str | Path, counts: str = "X", genome: str | None = None, scratch: str | Path | None = None
+    path: str | Path,
+    counts: str = "X",
+    genome: str | None = None,
+    scratch: str | Path | None = None,
+    orientation: str = "auto",
 ) -> Iterator[Reader]:
     """Open a file's raw counts, to be closed at the end of the block. Nothing is ever written to `path`.
 
     Parameters
     ----------
     path
-        A 10x folder, a 10x `.h5`, an `.h5ad`, a `.zarr`, a `.loom`, or a `.csv` or `.tsv` (cells x genes; also .gz).
+        A 10x folder, a 10x `.h5`, an `.h5ad`, a `.zarr`, a `.loom`, or a `.csv`, `.tsv` or `.txt` (also .gz).
     counts
         Where an `.h5ad`, a `.zarr` or a `.loom` keeps them: X | raw | layers/NAME. Other formats have one matrix only.
     genome
         Which genome of a 10x file to take.
     scratch
         Folder for a scratch file, where one is needed.
+    orientation
+        Of a table of text: cells_by_genes | genes_by_cells | auto: the first, refused where it looks otherwise.
 
     Raises
     ------
@@ -261,53 +285,53 @@ def open_counts(
         raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
     with ExitStack() as stack:
         try:
-            reader = _reader(path, counts, genome, stack)
-        except (*DAMAGED, KeyError) as error:
-            damaged(path, error)
+            reader = _reader(path, counts, genome, orientation, stack)
+        except (*DAMAGED, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            log.info("reading %s", path, exc_info=True)
+            raise UserError(unreadable(path, error)) from None
         reader.scratch = None if scratch is None else Path(scratch)
         yield reader
 
 
-def _reader(path: Path, counts: str, genome: str | None, stack: ExitStack) -> Reader:
+def _reader(path: Path, counts: str, genome: str | None, orientation: str, stack: ExitStack) -> Reader:
     """The reader for a file's format: its suffix says which."""
-    if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+    form = format_of(path)
+    if form == "zarr":
         import zarr
 
         return read_anndata(path, zarr.open_group(path, mode="r"), counts)
-    if path.is_dir():
+    if form == "10x folder":
         return read_10x_folder(path, genome)
-    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    if suffix in ("csv", "tsv"):
-        return read_text(path, "," if suffix == "csv" else "\t")
-    if suffix not in ("h5ad", "h5", "hdf5", "loom") or path.name.endswith(".gz"):
-        raise UserError(
-            f"{path} has no format known here. Formats: a 10x folder (give the folder, not its matrix.mtx), a 10x .h5, "
-            ".h5ad, .zarr, .loom, and .csv or .tsv, or these with .gz, of cells x genes."
-        )
+    if form == "text":
+        return read_text(path, orientation)
     file = stack.enter_context(h5py.File(path, "r", locking=False))
-    if suffix == "loom":
+    if form == "loom":
         return read_loom(path, file, counts)
-    if suffix == "h5ad" or {"obs", "var"} <= set(file):
+    if form == "h5ad" or {"obs", "var"} <= set(file):
         return read_anndata(path, file, counts)
     return read_10x_h5(path, file, genome)
 
 
 def read_10x_h5(path: Path, file: h5py.File, genome: str | None) -> Reader:
-    """Cell Ranger's `.h5`: version 3's group `matrix`, or version 2's group per genome. Source: scanpy.read_10x_h5."""
-    if "matrix" in file:
-        group, features = file["matrix"], file["matrix/features"]
-        symbols, ids = _strings(features["name"]), _strings(features["id"])
-        columns = _gene_features(path, _strings(features["feature_type"]))
-        if genome is not None:
-            genomes = _strings(features["genome"])
-            columns &= genomes == _choice(path, "genome", genome, list(pd.unique(genomes[columns])))
+    """Cell Ranger's `.h5`: version 3's group `matrix`, or version 2's group per genome. Source: scanpy.read_10x_h5.
+
+    CellBender's, which may lack the features' types and genomes, or have "NA" for all.
+    """
+    group = tenx_group(path, file, genome)
+    if "features" in group:
+        features = group["features"]
+        fields = {
+            name: _strings(features[name]) for name in ("name", "id", "feature_type", "genome") if name in features
+        }
     else:
-        genomes = [name for name, group in file.items() if isinstance(group, h5py.Group) and "barcodes" in group]
-        if not genomes:
-            raise UserError(f"{path} is not a 10x .h5 file: it has no group `matrix`, and no group of a genome.")
-        group = file[_choice(path, "genome", genome, genomes)]
-        symbols, ids = _strings(group["gene_names"]), _strings(group["genes"])
-        columns = np.ones(len(ids), bool)
+        fields = {
+            new: _strings(group[old]) for old, new in {"gene_names": "name", "genes": "id"}.items() if old in group
+        }
+    symbols, ids = named(path, fields.get("name", fields.get("id")), fields.get("id", fields.get("name")))
+    columns = _gene_features(path, fields.get("feature_type", np.full(len(ids), "")))
+    if genome is not None and "features" in group:
+        genomes = fields.get("genome", np.full(len(ids), ""))
+        columns &= genomes == choice(path, "genome", genome, list(pd.unique(genomes[columns])))
     obs = pd.DataFrame(index=_strings(group["barcodes"]))
     # The columns of genes x cells are the rows of cells x genes
     indptr = _indptr(path, group, len(obs))
@@ -317,25 +341,18 @@ def read_10x_h5(path: Path, file: h5py.File, genome: str | None) -> Reader:
 
 def read_anndata(path: Path, root: Group, counts: str) -> Reader:
     """An AnnData on disk, in HDF5 or zarr: the counts in X, raw or a layer; CSR, CSC or dense; of any dtype."""
-    if not {"obs", "var"} <= set(root):
-        raise UserError(f"{path} is not an AnnData file: it has no obs and var. Does its suffix tell its format?")
-    if isinstance(root["obs"], h5py.Dataset):
-        raise UserError(
-            f"{path} was written by anndata before version 0.7. Write it anew, in Python: "
-            "anndata.read_h5ad(OLD).write_h5ad(NEW)."
-        )
-    read_elem = import_lean("anndata.io").read_elem
-    matrices = {"X": root.get("X"), "raw": root.get("raw/X")}
-    if "layers" in root:
-        matrices |= {f"layers/{name}": root["layers"][name] for name in root["layers"]}
-    places = _places(matrices)
-    matrix = matrices[_choice(path, "counts", counts, list(places))]
-    obs, var = read_elem(root["obs"]), read_elem(root["raw/var" if counts == "raw" else "var"])
+    check_anndata(path, root)
+    matrices = matrices_of(root)
+    places = places_of(matrices)
+    matrix = matrices[choice(path, "counts", counts, list(places))]
+    obs, var = _frame(path, root["obs"]), _frame(path, root["raw/var" if counts == "raw" else "var"])
     obs.index = _plain(obs.index)
+    if counts == "raw" and not any(name in var for name in SYMBOL_COLUMNS):
+        var = _with_symbols(var, _frame(path, root["var"]))
     columns = np.ones(len(var), bool)
-    if "feature_types" in var and (var["feature_types"] == GENES).any():
-        columns = _gene_features(path, var["feature_types"].to_numpy(str))
-    symbols, ids = _gene_names(var[columns])
+    if "feature_types" in var:
+        columns = _gene_features(path, var["feature_types"].astype(object).to_numpy())
+    symbols, ids = named(path, *_gene_names(var[columns]))
     if matrix.attrs.get("encoding-type") not in SPARSE:
         nnz, scattered, blocks = matrix.shape[0] * matrix.shape[1], False, partial(_dense_blocks, matrix)
         _same_shape(path, counts, matrix.shape, (len(obs), len(var)))
@@ -344,19 +361,21 @@ def read_anndata(path: Path, root: Group, counts: str) -> Reader:
         indptr = _indptr(path, matrix, len(var) if scattered else len(obs))
         nnz, rows = int(indptr[-1]), _csc_blocks if scattered else _csr_blocks
         blocks = partial(rows, matrix["data"], matrix["indices"], indptr, len(obs) if scattered else len(var))
-    return Reader(path, counts, obs, symbols, ids, nnz, blocks, scattered, columns, places)
+    flags = _flags(var[columns])
+    return Reader(path, counts, obs, symbols, ids, nnz, blocks, scattered, columns, places, flags=flags)
 
 
 def read_loom(path: Path, file: h5py.File, counts: str) -> Reader:
-    """A `.loom`: `matrix` is genes x cells and dense, as are its layers. Names as scanpy.read_loom's, or anndata's."""
-    matrices = {"X": file["matrix"], **{f"layers/{name}": layer for name, layer in file.get("layers", {}).items()}}
-    places = _places(matrices)
-    matrix = matrices[_choice(path, "counts", counts, list(places))]
-    obs = _loom_table(path, file["col_attrs"], ("CellID", "obs_names"))
-    symbols, ids = _gene_names(_loom_table(path, file["row_attrs"], ("Gene", "var_names", "Accession")))
+    """A `.loom`: `matrix` is genes x cells and dense, as are its layers. Names as those who write them have them."""
+    matrices = loom_matrices(file)
+    places = places_of(matrices)
+    matrix = matrices[choice(path, "counts", counts, list(places))]
+    obs = _loom_table(path, file["col_attrs"], LOOM_CELLS)
+    var = _loom_table(path, file["row_attrs"], LOOM_GENES)
+    symbols, ids = named(path, *_gene_names(var))
     _same_shape(path, counts, matrix.shape, (len(symbols), len(obs)))
     blocks = partial(_dense_blocks, matrix, transposed=True)
-    return Reader(path, counts, obs, symbols, ids, matrix.size, blocks, places=places)
+    return Reader(path, counts, obs, symbols, ids, matrix.size, blocks, places=places, flags=_flags(var))
 
 
 def read_10x_folder(path: Path, genome: str | None) -> Reader:
@@ -364,44 +383,30 @@ def read_10x_folder(path: Path, genome: str | None) -> Reader:
 
     File names may have a prefix, and a folder may hold one such folder per genome. Source: scanpy.read_10x_mtx.
     """
-    genomes = sorted({file.parent.name for file in path.glob("*/*matrix.mtx*")})
-    if genomes and not any(path.glob("*matrix.mtx*")):
-        path = path / _choice(path, "genome", genome, genomes)
-    matrix = _one_file(path, "matrix.mtx")
-    genes = _lines(_one_file(path, "features.tsv", "genes.tsv"))
-    obs = pd.DataFrame(index=_plain(_lines(_one_file(path, "barcodes.tsv"))[0]))
-    columns = _gene_features(path, genes[2].to_numpy(object)) if 2 in genes else np.ones(len(genes), bool)
+    matrix, features, barcodes = tenx_files(path, genome)
+    genes, obs = _lines(features), pd.DataFrame(index=_plain(_lines(barcodes)[0]))
+    columns = _gene_features(features, genes[2].to_numpy(object)) if 2 in genes else np.ones(len(genes), bool)
     ids, symbols = genes[0].to_numpy(object), genes[min(1, genes.shape[1] - 1)].to_numpy(object)
-    header, shape, nnz = _mtx_header(matrix)
-    if shape != (len(genes), len(obs)):
-        transposed = " It seems to be cells x genes." if shape == (len(obs), len(genes)) else ""
-        raise UserError(
-            f"{matrix} is {shape[0]} x {shape[1]}, but there are {len(genes)} genes and {len(obs)} barcodes beside it."
-            f"{transposed} A 10x matrix has a row per line of the genes' file and a column per barcode."
-        )
-    reader = Reader(path, matrix.name, obs, symbols[columns], ids[columns], nnz, iter, columns=columns)
+    symbols, ids = named(features, symbols, ids)
+    header, shape, nnz = mtx_header(matrix)
+    check_mtx_shape(matrix, shape, len(genes), len(obs))
+    reader = Reader(matrix.parent, matrix.name, obs, symbols[columns], ids[columns], nnz, iter, columns=columns)
     reader.blocks = partial(_mtx_blocks, reader, matrix, header, len(genes))
     return reader
 
 
-def read_text(path: Path, separator: str) -> Reader:
-    """Text, cells x genes: a line of gene names, then per cell its barcode and its counts. As scanpy.read_csv."""
-    with _open(path) as file:
-        skip = 1
-        while (line := file.readline()).startswith(b"#"):
-            skip += 1
-        names, first = (line.decode().rstrip("\r\n").split(separator) for line in (line, file.readline()))
-    if len(first) < 2 or len(names) not in (len(first), len(first) - 1):
-        raise UserError(
-            f"{path}: the first line has {len(names)} fields, the next {len(first)}. Give a line of gene names, then "
-            f"a line per cell with its barcode and its counts, separated by {'commas' if separator == ',' else 'tabs'}."
-        )
-    genes = _plain([name.strip('"') for name in names[len(names) - len(first) + 1 :]]).to_numpy()
-    barcodes = _plain(cell for cell, _ in _text_lines(path, separator, skip))
-    if barcodes.isin(["ACTB", "GAPDH", "Actb", "Gapdh"]).any() or barcodes.str.match("ENS[A-Z]*G0").any():
-        raise UserError(f"{path}: its rows look like genes. Transpose it: a line per cell, a column per gene.")
-    blocks = partial(_text_blocks, path, separator, skip, len(genes))
-    return Reader(path, "the table", pd.DataFrame(index=barcodes), genes, genes, len(barcodes) * len(genes), blocks)
+def read_text(path: Path, orientation: str) -> Reader:
+    """Text: a line of gene names, then per cell its barcode and its counts, as scanpy.read_csv; or genes x cells."""
+    layout = layout_of(path)
+    by_genes = orientation_of(path, layout, orientation) == "genes_by_cells"
+    if layout.encoding != "utf-8":
+        notice("%s is not UTF-8: its names are read as Latin-1", path)
+    above, beside = _plain(layout.columns), _plain(name for name, _ in text_lines(path, layout))
+    genes, barcodes = (beside, above) if by_genes else (above, beside)
+    genes = named(path, genes.to_numpy(), genes.to_numpy())[0]
+    blocks = partial(_text_blocks, path, layout, len(beside), by_genes)
+    nnz = len(barcodes) * len(genes)
+    return Reader(path, "the table", pd.DataFrame(index=barcodes), genes, genes, nnz, blocks, scattered=by_genes)
 
 
 # Matrices on disk, as blocks
@@ -439,18 +444,29 @@ def _dense_blocks(array: Array, transposed: bool = False) -> Iterator[tuple[int,
 def _mtx_blocks(reader: Reader, path: Path, header: int, n_vars: int) -> Iterator[tuple[int, csr_matrix]]:
     """Blocks of the lines `gene cell count`: whole cells, as long as the file is sorted by cell."""
     types = {"gene": np.int32, "cell": np.int32, "count": np.float64}
-    options = {"sep": r"\s+", "header": None, "names": list(types), "dtype": types, "skiprows": header}
+    options = {"sep": r"\s+", "header": None, "names": list(types), "dtype": types, "index_col": False}
     begun = [np.empty(0, dtype) for dtype in types.values()]  # the lines of a cell that may go on in the next block
     done = seen = 0
-    with _open(path) as file:
+    with open_file(path) as file:
+        for _ in range(header):
+            file.readline()
         try:
             for lines in pd.read_csv(file, chunksize=BLOCK // 2, **options) if reader.nnz else ():
                 seen += len(lines)
+                if lines["count"].hasnans:
+                    damaged(path, "a line of values has fewer than three fields, or no number")
                 genes, cells, counts = (
                     lines["gene"].to_numpy() - 1,
                     lines["cell"].to_numpy() - 1,
                     lines["count"].to_numpy(),
                 )
+                for what, found, n in (("gene", genes, n_vars), ("cell", cells, reader.n_obs)):
+                    if found.min() < 0 or found.max() >= n:
+                        odd = int(found[np.argmax((found < 0) | (found >= n))]) + 1
+                        raise UserError(
+                            f"{path}: a value is of {what} number {odd}, but they go from 1 to {n}. It may be "
+                            "truncated or damaged, or count from 0: write it anew."
+                        )
                 if reader.scattered:
                     yield 0, csr_matrix((counts, (cells, genes)), shape=(reader.n_obs, n_vars))
                     continue
@@ -468,60 +484,41 @@ def _mtx_blocks(reader: Reader, path: Path, header: int, n_vars: int) -> Iterato
                 genes, cells, counts = begun
                 yield done, csr_matrix((counts, (cells - done, genes)), shape=(reader.n_obs - done, n_vars))
         except ValueError as error:
-            damaged(path, error)
-    if seen != reader.nnz:
+            raise UserError(f"{path}: a line does not hold gene, cell and count as three numbers: {error}") from None
+    if seen < reader.nnz:
         damaged(path, f"{seen} of {reader.nnz} lines")
+    if seen > reader.nnz:
+        raise UserError(f"{path} has {seen} lines of values, but says in its header that there are {reader.nnz}.")
 
 
-def _mtx_header(path: Path) -> tuple[int, tuple[int, int], int]:
-    """The lines before the first value, the shape, the number of values."""
-    with _open(path) as file:
-        kind = file.readline().split()
-        lines = 2
-        while (line := file.readline()).startswith(b"%"):
-            lines += 1
-    if kind[:1] != [b"%%MatrixMarket"] or kind[2:] not in (
-        [b"coordinate", b"integer", b"general"],
-        [b"coordinate", b"real", b"general"],
-    ):
-        raise UserError(
-            f"{path} is not a sparse matrix of numbers in Matrix Market's format: coordinate, integer or real."
-        )
-    if not line:
-        damaged(path, "it ends in its header")
-    n_rows, n_columns, nnz = map(int, line.split())
-    return lines, (n_rows, n_columns), nnz
-
-
-def _text_blocks(path: Path, separator: str, skip: int, n_vars: int) -> Iterator[tuple[int, csr_matrix]]:
-    step = max(1, BLOCK // max(1, n_vars))
+def _text_blocks(path: Path, layout: Layout, n_rows: int, by_genes: bool) -> Iterator[tuple[int, csr_matrix]]:
+    """Blocks of whole lines; of lines that are genes each holds all cells' counts of some genes."""
+    n_columns = len(layout.columns)
+    step = max(1, BLOCK // max(1, n_columns))
     rows: list[np.ndarray] = []
-    first = 0
-    for cell, text in _text_lines(path, separator, skip):
-        try:
-            row = np.fromstring(text, np.float64, sep=separator)
-        except ValueError:
-            row = np.empty(0)
-        if len(row) != n_vars:
+    done = 0
+
+    def block() -> tuple[int, csr_matrix]:
+        X = csr_matrix(np.stack(rows))
+        if not by_genes:
+            return done, X
+        X = csc_matrix((X.data, X.indices, X.indptr), shape=X.shape[::-1]).tocsr()
+        return 0, csr_matrix((X.data, X.indices + np.int32(done), X.indptr), shape=(n_columns, n_rows))
+
+    for name, text in text_lines(path, layout):
+        row = numbers(text, layout.separator)
+        if len(row) != n_columns:
+            what, other = ("gene", "cell") if by_genes else ("cell", "gene")
             raise UserError(
-                f"{path}: the line of cell {cell} does not hold {n_vars} numbers, one for each gene, separated as the "
-                "names in the first line. Correct it."
+                f"{path}: the line of {what} {name} does not hold {n_columns} numbers, one for each {other}, separated "
+                "as the names in the first line. Correct it."
             )
         rows.append(row)
         if len(rows) == step:
-            yield first, csr_matrix(np.stack(rows))
-            first, rows = first + len(rows), []
+            yield block()
+            done, rows = done + len(rows), []
     if rows:
-        yield first, csr_matrix(np.stack(rows))
-
-
-def _text_lines(path: Path, separator: str, skip: int) -> Iterator[tuple[str, str]]:
-    """Each line after the first `skip`: the cell and its values as text."""
-    with _open(path) as file:
-        for number, line in enumerate(file):
-            if number >= skip and not line.isspace():
-                cell, _, values = line.decode().strip().partition(separator)
-                yield cell.strip('"'), values
+        yield block()
 
 
 # Pieces of files
@@ -585,38 +582,93 @@ def _same_shape(path: Path, where: str, shape: tuple[int, ...], expected: tuple[
         damaged(path, f"{where} is {tuple(shape)}, but its names are {expected}")
 
 
-def _places(matrices: dict[str, Any]) -> dict[str, str]:
-    """Of a file's elements those that are matrices, each with what its first values look like."""
-    looks = {}
-    for place, matrix in matrices.items():
-        if matrix is not None and matrix.attrs.get("encoding-type") in SPARSE:
-            values = matrix["data"][:PEEK]
-        elif len(getattr(matrix, "shape", None) or ()) == 2:
-            values = matrix[:1, :PEEK].ravel()
-        else:
-            continue
-        looks[place] = "whole numbers" if as_counts(values) is not None else "not whole numbers"
-    return looks
-
-
-def _choice(path: Path, key: str, wanted: str | None, options: Sequence[str]) -> str:
-    """The value of a key of the config, where the file has it; for None the only one there is."""
-    if wanted is None and len(options) == 1:
-        return options[0]
-    if wanted in options:
-        return wanted
-    problem = f"has no {key} {wanted}" if wanted is not None else f"has more than one {key}"
-    raise UserError(f"{path} {problem}; it has {', '.join(options) or 'none'}. Set the config key `ingest: {key}`.")
-
-
 def _gene_features(path: Path, types: np.ndarray) -> np.ndarray:
-    """Mask of the features that are genes, by 10x's feature types; the others are logged."""
-    genes = types == GENES
-    if not genes.any():
-        raise UserError(f"{path} has no features of type {GENES}, but {', '.join(map(str, pd.unique(types)))}.")
+    """Mask of the features that are genes: all but those whose type is known to be another; these are logged.
+
+    By 10x's feature types. Where none is a gene's, all are taken but what 10x has for antibodies, guides, peaks.
+    """
+    small = np.array(["" if pd.isna(value) else str(value).strip().lower() for value in types], dtype=object)
+    known = pd.Series(~np.isin(small, NO_TYPE))
+    if (small == GENES).any():
+        genes = (small == GENES) | ~known.to_numpy()
+    else:
+        genes = np.array([not value.startswith(OTHER_TYPES) for value in small], bool)
+    if len(genes) and not genes.any():
+        raise UserError(f"{path} has no features of type Gene Expression, but {', '.join(map(str, pd.unique(types)))}.")
     for name, n in pd.Series(types[~genes]).value_counts().items():
         log.info("left out: %d features of type %s", n, name)
     return genes
+
+
+def named(path: Path, symbols: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols and ids, each in place of the other where that is empty.
+
+    Raises
+    ------
+    UserError
+        If a gene has neither.
+    """
+    symbols, ids = symbols.astype(object), ids.astype(object)
+    no_symbol, no_id = (np.array([not name.strip() for name in names], bool) for names in (symbols, ids))
+    if (nameless := no_symbol & no_id).any():
+        raise UserError(
+            f"{path}: {nameless.sum()} genes have neither a symbol nor an id, the first is number "
+            f"{int(np.argmax(nameless)) + 1}. Name them, or leave them out."
+        )
+    return np.where(no_symbol, ids, symbols), np.where(no_id, symbols, ids)
+
+
+def _with_symbols(raw: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
+    """The genes' table of `raw`, with the columns of symbols and flags that only `var` has, joined on the index."""
+    names = [name for name in var if name in SYMBOL_COLUMNS or _is_flag(var[name])]
+    names = [name for name in names if name not in raw]
+    if not names or var.index.has_duplicates or not raw.index.isin(var.index).any():
+        return raw
+    log.info("raw has no %s: of var", ", ".join(map(str, names)))
+    found = var[names].reindex(raw.index)
+    for name in names:
+        if _is_flag(var[name]):
+            found[name] = found[name].astype(object).where(found[name].notna(), False).astype(bool)
+    return raw.join(found) if raw.index.is_unique else raw
+
+
+def _is_flag(values: pd.Series) -> bool:
+    return pd.api.types.is_bool_dtype(values.dtype) and not values.isna().any()
+
+
+def _flags(var: pd.DataFrame) -> pd.DataFrame:
+    """The boolean columns of a table of genes."""
+    flags = {str(name): var[name].to_numpy(bool) for name in var if _is_flag(var[name])}
+    return pd.DataFrame(flags, index=range(len(var)))
+
+
+def _frame(path: Path, group: Group) -> pd.DataFrame:
+    """A table of AnnData; columns that are no single values per row are left out, and said so."""
+    read_elem = import_lean("anndata.io").read_elem
+    try:
+        return read_elem(group)
+    except DAMAGED:
+        raise
+    except Exception as error:  # of AnnData's readers, any
+        log.info("column by column, for %s", error)
+    index = pd.Index(np.asarray(read_elem(group[group.attrs["_index"]])), dtype=object)
+    columns, odd = {}, []
+    for name in map(str, group.attrs.get("column-order", ())):
+        try:
+            values = read_elem(group[name])
+            if "categories" in group[name].attrs:  # anndata 0.7's
+                categories = read_elem(group[f"__categories/{name}"])
+                values = pd.Categorical.from_codes(values, categories)
+            if np.ndim(values) != 1 or len(values) != len(index):
+                raise ValueError("no single values")
+            columns[name] = pd.Series(values)
+        except DAMAGED:
+            raise
+        except Exception:
+            odd.append(name)
+    if odd:
+        notice("%s: left out of %s: %s, which hold no single values per row", path, group.name, ", ".join(odd))
+    return pd.DataFrame(columns, index=range(len(index))).set_axis(index, axis=0)
 
 
 def _gene_names(var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -624,8 +676,8 @@ def _gene_names(var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     index = pd.Series(_plain(var.index), dtype=object)
     symbols = next((var[name].reset_index(drop=True) for name in SYMBOL_COLUMNS if name in var), None)
     ids = next((var[name].reset_index(drop=True) for name in ID_COLUMNS if name in var), index)
-    symbols = index if symbols is None else symbols.astype(object).where(symbols.notna(), ids)
-    ids = ids.astype(object).where(ids.notna(), symbols)
+    symbols = index if symbols is None else symbols
+    symbols, ids = (names.astype(object).where(names.notna(), "") for names in (symbols, ids))
     return _plain(symbols).to_numpy(), _plain(ids).to_numpy()
 
 
@@ -635,6 +687,8 @@ def _loom_table(path: Path, group: h5py.Group, names: Sequence[str]) -> pd.DataF
     found = next((name for name in names if name in attributes), None)
     if found is None:
         raise UserError(f"{path}: {group.name} has none of {', '.join(names)}, to name its cells or genes.")
+    if odd := ", ".join(name for name in group if name not in attributes):
+        log.info("%s: left out of %s: %s, which hold no single values", path, group.name, odd)
     table = {name: item[...] if item.dtype.kind in "biuf" else _strings(item) for name, item in attributes.items()}
     return pd.DataFrame(table, index=_plain(table.pop(found)))
 
@@ -649,26 +703,16 @@ def _plain(names: Any) -> pd.Index:
     return pd.Index([str(name) for name in names], dtype=object)
 
 
-def _one_file(folder: Path, *names: str) -> Path:
-    """The one file of a folder whose name ends like this, gzipped or not."""
-    ends = tuple(name + zipped for name in names for zipped in ("", ".gz"))
-    found = sorted(f for f in folder.iterdir() if f.name.endswith(ends) and not f.name.startswith("."))
-    if len(found) != 1:
-        there = ", ".join(f.name for f in found) or f"only {', '.join(sorted(f.name for f in folder.iterdir())[:10])}"
-        raise UserError(
-            f"{folder} is no folder of a 10x matrix: it needs one file {' or '.join(names)} (or .gz), and has {there}."
-        )
-    return found[0]
-
-
 def _lines(path: Path) -> pd.DataFrame:
-    """A file of tab-separated strings without a header."""
-    with _open(path) as file:
-        try:
-            return pd.read_csv(file, sep="\t", header=None, dtype=str, na_filter=False, quoting=csv.QUOTE_NONE)
-        except pd.errors.EmptyDataError:
-            return pd.DataFrame({0: []}, dtype=object)
-
-
-def _open(path: Path) -> Any:
-    return igzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    """A file of tab-separated strings without a header; Latin-1, and said so, where it is not UTF-8."""
+    with open_file(path) as file:
+        text = file.read()
+    if (encoding := encoding_of(text)) != "utf-8":
+        notice("%s is not UTF-8: its names are read as Latin-1", path)
+    options = {"sep": "\t", "header": None, "dtype": str, "na_filter": False, "quoting": csv.QUOTE_NONE}
+    try:
+        return pd.read_csv(io.BytesIO(text.removeprefix(b"\xef\xbb\xbf")), encoding=encoding, **options)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame({0: []}, dtype=object)
+    except pd.errors.ParserError as error:
+        raise UserError(f"{path} is no file of names, with as many tab-separated fields a line: {error}") from None

@@ -1,15 +1,12 @@
 """How large each sample is, from the header of its file: what the models of resources (`lib.resources`) start from.
 
-Read before anything runs, and without the counts themselves: shapes, and where the file has
-it the `indptr`, which tells each cell's non-zeros. What was read is kept in a small file, so that the jobs of a
-cluster, which read the workflow again, open none of the samples' files.
+Read before anything runs, with what is wrong with the file (`lib.headers`). What was read is kept in a small file, so
+that the jobs of a cluster, which read the workflow again, open none of the samples' files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -17,15 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from . import config as settings
+from .errors import UserError
+from .headers import Header, Question, header_of, unreadable, version_of
 
-PEEK_ROWS = 100  # rows of a dense matrix that tell its share of non-zeros
-PEEK_TEXT = 1 << 20  # bytes of a table of text that tell the length of its lines
-# Of a file that cannot be read, which `ingest` will refuse with the reason
+# Of a file that cannot be read
 BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError)
+SHOWN = 5  # samples that a message names
 
 
 @dataclass(frozen=True)
@@ -55,202 +53,129 @@ class Sizes:
     turned: bool = False
 
 
-@dataclass(frozen=True)
-class Question:
-    """What of the config and the sheet decides how large a sample is: see `Sizes`."""
-
-    path: str
-    counts: str
-    genome: str | None
-    batch_key: str
-    min_genes: float
-
-
 def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Question]:
     """What is asked of each line of the sheet."""
-    asked = {}
+    asked, columns = {}, settings.obs_columns(sheet)
+    numeric, required = config["regress_out"]["keys"], settings.required_columns(config)
+    wanted = tuple((name, key, name in numeric) for name, key in required.items() if name not in columns)
     for sample in sheet.index:
-        min_genes = settings.cell_limits(sheet, sample, config["cells"])["min_genes"] or 0
-        counts, genome = settings.counts_slot(sheet, sample, config), config["ingest"]["genome"]
-        asked[sample] = Question(sheet.loc[sample, "path"], counts, genome, config["batch_key"], min_genes)
+        asked[sample] = Question(
+            path=sheet.loc[sample, "path"],
+            counts=settings.counts_slot(sheet, sample, config),
+            genome=config["ingest"]["genome"],
+            batch_key=config["batch_key"],
+            min_genes=settings.cell_limits(sheet, sample, config["cells"])["min_genes"] or 0,
+            orientation=settings.orientation(sheet, sample, config),
+            wanted=wanted,
+            sheet=tuple(name for name in columns if name != "sample"),
+            keep=tuple(settings.kept_columns(config)),
+        )
     return asked
 
 
-def read_sizes(asked: Mapping[str, Question], cache: Path) -> dict[str, Sizes]:
-    """Each sample's sizes, from `cache` where its file is as it was, else from the file.
+def column_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Per sample what is wrong with the sheet's columns of obs that the config names."""
+    problems: dict[str, list[str]] = {}
+    for name, key in settings.required_columns(config).items():
+        if name not in settings.obs_columns(sheet):
+            continue
+        must = name in config["regress_out"]["keys"]
+        text = must and not pd.api.types.is_numeric_dtype(sheet[name])
+        for sample, value in sheet[name].items():
+            if text:
+                problems.setdefault(sample, []).append(
+                    f"{key}: the sheet's column {name} is text, not numeric: name another, or make it numbers"
+                )
+            elif pd.isna(value) and (must or key == "batch_key"):
+                problems.setdefault(sample, []).append(f"{key}: the sheet's column {name} is blank: fill it")
+    return problems
+
+
+def check(problems: Mapping[str, list[str]]) -> None:
+    """Refuse samples whose files or lines have problems.
+
+    Raises
+    ------
+    UserError
+        With all of them, what several samples have in common once.
+    """
+    samples_of: dict[str, list[str]] = {}
+    for sample, texts in problems.items():
+        for text in texts:
+            samples_of.setdefault(text, []).append(sample)
+    lines = []
+    for text, samples in samples_of.items():
+        more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
+        lines.append(f"  - sample{'s' * (len(samples) > 1)} {', '.join(samples[:SHOWN])}{more}: {text}")
+    if lines:
+        raise UserError("the samples are not right:\n" + "\n".join(lines))
+
+
+def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, Sizes], dict[str, list[str]]]:
+    """Each sample's sizes, from `cache` where its file is as it was, else from the file; and what is wrong with it.
 
     Parameters
     ----------
     asked
         Per sample its file, and what to read of it.
     cache
-        A JSON file, made where it does not exist, and not written where that is forbidden.
+        A JSON file, made where it does not exist, and not written where that is forbidden. Of a file with problems
+        nothing is kept.
     """
     try:
         known = json.loads(cache.read_text())
     except (OSError, ValueError):
         known = {}
-    found, answers = {}, {}
+    found, answers, problems = {}, {}, {}
     for sample, question in asked.items():
-        key = json.dumps([*asdict(question).values(), *_version(Path(question.path))])
-        answers[key] = known.get(key) or asdict(sizes_of(question))
-        found[sample] = Sizes(**answers[key])
+        key = json.dumps([*asdict(question).values(), version_of(Path(question.path), question.genome)])
+        if key in known:
+            answers[key] = known[key]
+            found[sample] = Sizes(**known[key])
+            continue
+        found[sample], wrong = examined(question)
+        if wrong:
+            problems[sample] = wrong
+        else:
+            answers[key] = asdict(found[sample])
     if not answers.keys() <= known.keys():
         with contextlib.suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             partial = cache.with_suffix(f".{os.getpid()}")
             partial.write_text(json.dumps(answers))
             partial.replace(cache)
-    return found
+    return found, problems
+
+
+def examined(question: Question) -> tuple[Sizes, list[str]]:
+    """The sizes of one file, from its bytes alone where its header cannot be read; and what is wrong with it."""
+    path, problems = Path(question.path), []
+    try:
+        return _sized(header_of(question, problems.append), question), problems
+    except UserError as error:
+        problems.append(str(error))
+    except UNREADABLE as error:
+        problems.append(unreadable(path, error))
+    nnz = int(_bytes(path) / BYTES_PER_NONZERO)
+    return _sized(Header(max(1, nnz // NONZEROS_PER_CELL), N_VARS, nnz), question), problems
 
 
 def sizes_of(question: Question) -> Sizes:
-    """The sizes of one file, from its header; from its bytes alone where it cannot be read."""
-    path = Path(question.path)
-    try:
-        return _sizes(path, question)
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, IndexError):
-        nnz = int(_bytes(path) / BYTES_PER_NONZERO)
-        return _sized(max(1, nnz // NONZEROS_PER_CELL), N_VARS, nnz, question)
+    """The sizes of one file."""
+    return examined(question)[0]
 
 
-def _sizes(path: Path, question: Question) -> Sizes:
-    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-    if path.is_dir():
-        zarr = any((path / name).exists() for name in ("zarr.json", ".zgroup"))
-        return _of_zarr(path, question) if zarr else _of_10x_folder(path, question)
-    if suffix in ("csv", "tsv"):
-        return _of_text(path, "," if suffix == "csv" else "\t", question)
-    import h5py
-
-    with h5py.File(path, "r", locking=False) as file:
-        if suffix == "loom":
-            matrix = file["matrix" if question.counts == "X" else question.counts]
-            share = np.count_nonzero(matrix[:, :PEEK_ROWS]) / max(1, matrix[:, :PEEK_ROWS].size)
-            return _sized(matrix.shape[1], matrix.shape[0], int(share * matrix.size), question)
-        if suffix == "h5ad" or {"obs", "var"} <= set(file):
-            return _of_anndata(file, question)
-        return _of_10x_h5(file, question)
-
-
-def _of_anndata(file: Any, question: Question) -> Sizes:
-    matrix = file["raw/X" if question.counts == "raw" else question.counts]
-    batches = _batches(file["obs"], question.batch_key)
-    if "encoding-type" not in matrix.attrs or not matrix.attrs["encoding-type"].startswith("cs"):
-        rows = matrix[:PEEK_ROWS]
-        nnz = int(np.count_nonzero(rows) / max(1, rows.size) * matrix.size)
-        return _sized(*matrix.shape, nnz, question, batches=batches)
-    n_obs, n_vars = (int(n) for n in matrix.attrs["shape"])
-    turned = matrix.attrs["encoding-type"] == "csc_matrix"
-    per_cell = None if turned else np.diff(matrix["indptr"][...])
-    return _sized(n_obs, n_vars, matrix["data"].shape[0], question, per_cell, batches, turned)
-
-
-def _of_zarr(path: Path, question: Question) -> Sizes:
-    """From the metadata alone: chunks are for `ingest`."""
-    matrix = path / ("raw/X" if question.counts == "raw" else question.counts)
-    about = _zarr_metadata(matrix)
-    encoding = about["attributes"].get("encoding-type", "array")
-    if not encoding.startswith("cs"):
-        return _sized(*about["shape"], int(np.prod(about["shape"])), question)
-    n_obs, n_vars = about["attributes"]["shape"]
-    nnz = _zarr_metadata(matrix / "data")["shape"][0]
-    return _sized(n_obs, n_vars, nnz, question, turned=encoding == "csc_matrix")
-
-
-def _zarr_metadata(path: Path) -> dict[str, Any]:
-    """`shape` (of an array) and `attributes`, of zarr 3 or 2."""
-    if (path / "zarr.json").exists():
-        return {"attributes": {}} | json.loads((path / "zarr.json").read_text())
-    about = json.loads((path / ".zarray").read_text()) if (path / ".zarray").exists() else {}
-    attributes = json.loads((path / ".zattrs").read_text()) if (path / ".zattrs").exists() else {}
-    return about | {"attributes": attributes}
-
-
-def _of_10x_h5(file: Any, question: Question) -> Sizes:
-    if "matrix" in file:
-        group, names = file["matrix"], "features/id"
-    else:
-        genomes = [name for name, group in file.items() if "barcodes" in group]
-        group, names = file[question.genome or genomes[0]], "genes"
-    per_cell = np.diff(group["indptr"][...])
-    return _sized(len(per_cell), len(group[names]), group["data"].shape[0], question, per_cell)
-
-
-def _of_10x_folder(path: Path, question: Question) -> Sizes:
-    with _open(_matrix(path)) as file:
-        line = file.readline()
-        while line.startswith(b"%"):
-            line = file.readline()
-    n_vars, n_obs, nnz = map(int, line.split())
-    return _sized(n_obs, n_vars, nnz, question)
-
-
-def _of_text(path: Path, separator: str, question: Question) -> Sizes:
-    """From its first lines: their length, and their share of non-zeros."""
-    with _open(path) as file:
-        text = file.read(PEEK_TEXT)
-        read = path.stat().st_size
-        if path.suffix == ".gz":  # what was inflated, of what was read for it
-            read = max(1, min(read, file.fileobj.tell()))
-            inflated = path.stat().st_size / read * len(text)
-        else:
-            inflated = read
-    lines = [line for line in text.decode(errors="replace").splitlines() if not line.startswith("#")]
-    rows = list(csv.reader(lines[1:PEEK_ROWS], delimiter=separator))[: max(1, len(lines) - 2)]
-    values = np.array([value not in ("0", "0.0", "") for row in rows for value in row[1:]])
-    n_obs = max(1, round(inflated / (sum(map(len, lines[1:])) / max(1, len(lines) - 1) + 1)))
-    n_vars = len(rows[0]) - 1
-    return _sized(n_obs, n_vars, int(values.mean() * n_obs * n_vars), question)
-
-
-def _sized(
-    n_obs: int,
-    n_vars: int,
-    nnz: int,
-    question: Question,
-    per_cell: np.ndarray | None = None,
-    batches: tuple[int, int] | None = None,
-    turned: bool = False,
-) -> Sizes:
-    if per_cell is None:  # kept cells have more than min_genes each
+def _sized(header: Header, question: Question) -> Sizes:
+    n_obs, nnz = int(header.n_obs), int(header.nnz)
+    if header.per_cell is None:  # kept cells have more than min_genes each
         n_kept = min(n_obs, int(nnz / (question.min_genes + 1)))
     else:
-        n_kept = int((per_cell > question.min_genes).sum())
-    n_batches, largest = batches or (1, n_obs)
-    return Sizes(int(n_obs), int(n_vars), int(nnz), n_kept, n_batches, min(largest, n_obs), turned)
-
-
-def _batches(obs: Any, batch_key: str) -> tuple[int, int] | None:
-    """Batches of an h5ad and the cells of the largest; None where it does not have that column as categories."""
-    if batch_key == "sample" or batch_key not in obs or "codes" not in obs[batch_key]:
-        return None
-    codes = obs[batch_key]["codes"][...]
-    sizes = np.bincount(codes[codes >= 0])
-    return int((sizes > 0).sum()), int(sizes.max(initial=0))
-
-
-def _version(path: Path) -> list[int]:
-    """What changes when the file does: time and size, of a folder those of what is read of it."""
-    with contextlib.suppress(OSError, IndexError):
-        about = (_matrix(path) if path.is_dir() and not (path / "obs").exists() else path).stat()
-        return [about.st_mtime_ns, about.st_size]
-    return []
-
-
-def _matrix(folder: Path) -> Path:
-    """The matrix.mtx of a 10x folder, or of the first genome's folder in it."""
-    for pattern in ("*matrix.mtx*", "*/*matrix.mtx*"):
-        if found := sorted(file for file in folder.glob(pattern) if not file.name.startswith(".")):
-            return found[0]
-    raise IndexError(f"{folder} has no matrix.mtx")
+        n_kept = int((header.per_cell > question.min_genes).sum())
+    n_batches, largest = header.batches or (1, n_obs)
+    return Sizes(n_obs, int(header.n_vars), nnz, n_kept, n_batches, min(largest, n_obs), header.turned)
 
 
 def _bytes(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size if path.exists() else 0
-
-
-def _open(path: Path) -> Any:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
