@@ -22,6 +22,7 @@ import pandas as pd
 from . import device as devices
 from .clock import counted, spending
 from .compressed import CompressedArray, CompressedReader
+from .files import LIBVER, key_of
 from .h5ad import read_array, read_frame, write_frame
 
 ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
@@ -92,7 +93,7 @@ class CountsWriter:
     """
 
     def __init__(self, path: str | Path, n_vars: int, dtype: Any = np.uint16) -> None:
-        self.file = h5py.File(path, "w", libver="latest")
+        self.file = h5py.File(path, "w", libver=LIBVER)
         self.n_vars = n_vars
         self.indptr: list[np.ndarray] = [np.zeros(1, np.int64)]
         self.nnz = 0
@@ -190,14 +191,14 @@ class Counts:
     def names(self, axis: str, column: str = "_index") -> np.ndarray:
         """A column of strings of `obs` or `var`, by default the index."""
         with h5py.File(self.path, "r", locking=False) as file:
-            column = file[axis].attrs["_index"] if column == "_index" else column
-            return read_array(file[axis][column])
+            key = file[axis].attrs["_index"] if column == "_index" else key_of(column)
+            return read_array(file[axis][key])
 
     @counted("read")
     def column(self, name: str) -> np.ndarray:
         """A column of `obs`: strings or numbers; of a categorical one its cells' categories ("" where missing)."""
         with h5py.File(self.path, "r", locking=False) as file:
-            column = file["obs"][name]
+            column = file["obs"][key_of(name)]
             if "categories" not in column:
                 return read_array(column)
             categories, codes = read_array(column["categories"]), column["codes"][...]

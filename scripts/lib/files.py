@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import h5py
 import numpy as np
@@ -16,6 +18,11 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# HDF5's formats of version 1.8, which every HDF5 since reads: h5py's "latest" is what HDF5 2 alone reads. Unlike the
+# oldest ones they hold attributes above 64 kB, such as the names of thousands of columns.
+LIBVER = ("v108", "v108")
+EMPTY = "%00"  # the key of an empty name
 
 
 @contextmanager
@@ -66,10 +73,23 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
     return pd.read_parquet(path, columns=columns)
 
 
+def key_of(name: str) -> str:
+    """The key in an HDF5 file of anything named by users; `name_of_key` undoes it.
+
+    Percent-encoded is only what HDF5 takes for part of a path: "/", and a dot at the start; also what looks encoded.
+    """
+    return re.sub(r"/|^\.|%(?=[0-9A-Fa-f]{2})", lambda found: f"%{ord(found[0]):02X}", name) or EMPTY
+
+
+def name_of_key(key: str) -> str:
+    """The name that `key_of` made a key of."""
+    return "" if key == EMPTY else unquote(key)
+
+
 @counted("write")
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], **attrs: Any) -> None:
     """Write named arrays, and scalar attributes, into one HDF5 file; equal input gives equal bytes."""
-    with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
+    with replacing(path) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=np.asarray(array), track_times=False)
         file.attrs.update(attrs)

@@ -11,24 +11,28 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from .files import key_of, name_of_key
+
 
 def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
     """Write a table of numbers, booleans, strings and categories as `anndata.io.write_elem` does; equal on reading.
+
+    Names of columns are keys (`lib.files.key_of`): to AnnData `cell/type` is `cell%2Ftype`.
 
     Raises
     ------
     TypeError
         If a column holds anything else.
     """
-    group, index = parent.create_group(name), str(table.index.name or "_index")
+    group, index = parent.create_group(name), key_of(str(table.index.name or "_index"))
     _mark(group, "dataframe")
-    group.attrs.update({"_index": index, "column-order": [str(column) for column in table]})
+    group.attrs.update({"_index": index, "column-order": [key_of(str(column)) for column in table]})
     _write_array(group, index, table.index.to_numpy(object))
     for column, values in table.items():
         if not isinstance(values.dtype, pd.CategoricalDtype):
-            _write_array(group, str(column), values.to_numpy())
+            _write_array(group, key_of(str(column)), values.to_numpy())
             continue
-        categorical = group.create_group(str(column))
+        categorical = group.create_group(key_of(str(column)))
         _mark(categorical, "categorical")
         categorical.attrs["ordered"] = bool(values.cat.ordered)
         _write_array(categorical, "codes", values.cat.codes.to_numpy())
@@ -37,7 +41,7 @@ def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
 
 def read_frame(group: h5py.Group) -> pd.DataFrame:
     """A table that `write_frame` wrote, as `anndata.io.read_elem` reads it."""
-    columns = {name: _column(group[name]) for name in group.attrs["column-order"]}
+    columns = {name_of_key(key): _column(group[key]) for key in group.attrs["column-order"]}
     return pd.DataFrame(columns, index=pd.Index(read_array(group[group.attrs["_index"]]), dtype=object))
 
 
