@@ -13,7 +13,7 @@ from .categories import united
 from .counts import Counts, Stores
 from .files import read_table
 from .shards import rows_of
-from .stage import notice
+from .stage import log, notice
 
 
 class Cohort(Stores):
@@ -106,6 +106,14 @@ def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) ->
     names = dict.fromkeys(name for table in tables for name in table)
     joined = {name: joined_column(name, [table.get(name, missing(table)) for table in tables]) for name in names}
     return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]))
+
+
+def with_results(obs: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:
+    """The cells' table and this run's results beside it; a file's own columns of the same name give way."""
+    results = pd.concat([pd.DataFrame(index=obs.index), *tables], axis=1)
+    if len(own := obs.columns.intersection(results.columns)):
+        log.info("the files' own columns %s are replaced by this run's", ", ".join(own))
+    return pd.concat([obs.drop(columns=own), results], axis=1)
 
 
 def missing(table: pd.DataFrame) -> pd.Series:
