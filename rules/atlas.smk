@@ -1,5 +1,9 @@
 # Everything in one AnnData, in scanpy's slots.
 
+RANKINGS = [[grouping, method] for grouping in GROUPINGS for method in METHODS]
+GROUPED = ["sample", BATCH_KEY, LABEL_KEY, *(config["harmony"]["keys"] or [])]
+GROUPED += [DENSITY_KEY, *GROUPINGS, *CLUSTERINGS]
+
 
 rule atlas:
     input:
@@ -15,11 +19,10 @@ rule atlas:
         tsne=TSNE,
         density=f"{COHORT}/density.parquet",
         clusterings=[clustering_file(name) for name in CLUSTERINGS],
-        markers=expand(
-            f"{COHORT}/markers/{{grouping}}/{{method}}.tsv.gz",
-            grouping=GROUPING_PARTS,
-            method=METHODS,
-        ),
+        markers=[
+            f"{COHORT}/markers/{escape(grouping)}/{method}.tsv.gz"
+            for grouping, method in RANKINGS
+        ],
     output:
         atlas="results/atlas.h5ad",
     log:
@@ -37,5 +40,8 @@ rule atlas:
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
         config=config_but("device", "gpu", "limits", "shards"),
+        rankings=RANKINGS,
+        # columns that group cells
+        groupings=list(dict.fromkeys(filter(None, GROUPED))),
     script:
         "../scripts/atlas.py"

@@ -12,9 +12,8 @@ METRICS = [
 ]
 SCORES = ["doublet_score"] if config["doublets"]["enabled"] else []
 LABELS = [LABEL_KEY] if LABEL_KEY else []
-COLOURS = list(
-    dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample", *METRICS, *SCORES])
-)
+CATEGORIES = list(dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample"]))
+COLOURS = list(dict.fromkeys([*CATEGORIES, *METRICS, *SCORES]))
 
 
 rule figures_sample:
@@ -207,6 +206,7 @@ rule figures_embedding:
     params:
         seed=config["seed"],
         colours=COLOURS,
+        groupings=CATEGORIES,
     script:
         "../scripts/figures_embedding.py"
 
@@ -236,6 +236,7 @@ rule figures_density:
     params:
         seed=config["seed"],
         colours=[f"density_{DENSITY_KEY}"],
+        groupings=[DENSITY_KEY],
     script:
         "../scripts/figures_embedding.py"
 

@@ -5,11 +5,15 @@ non-zeros: they share one `indices` and one `indptr`, by HDF5 hard link. Names a
 scanpy's (pp.pca, pp.neighbors, tl.umap, tl.leiden, tl.embedding_density, tl.rank_genes_groups ...), so that its
 functions go on from here; `uns['somersault']` has the config and the versions. All else is not compressed: most of it
 is floats, of which deflate leaves nine tenths.
+
+HDF5 from 1.8 on and AnnData from 0.10 on read it: no value is None, whose encoding is younger. Columns that group cells
+are categories of strings, in the figures' colours. "/", which to HDF5 is a path, becomes "_" in the names of columns.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,13 @@ import scipy.sparse as sp
 from anndata.io import write_elem
 from lib import device as devices
 from lib import stage
+from lib.categories import as_categories, category_colours, natural_order
 from lib.clock import spending
-from lib.cohort import Cohort
+from lib.cohort import Cohort, with_results
 from lib.compressed import CompressedArray, pool
-from lib.counts import Stream
-from lib.files import read_arrays, read_attrs, read_table, replacing
+from lib.counts import Stream, row_sums
+from lib.errors import UserError
+from lib.files import LIBVER, read_arrays, read_attrs, read_table, replacing
 from lib.fuzzy import read_graph
 from lib.h5ad import plain_strings
 from lib.markers import FLOATS, read_markers
@@ -48,6 +54,11 @@ def write_matrices(
         See `log_normalize`.
     dtype
         Unsigned integers that hold every count: what comes over from a GPU.
+
+    Raises
+    ------
+    UserError
+        If a cell's counts do not sum up to its total.
     """
     device = counts.device
     columns = np.uint16 if counts.n_vars <= 1 << 16 else np.int32
@@ -56,6 +67,13 @@ def write_matrices(
     indices = CompressedArray(X, "indices", np.int32)
     lengths = [np.zeros(1, np.int64)]
     for chunk in stage.progress(counts.chunks(), counts.n_obs, "X and counts"):
+        sums = device.to_host(row_sums(chunk.X, device))
+        if len(other := np.flatnonzero(sums != totals[chunk.rows])):
+            row = chunk.start + other[0]
+            raise UserError(
+                f"cell {row + 1} of the cohort has {sums[other[0]]} counts in the kept genes, but {totals[row]} by "
+                f"kept_counts of obs.parquet, which is of other cells or genes. {again('features')}"
+            )
         normalized = log_normalize(chunk.X, totals[chunk.rows], target_sum, device)
         values.append(device.to_host(normalized.data))
         numbers.append(compact(chunk.X.data, dtype, device))
@@ -81,12 +99,56 @@ def compact(array: Any, dtype: Any, device: devices.Device) -> np.ndarray:
     return device.to_host(array.astype(dtype) if device.is_gpu else array)
 
 
-def with_categories(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its columns of strings as categories, as scanpy's plots want them."""
-    strings = [name for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
-    strings = [name for name in strings if not isinstance(table[name].dtype, pd.CategoricalDtype)]
-    as_categories = {name: table[name].astype(str).where(table[name].notna()).astype("category") for name in strings}
-    return table.assign(**as_categories)
+def again(rule: str) -> str:
+    """What to do where an artifact does not fit the others."""
+    return f"Make it anew: `snakemake --forcerun {rule}`."
+
+
+def check_cells(table: pd.DataFrame, path: str | Path, rule: str, obs: pd.DataFrame) -> pd.DataFrame:
+    """The table, whose cells must be those of obs, in their order.
+
+    Raises
+    ------
+    UserError
+        If they are not.
+    """
+    if not table.index.equals(obs.index):
+        raise UserError(f"{path} holds other cells than obs.parquet ({len(table)}; {len(obs)}). {again(rule)}")
+    return table
+
+
+def with_categories(table: pd.DataFrame, groupings: Iterable[str]) -> pd.DataFrame:
+    """The table with `groupings`, and its columns of strings, as categories of strings, as scanpy's plots want them."""
+    text = [name for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
+    return table.assign(**{name: as_categories(table[name]) for name in {*text, *groupings}})
+
+
+def colours(obs: pd.DataFrame, groupings: Iterable[str]) -> dict[str, np.ndarray]:
+    """What scanpy keeps in uns: `{grouping}_colors`, the figures' colours in the order of the categories."""
+    categories = {name: obs[name].cat.categories for name in groupings}
+    of_names = {name: category_colours(natural_order(found)) for name, found in categories.items()}
+    return {f"{name}_colors": np.array([of_names[name][c] for c in found]) for name, found in categories.items()}
+
+
+def slot_names(columns: Iterable[str]) -> dict[str, str]:
+    """Column -> its name in the atlas: "cell/type" becomes "cell_type", or "cell_type-1" where that is another one.
+
+    What to HDF5 is no path stays as it is.
+    """
+    columns = list(columns)
+    names = {name: name for name in columns if "/" not in name and name not in ("", ".")}
+    for column in (name for name in columns if name not in names):
+        plain = column.replace("/", "_").strip(".") or "_"
+        names[column] = next(n for n in chain([plain], (f"{plain}-{i}" for i in count(1))) if n not in names.values())
+    if renamed := [f"{column} is {name}" for column, name in names.items() if column != name]:
+        stage.notice("names of columns in the atlas, where a / would be a path: %s", ", ".join(renamed))
+    return names
+
+
+def without_none(uns: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of dicts without the keys whose value is None: AnnData reads them since 0.12 alone."""
+    kept = {key: value for key, value in uns.items() if value is not None}
+    return {key: without_none(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def graphs(path: str | Path) -> tuple[dict[str, sp.csr_matrix], dict[str, Any]]:
@@ -121,9 +183,12 @@ def umap_curve(min_dist: float, spread: float) -> dict[str, float]:
 
 
 def rank_genes_groups(table: pd.DataFrame, groupby: str, method: str) -> dict[str, Any]:
-    """What scanpy.tl.rank_genes_groups leaves in uns, from a markers table: recarrays with one field per group."""
+    """What scanpy.tl.rank_genes_groups leaves in uns, from a markers table: recarrays with one field per group.
+
+    A field has a name: a group that has none is "(empty)".
+    """
     n_genes = int(table["rank"].iloc[-1])  # every group ranks all
-    groups = list(table["group"].iloc[::n_genes])
+    groups = groups_of(table)
     params = {"groupby": groupby, "reference": "rest", "method": method, "use_raw": False}
     params["corr_method"] = "benjamini-hochberg"
     columns = {"names": fixed_length(table["names"].to_numpy(object))}
@@ -143,17 +208,56 @@ def fixed_length(names: np.ndarray) -> np.ndarray:
         return names
 
 
-def all_rankings(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """Every markers table by its key in uns: the first is `rank_genes_groups`, for it is what scanpy looks for."""
-    rankings: dict[str, Any] = {}
+def groups_of(table: pd.DataFrame) -> list[str]:
+    """The groups of a markers table, as fields of a recarray."""
+    return [group or "(empty)" for group in table["group"].iloc[:: int(table["rank"].iloc[-1])]]
+
+
+def fields_fit(names: Sequence[str]) -> bool:
+    """Whether HDF5 can write recarrays with these fields: their description must not exceed 64 kB, some 900 fields.
+
+    By the oldest format, in which AnnData writes copies of the atlas.
+    """
+    with h5py.File("probe", "w", driver="core", backing_store=False) as file:
+        try:
+            file.create_dataset("ranks", (1,), [(name, np.float64) for name in names])
+        except ValueError:
+            return False
+    return True
+
+
+def all_rankings(
+    paths: Sequence[str | Path], rankings: Sequence[tuple[str, str]], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Every markers table by its key in uns: the first is `rank_genes_groups`, for it is what scanpy looks for.
+
+    Parameters
+    ----------
+    paths
+        The tables.
+    rankings
+        Grouping and method of each.
+    names
+        Grouping -> its column in the atlas.
+    """
+    found: dict[str, Any] = {}
     with spending("read"):
         tables = list(pool().map(read_markers, paths))
-    for path, table in zip(map(Path, paths), tables, strict=True):
-        grouping, method = path.parent.name, path.name.removesuffix(".tsv.gz")
-        if len(table):
-            key = f"rank_genes_groups_{grouping}_{method}" if rankings else "rank_genes_groups"
-            rankings[key] = rank_genes_groups(table, grouping, method)
-    return rankings
+    for path, (grouping, method), table in zip(paths, rankings, tables, strict=True):
+        if not len(table):
+            continue
+        if not fields_fit(groups := groups_of(table)):
+            stage.notice(
+                "markers of %s (%s): %d groups are more than HDF5 takes, so that they are not in the atlas, but in %s",
+                grouping,
+                method,
+                len(groups),
+                path,
+            )
+            continue
+        key = f"rank_genes_groups_{names[grouping]}_{method}" if found else "rank_genes_groups"
+        found[key] = rank_genes_groups(table, names[grouping], method)
+    return found
 
 
 def clustering_params(name: str, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -167,28 +271,38 @@ def clustering_params(name: str, config: Mapping[str, Any], seed: int) -> dict[s
 
 def main(snakemake: Any) -> None:
     """Read all artifacts of the cohort, write `atlas.h5ad`."""
-    files, config = snakemake.input, snakemake.params.config
+    files, params, config = snakemake.input, snakemake.params, snakemake.params.config
     device, seed = devices.of(snakemake), config["seed"]
-    cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device, obs=files.obs)
-    obs, density = read_table(files.obs), read_table(files.density)
+    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, obs=files.obs)
+    obs = read_table(files.obs)
+    umap = check_cells(read_table(files.umap), files.umap, "umap", obs)
+    density = check_cells(read_table(files.density), files.density, "density", obs)
+    tsne = [check_cells(read_table(path), path, "tsne", obs) for path in files.tsne]
     clusterings = [read_table(path) for path in files.clusterings]
+    for path, table in zip(files.clusterings, clusterings, strict=True):
+        check_cells(table, path, table.columns[0].split("_")[0], obs)
     totals = obs["kept_counts"].to_numpy()
-    target_sum = snakemake.params.target_sum or float(np.median(totals))
+    target_sum = params.target_sum or float(np.median(totals))
+    obs = with_categories(with_results(obs, density, *clusterings), params.groupings)
+    names = slot_names(obs)
+    groupings = [names[name] for name in params.groupings]
+    obs = obs.rename(columns=names)
     hvg = read_table(files.hvg)
     var = cohort.genes.drop(columns="kept")
     var = var.join(hvg[hvg.columns.difference(var.columns, sort=False)])
+    var = var.rename(columns=slot_names(var))
 
     pca = read_arrays(files.pca, "X_pca", "PCs", "variance", "variance_ratio")
     obsm = {"X_pca": pca["X_pca"]}
     for path in files.harmony:
         obsm |= read_arrays(path)
-    obsm["X_umap"] = read_table(files.umap).to_numpy(np.float32)
-    for path in files.tsne:
-        obsm["X_tsne"] = read_table(path).to_numpy(np.float32)
+    obsm["X_umap"] = umap.to_numpy(np.float32)
+    for table in tsne:
+        obsm["X_tsne"] = table.to_numpy(np.float32)
     obsp, neighbors = graphs(files.neighbors)
 
     uns = {
-        "log1p": {"base": None},
+        "log1p": {},  # where there is no base, it is e
         "hvg": {"flavor": config["hvg"]["flavor"]},
         "pca": {
             "params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"},
@@ -199,10 +313,11 @@ def main(snakemake: Any) -> None:
         "umap": {"params": umap_curve(config["umap"]["min_dist"], config["umap"]["spread"]) | {"random_state": seed}},
         **{table.columns[0]: clustering_params(table.columns[0], config, seed) for table in clusterings},
         **{
-            f"{name}_params": {"covariate": name.removeprefix("umap_density_"), "components": [1, 2]}
+            f"{names[name]}_params": {"covariate": names[name.removeprefix("umap_density_")], "components": [1, 2]}
             for name in density
         },
-        **all_rankings(files.markers),
+        **all_rankings(files.markers, params.rankings, names),
+        **colours(obs, groupings),
         "somersault": {
             "config": json.dumps(config, default=str),
             "versions": {name: version(name) for name in PACKAGES},
@@ -211,11 +326,10 @@ def main(snakemake: Any) -> None:
     if "X_tsne" in obsm:
         uns["tsne"] = {"params": {k: v for k, v in config["tsne"].items() if k != "enabled"}}
 
-    with replacing(snakemake.output.atlas) as partial, h5py.File(partial, "w", libver="latest") as file:
+    with replacing(snakemake.output.atlas) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         nnz = write_matrices(file, cohort, totals, target_sum, np.result_type(*(s.dtype for s in cohort.stores)))
-        obs = with_categories(pd.concat([obs, density, *clusterings], axis=1))
-        elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": uns}
+        elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns)}
         elements |= {"obsm": obsm, "varm": {"PCs": loadings(pca["PCs"], var["highly_variable"].to_numpy())}}
         elements |= {"obsp": obsp, "varp": {}}
         with stage.timed("the other slots"), spending("write"):

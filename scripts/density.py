@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib import stage
+from lib.categories import as_categories
 from lib.errors import UserError
 from lib.files import read_table, write_table
 
@@ -81,7 +82,7 @@ def main(snakemake: Any) -> None:
     if groupby not in obs:
         raise UserError(f"density: groupby: there is no obs column {groupby!r}. Columns: {', '.join(obs.columns)}")
     points = read_table(snakemake.input.umap).to_numpy(np.float64)
-    table = pd.DataFrame({f"umap_density_{groupby}": density_by(points, obs[groupby])}, index=obs.index)
+    table = pd.DataFrame({f"umap_density_{groupby}": density_by(points, as_categories(obs[groupby]))}, index=obs.index)
     write_table(table, snakemake.output.density, "cohort")
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 from lib import device as devices
 from lib import hvg_statistics as statistics
 from lib import knn, stage
+from lib.categories import name_of
 from lib.counts import (
     Chunk,
     Counts,
@@ -37,7 +38,8 @@ from lib.counts import (
 )
 from lib.eigen import leading_eigenpairs
 from lib.errors import UserError
-from lib.files import read_table, replacing, write_table
+from lib.files import LIBVER, read_table, replacing, write_table
+from lib.names import escape_key
 from lib.thresholds import threshold_reasons
 
 MIN_CELLS_OF_GENE = 3  # scanpy's filters within scrublet
@@ -357,8 +359,8 @@ def score_batches(
         except UserError as error:
             raise UserError(f"batch {batch} ({n} cells): {error}") from None
         scores[cells], predicted[cells] = result.scores, result.predicted
-        found[str(batch)] = result
-        report(str(batch), result)
+        found[name_of(batch)] = result
+        report(name_of(batch), result)
     return pd.DataFrame({"doublet_score": scores, "predicted_doublet": predicted}), found
 
 
@@ -383,11 +385,11 @@ def report(batch: str, result: Doublets) -> None:
 
 
 def write_simulated(found: Mapping[str, Doublets], path: str) -> None:
-    """Write `doublets_simulated.h5`: the simulated doublets' scores and the threshold of each batch."""
-    with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
+    """Write `doublets_simulated.h5`: the simulated scores and the threshold of each batch, its name escaped."""
+    with replacing(path) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         group = file.create_group("scores")
         for batch, result in found.items():
-            dataset = group.create_dataset(batch.replace("/", "_"), data=result.simulated, track_times=False)
+            dataset = group.create_dataset(escape_key(batch), data=result.simulated, track_times=False)
             dataset.attrs["threshold"] = result.threshold
 
 

@@ -12,6 +12,8 @@ import matplotlib.patheffects as effects
 import numpy as np
 import pandas as pd
 from lib import plots, stage
+from lib.categories import as_categories
+from lib.cohort import with_results
 from lib.files import read_table
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
@@ -150,7 +152,8 @@ def main(snakemake: Any) -> None:
     inputs, seed = snakemake.input, snakemake.params.seed
     embedding, table = read_table(inputs.embedding), read_table(inputs.obs)
     clusterings = pd.concat([pd.DataFrame(index=table.index), *map(read_table, inputs.clusterings)], axis=1)
-    table = pd.concat([table, clusterings, *map(read_table, inputs.density)], axis=1)
+    table = with_results(table, clusterings, *map(read_table, inputs.density))
+    table = table.assign(**{name: as_categories(table[name]) for name in snakemake.params.groupings})
 
     def draw(name: str, path: str) -> None:
         with stage.timed(name):

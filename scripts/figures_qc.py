@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib import plots, stage, tables
+from lib.categories import united
 from lib.files import read_table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -147,9 +148,9 @@ def main(snakemake: Any) -> None:
     families = [f"pct_counts_{family}" for family in params.families]
     metrics = ["total_counts", "n_genes_by_counts", *families]
     columns = [*metrics, "kept", params.batch_key]
-    cells = pd.concat(
-        [read_table(path, columns=columns).astype({params.batch_key: str}) for path in snakemake.input.cells]
-    )
+    samples = [read_table(path, columns=columns) for path in snakemake.input.cells]
+    batches = united([of_sample[params.batch_key] for of_sample in samples])
+    cells = pd.concat(samples).assign(**{params.batch_key: batches.array.astype(str)})
     ledger = pd.concat(
         [
             pd.read_csv(path, sep="\t", dtype={"sample": str, "batch": str}, keep_default_na=False)

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from h5py import File
 from lib import plots, stage
+from lib.categories import as_categories
 from lib.files import read_table
+from lib.names import unescape
 from matplotlib.figure import Figure
 
 
@@ -112,9 +114,9 @@ def main(snakemake: Any) -> None:
             limits[metric] = limits.get(metric, []) + at
     simulated, thresholds = {}, {}
     with File(snakemake.input.simulated, locking=False) as file:
-        for batch, scores in file["scores"].items():
+        for batch, scores in ((unescape(key), scores) for key, scores in file["scores"].items()):
             simulated[batch], thresholds[batch] = scores[...], float(scores.attrs["threshold"])
-    batch_of = cells[params.batch_key].astype(str).str.replace("/", "_")  # as HDF5 names them
+    batch_of = as_categories(cells[params.batch_key]).astype(str)
     observed = {batch: cells["doublet_score"][batch_of == batch].dropna().to_numpy() for batch in simulated}
 
     def draw_doublets() -> None:

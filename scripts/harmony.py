@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from lib import device as devices
 from lib import harmony2, stage
+from lib.categories import as_categories
 from lib.errors import UserError
 from lib.files import read_arrays, read_table, write_arrays
 
@@ -33,7 +34,8 @@ def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
                 f"harmony: keys: {missing} of {len(obs)} cells have no {key!r}. Give every cell a batch "
                 "in the sample sheet or in its file, or choose another column."
             )
-    return obs[[key for key in keys if obs[key].nunique() > 1]].astype(str)
+    named = pd.DataFrame({key: as_categories(obs[key]).astype(str) for key in keys}, obs.index)
+    return named.loc[:, named.nunique() > 1]
 
 
 def harmonize(

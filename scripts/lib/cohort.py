@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from . import device as devices
+from .categories import united
 from .counts import Counts, Stores
 from .errors import UserError
 from .files import read_table
 from .shards import rows_of
+from .stage import log, notice
 
 
 class Cohort(Stores):
@@ -121,18 +123,55 @@ def of_rows(kept: np.ndarray, rows: slice, first: int) -> np.ndarray:
 
 
 def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) -> pd.DataFrame:
-    """The kept cells of several `cells.parquet`, one after the other; categories are united."""
+    """The kept cells of several `cells.parquet`, one after the other.
+
+    A column stays numbers, or booleans, if it is that in every sample that has values of it, booleans if there in all
+    samples; else it becomes categories of strings (`lib.categories.united`), which parquet, h5ad and scanpy take.
+    """
     tables = []
     for path in cells:
         table = read_table(path, columns=None if columns is None else ["kept", *columns])
         tables.append(table[table["kept"]].drop(columns=["kept"]))
     if columns is None:
         tables = [table.drop(columns=["reason"]) for table in tables]
-    joined = pd.concat(tables)
-    for name in joined.columns:
-        if any(isinstance(t.dtypes.get(name), pd.CategoricalDtype) for t in tables):
-            joined[name] = joined[name].astype(str).where(joined[name].notna()).astype("category")
-    return joined
+    names = dict.fromkeys(name for table in tables for name in table)
+    joined = {name: joined_column(name, [table.get(name, missing(table)) for table in tables]) for name in names}
+    return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]))
+
+
+def with_results(obs: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:
+    """The cells' table and this run's results beside it; a file's own columns of the same name give way."""
+    results = pd.concat([pd.DataFrame(index=obs.index), *tables], axis=1)
+    if len(own := obs.columns.intersection(results.columns)):
+        log.info("the files' own columns %s are replaced by this run's", ", ".join(own))
+    return pd.concat([obs.drop(columns=own), results], axis=1)
+
+
+def missing(table: pd.DataFrame) -> pd.Series:
+    """A column without a value."""
+    return pd.Series(np.nan, table.index)
+
+
+def joined_column(name: str, parts: Sequence[pd.Series]) -> np.ndarray | pd.Categorical:
+    """The samples' parts of a column of obs, one after the other; see `kept_cells`."""
+    kinds = {kind_of(part) for part in parts if part.notna().any()}
+    if not kinds:
+        return np.full(sum(map(len, parts)), np.nan)
+    if kinds == {"numbers"} or (kinds == {"booleans"} and all(part.notna().all() for part in parts)):
+        return np.concatenate([part.to_numpy() for part in parts])
+    if len(kinds) > 1:
+        notice("obs column %s holds %s: it becomes text", name, " in some samples and ".join(sorted(kinds)))
+    joined = united(parts)
+    if not joined.cat.ordered and any(getattr(part.dtype, "ordered", False) for part in parts):
+        notice("obs column %s: the samples order its categories differently, so that it is not ordered", name)
+    return joined.array
+
+
+def kind_of(values: pd.Series) -> str:
+    """What a column holds: numbers, booleans or text; categories of any kind count as text."""
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return "booleans"
+    return "numbers" if pd.api.types.is_numeric_dtype(values.dtype) else "text"
 
 
 def gene_columns(store: Counts, genes: pd.Index, gene_key: str) -> np.ndarray:

@@ -23,6 +23,7 @@ from . import device as devices
 from . import identity
 from .clock import counted, spending
 from .compressed import CompressedArray, CompressedReader
+from .files import LIBVER
 from .h5ad import read_array, read_frame, write_frame
 from .names import escape_key
 
@@ -94,7 +95,7 @@ class CountsWriter:
     """
 
     def __init__(self, path: str | Path, n_vars: int, dtype: Any = np.uint16) -> None:
-        self.file = h5py.File(path, "w", libver="latest")
+        self.file = h5py.File(path, "w", libver=LIBVER)
         self.n_vars = n_vars
         self.indptr: list[np.ndarray] = [np.zeros(1, np.int64)]
         self.nnz = 0

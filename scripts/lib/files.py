@@ -18,6 +18,10 @@ from .errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+# HDF5's formats of version 1.8, which every HDF5 since reads: h5py's "latest" is what HDF5 2 alone reads. Unlike the
+# oldest ones they hold attributes above 64 kB, such as the names of thousands of columns.
+LIBVER = ("v108", "v108")
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -85,7 +89,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], like: str | Path |
     """
     if like is not None and (mark := identity.read_mark(like)):
         attrs = {**attrs, identity.KEY: mark}
-    with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
+    with replacing(path) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=np.asarray(array), track_times=False)
         file.attrs.update(attrs)

@@ -24,7 +24,7 @@ def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
     TypeError
         If a column holds anything else.
     """
-    group, index = parent.create_group(name), str(table.index.name or "_index")
+    group, index = parent.create_group(name), escape_key(str(table.index.name or "_index"))
     _mark(group, "dataframe")
     group.attrs.update({"_index": index, "column-order": [escape_key(str(column)) for column in table]})
     _write_array(group, index, table.index.to_numpy(object))

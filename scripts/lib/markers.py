@@ -12,6 +12,7 @@ import pyarrow as pa
 from isal import igzip
 from pyarrow import csv, parquet
 
+from .categories import as_categories
 from .clock import counted
 from .errors import UserError
 from .files import read_table, replacing
@@ -28,8 +29,8 @@ class Groups:
     Attributes
     ----------
     names
-        Of the groups with at least `MIN_CELLS` cells, in the order of the categories; none where there are fewer
-        than two such groups.
+        Of the groups with at least `MIN_CELLS` cells, in the order of the categories, as the atlas has them
+        (`lib.categories.as_categories`); none where there are fewer than two such groups.
     codes
         Per cell its group's position in `names`, -1: in none; int32.
     """
@@ -40,9 +41,8 @@ class Groups:
     @classmethod
     def of(cls, labels: pd.Series) -> Groups:
         """The groups in a column of labels; logs which cells and groups are left out."""
-        labels = labels.astype("category").cat.remove_unused_categories()
-        codes = labels.cat.codes.to_numpy()
-        names = labels.cat.categories.astype(str)
+        labels = as_categories(labels)
+        codes, names = labels.cat.codes.to_numpy(), labels.cat.categories
         sizes = np.bincount(codes[codes >= 0], minlength=len(names))
         if (codes < 0).any():
             log.info("%s: %d of %d cells without a label are left out", labels.name, (codes < 0).sum(), len(codes))

@@ -5,7 +5,6 @@ Figures are `matplotlib.figure.Figure`s, without pyplot; nothing of the user's m
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path as Vertices
 from matplotlib.transforms import Affine2D, IdentityTransform
 
+from .categories import PALETTE, category_colours, name_of, natural_order
 from .files import replacing
 
 mpl.rcdefaults()
@@ -45,16 +45,6 @@ mpl.rcParams.update(
     }
 )
 
-# Okabe & Ito's eight, then colours chosen one by one to lie as far as possible, in CIELAB, from those before them and
-# from white and light grey, as seen with normal vision and with red-green blindness (Machado et al. 2009)
-PALETTE = [
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000",
-    "#4E4300", "#7A0085", "#B10037", "#439000", "#BC85FF", "#C8D385", "#F4907A", "#2C5959",
-    "#6F2C59", "#004EBC", "#00E9E9", "#2CE990", "#A68537", "#90594E", "#C80B7A", "#E9BCFF",
-    "#006421", "#9BDE59", "#FF5985", "#009BA6", "#90DEB1", "#902C00", "#FF7ADE", "#9B9B7A",
-    "#9059A6", "#0090FF", "#FFB164", "#E94E43", "#6F9B4E", "#9BA600", "#6F6F90", "#F4C8A6",
-    "#F4A6B1", "#4E6F4E", "#43437A", "#A6A6C8", "#9090DE", "#B14364", "#4E432C", "#0BB14E",
-]  # fmt: skip
 KEPT, LIMIT, BACKGROUND = "#A9B1B8", "#444444", "#DDDDDD"
 MAX_DRAWN = 500_000  # points of one scatter; of more cells a random choice is drawn
 MANY = 20_000  # points of one scatter from which on they are drawn as `Dots`, and are more transparent
@@ -74,23 +64,12 @@ def metric_label(metric: str) -> str:
     return LABELS.get(metric, metric)
 
 
-def natural_order(names: Iterable[Any]) -> list[str]:
-    """The distinct names as strings, numbers within them compared as numbers: P2 before P10."""
-    parts = {str(name): re.split(r"(\d+)", str(name)) for name in names}
-    return sorted(parts, key=lambda name: [(int(p), "") if p.isdigit() else (-1, p) for p in parts[name]])
-
-
-def category_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each category by its place in `names`; beyond the palette's length colours repeat."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-
-
 def categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Codes (-1: missing), and the categories in natural order, those that occur only."""
     codes, found = pd.factorize(values)
     names = natural_order(found)
     places = {name: i for i, name in enumerate(names)}
-    return np.array([*(places[str(name)] for name in found), -1])[codes], names
+    return np.array([*(places[name_of(name)] for name in found), -1])[codes], names
 
 
 def reason_label(reason: str) -> str:

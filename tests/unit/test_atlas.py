@@ -4,134 +4,30 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from types import SimpleNamespace
 
 import anndata as ad
 import atlas
 import h5py
-import markers_ttest
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-import scipy.sparse as sp
-from lib.counts import CountsWriter, InMemory
-from lib.files import write_arrays, write_table
-from lib.markers import Groups, rank_genes, write_markers
-
-CONFIG = {
-    "seed": 0,
-    "hvg": {"flavor": "seurat_v3"},
-    "umap": {"min_dist": 0.5, "spread": 1.0},
-    "tsne": {"enabled": True, "perplexity": 30, "init": None},
-    "leiden": {"resolutions": [0.6], "n_iterations": 2},
-    "louvain": {"resolutions": [0.6]},
-}
-
-
-def simulated():
-    """120 cells of two samples, 60 genes of which the first two are empty; every fifth cell is not kept."""
-    rng = np.random.default_rng(0)
-    types = np.arange(120) % 3
-    means = np.tile(rng.gamma(1, 2, 60), (3, 1))
-    for k in range(3):
-        means[k, 10 * k + 2 : 10 * k + 8] += 6
-    means[:, :2] = 0
-    return rng.poisson(means[types]).astype(np.uint16), types
+from atlases import CONFIG, build, run_atlas
+from lib.categories import PALETTE
+from lib.errors import UserError
+from lib.files import read_table, write_arrays, write_table
+from lib.markers import rank_genes, write_markers
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The atlas of a cohort whose artifacts come from scanpy; its path, and scanpy's AnnData."""
-    folder = tmp_path_factory.mktemp("cohort")
-    rng = np.random.default_rng(1)
-    X, types = simulated()
-    kept = np.arange(120) % 5 > 0
-    genes = pd.DataFrame({"gene_symbols": [f"G{i}" for i in range(60)], "gene_ids": [f"ENSG{i}" for i in range(60)]})
-    genes.index = pd.Index([f"G{i}" for i in range(60)])
-    genes["n_samples"], genes["kept"] = 2, np.arange(60) > 1
-    obs = pd.DataFrame({"sample": ["a"] * 70 + ["b"] * 50, "total_counts": X.sum(1).astype(np.int64)})
-    obs["cell_type"] = pd.Series(types).map("type {}".format).where(types < 2)
-    obs.index = [f"cell{i}-{s}" for i, s in enumerate(obs["sample"])]
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("cohort"))
 
-    # The second sample lists its genes backwards
-    files = {"counts": [], "cells": []}
-    for sample, order in (("a", slice(None)), ("b", slice(None, None, -1))):
-        mine = (obs["sample"] == sample).to_numpy()
-        writer = CountsWriter(folder / f"{sample}.h5ad", 60)
-        writer.append(sp.csr_matrix(X[mine][:, order]))
-        writer.close(obs.loc[mine, ["sample"]], genes.iloc[order].drop(columns="kept"))
-        write_table(obs[mine].assign(kept=kept[mine], reason=""), folder / f"{sample}.parquet")
-        files["counts"].append(folder / f"{sample}.h5ad")
-        files["cells"].append(folder / f"{sample}.parquet")
 
-    adata = ad.AnnData(sp.csr_matrix(X[kept][:, 2:].astype(np.float64)), obs=obs[kept], var=genes[2:])
-    adata.layers["counts"] = adata.X.copy()
-    adata.obs["kept_counts"] = np.asarray(adata.X.sum(1)).ravel().astype(np.int64)
-    adata.obs["leiden_0.6"] = pd.Categorical(types[kept].astype(str))
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=30, layer="counts", span=1)
-    sc.pp.pca(adata, n_comps=6)
-    adata.obsm["X_pca_harmony"] = adata.obsm["X_pca"] + 1
-    sc.pp.neighbors(adata, n_neighbors=5, n_pcs=4, use_rep="X_pca_harmony")
-    adata.obsm["X_umap"], adata.obsm["X_tsne"] = rng.normal(size=(2, adata.n_obs, 2)).astype(np.float32)
-    sc.tl.embedding_density(adata, "umap", groupby="sample")
-
-    def arrays(name, *, table=None, **arrays):
-        files[name] = folder / (f"{name}.h5" if table is None else f"{name}.parquet")
-        write_arrays(files[name], arrays) if table is None else write_table(table, files[name])
-
-    arrays("genes", table=genes)
-    arrays("hvg", table=adata.var.drop(columns=genes.columns))
-    arrays("obs", table=obs[kept].assign(kept_counts=adata.obs["kept_counts"]))
-    index = adata.obs.index
-    arrays("umap", table=pd.DataFrame(adata.obsm["X_umap"], index, ["UMAP1", "UMAP2"]))
-    arrays("tsne", table=pd.DataFrame(adata.obsm["X_tsne"], index, ["tSNE1", "tSNE2"]))
-    arrays("density", table=adata.obs[["umap_density_sample"]])
-    arrays("leiden", table=adata.obs[["leiden_0.6"]])
-    of_features = adata.varm["PCs"][adata.var["highly_variable"]].astype(np.float32)
-    pca = {"X_pca": adata.obsm["X_pca"], "PCs": of_features}
-    arrays("pca", **pca, variance=adata.uns["pca"]["variance"], variance_ratio=adata.uns["pca"]["variance_ratio"])
-    arrays("harmony", X_pca_harmony=adata.obsm["X_pca_harmony"])
-    # Nearest first, and more of them than scanpy's graph has
-    D = np.sqrt(((adata.obsm["X_pca_harmony"][:, None, :4] - adata.obsm["X_pca_harmony"][None, :, :4]) ** 2).sum(2))
-    nearest = np.argsort(D, axis=1, kind="stable")[:, 1:10]
-    fuzzy = {f"connectivities/{k}": getattr(adata.obsp["connectivities"], k) for k in ("data", "indices", "indptr")}
-    files["neighbors"] = folder / "neighbors.h5"
-    write_arrays(
-        files["neighbors"],
-        {"indices": nearest.astype(np.int32), "distances": np.take_along_axis(D, nearest, 1).astype(np.float32)}
-        | fuzzy,
-        **{"n_neighbors": 5, "n_pcs": 4, "metric": "euclidean", "use_rep": "X_pca_harmony"},
-    )
-    files["markers"] = []
-    names = adata.var_names.to_numpy()
-    for grouping in ("leiden_0.6", "cell_type"):
-        groups = Groups.of(adata.obs[grouping])
-        totals = adata.obs["kept_counts"].to_numpy()
-        counts = InMemory(adata.layers["counts"])
-        sums = markers_ttest.group_sums(counts, groups.codes, len(groups.names), totals, 1e4)
-        table = rank_genes(groups.names, markers_ttest.welch(*sums, groups.sizes), names, names)
-        for method, columns in (
-            ("t-test", list(table)),
-            ("logreg", ["group", "rank", "names", "gene_symbols", "scores"]),
-        ):
-            path = folder / "markers" / grouping / f"{method}.tsv.gz"
-            write_markers(table[columns], path, path.with_name("top.tsv"), 5)
-            files["markers"].append(path)
-    sc.tl.rank_genes_groups(adata, "leiden_0.6", method="t-test")
-
-    inputs = files | {"clusterings": [files["leiden"]], "harmony": [files["harmony"]], "tsne": [files["tsne"]]}
-    atlas.main(
-        SimpleNamespace(
-            input=SimpleNamespace(**inputs),
-            output=SimpleNamespace(atlas=folder / "atlas.h5ad"),
-            params=SimpleNamespace(gene_key="gene_symbols", target_sum=1e4, config=CONFIG),
-            resources={},
-        )
-    )
-    return folder / "atlas.h5ad", adata, inputs
+@pytest.fixture
+def made(built):
+    """The atlas' path, scanpy's AnnData, and the stage's inputs."""
+    return built.atlas, built.theirs, built.inputs
 
 
 def test_matrices(made):
@@ -193,8 +89,10 @@ def test_slots_equal_scanpys(made):
 def test_uns_equals_scanpys(made):
     path, theirs, _ = made
     ours = ad.read_h5ad(path).uns
-    for key in ("log1p", "hvg"):
-        assert ours[key] == theirs.uns[key]
+    assert ours["hvg"] == theirs.uns["hvg"]
+    assert theirs.uns["log1p"] == {"base": None}
+    assert ours["log1p"] == {}
+    assert ours["tsne"]["params"] == {"perplexity": 30}
     np.testing.assert_array_equal(ours["pca"]["variance_ratio"], theirs.uns["pca"]["variance_ratio"])
     assert ours["pca"]["params"] == theirs.uns["pca"]["params"]
     assert ours["neighbors"]["params"].items() <= theirs.uns["neighbors"]["params"].items()
@@ -283,21 +181,130 @@ def test_scanpys_plots_and_tools_take_it_as_it_is(made, monkeypatch):
     mpl.pyplot.close("all")
 
 
-def test_without_harmony_tsne_and_markers(made, tmp_path):
+def test_without_harmony_tsne_and_markers(built, made, tmp_path):
     """Where Harmony is skipped its file has no arrays; where t-SNE is off there is no file; the median as target."""
     _, theirs, inputs = made
     write_arrays(tmp_path / "harmony.h5", {}, skipped="one batch")
     without = {"harmony": [tmp_path / "harmony.h5"], "tsne": [], "markers": [], "clusterings": []}
-    atlas.main(
-        SimpleNamespace(
-            input=SimpleNamespace(**inputs | without),
-            output=SimpleNamespace(atlas=tmp_path / "atlas.h5ad"),
-            params=SimpleNamespace(gene_key="gene_symbols", target_sum=None, config=CONFIG),
-            resources={},
-        )
-    )
+    params = built.params | {"target_sum": None, "rankings": [], "groupings": ["sample"]}
+    run_atlas(tmp_path / "atlas.h5ad", inputs | without, params)
     ours = ad.read_h5ad(tmp_path / "atlas.h5ad")
     assert set(ours.obsm) == {"X_pca", "X_umap"}
     assert not any(key.startswith("rank_genes_groups") for key in ours.uns)
     sums = np.expm1(ours.X.toarray().astype(np.float64)).sum(1)
     np.testing.assert_allclose(sums, np.median(theirs.obs["kept_counts"]), rtol=1e-5)
+
+
+def test_colours_are_the_figures(made):
+    """The palette by the categories' natural order, in the order of the categories."""
+    ours = ad.read_h5ad(made[0])
+    for name in ("sample", "cell_type", "leiden_0.6"):
+        assert list(ours.uns[f"{name}_colors"]) == PALETTE[: ours.obs[name].nunique()]
+    obs = pd.DataFrame({"stage": pd.Categorical(["late", "early", "10", "9"], ["late", "9", "early", "10"])})
+    assert list(atlas.colours(obs, ["stage"])["stage_colors"]) == [PALETTE[i] for i in (3, 0, 2, 1)]
+    many = pd.DataFrame({"x": pd.Categorical([f"c{i}" for i in range(60)], [f"c{i}" for i in range(60)])})
+    assert list(atlas.colours(many, ["x"])["x_colors"]) == PALETTE + PALETTE[:12]
+
+
+def numbered(obs):
+    """Patients 9, 10 and 11; clusters 2 and 10, floats, for some cells have none; a flag; a declared order."""
+    codes = np.arange(len(obs))
+    clusters = pd.Series(np.choose(codes % 3, [10.0, 2.0, np.nan]), obs.index)
+    stages = pd.Categorical(np.choose(codes % 2, ["low", "high"]), ["low", "unseen", "high"], ordered=True)
+    return obs.assign(PatientNumber=codes % 3 + 9, seurat_clusters=clusters, treated=codes % 2 == 0, stage=stages)
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("numbers"), numbered, "seurat_clusters", "PatientNumber")
+
+
+def test_groupings_of_numbers_are_categories_in_natural_order(numbers):
+    ours = ad.read_h5ad(numbers.atlas)
+    assert ours.obs["seurat_clusters"].cat.categories.tolist() == ["2", "10"]
+    assert ours.obs["PatientNumber"].cat.categories.tolist() == ["9", "10", "11"]
+    kept = np.flatnonzero(np.arange(120) % 5)
+    expected = pd.Series(np.choose(kept % 3, ["10", "2", None]), ours.obs_names, dtype=object)
+    assert ours.obs["seurat_clusters"].astype(object).where(lambda x: x.notna(), None).tolist() == expected.tolist()
+    assert ours.uns["rank_genes_groups_seurat_clusters_t-test"]["names"].dtype.names == ("2", "10")
+    assert ours.obs["treated"].dtype == bool  # what does not group stays what it is
+    assert ours.obs["stage"].cat.ordered
+    assert ours.obs["stage"].cat.categories.tolist() == ["low", "high"]
+    assert len(ours.uns["PatientNumber_colors"]) == 3
+
+
+def slashed(obs):
+    """A label `cell/type` with groups that hold slashes or nothing at all, beside a column `cell_type`."""
+    values = np.choose(np.arange(len(obs)) % 4, ["T/NK", "", "B", "T_NK"])
+    return obs.assign(**{"cell/type": values, "a/b": 1.0, "a": 2.0, ".": 3.0})
+
+
+def test_slashes_in_columns_and_groups(tmp_path, caplog):
+    """No path where a name is meant; everything that names a column names it as the atlas has it."""
+    built = build(tmp_path, slashed, "cell/type")
+    assert "cell/type is cell_type-1" in caplog.text
+    ours = ad.read_h5ad(built.atlas)
+    assert {"cell_type", "cell_type-1", "a_b", "a", "_"} <= set(ours.obs)
+    assert ours.obs["cell_type-1"].cat.categories.tolist() == ["", "B", "T/NK", "T_NK"]
+    assert ours.obs["a_b"].unique().tolist() == [1.0]
+    ranked = ours.uns["rank_genes_groups_cell_type-1_t-test"]
+    assert ranked["params"]["groupby"] == "cell_type-1"
+    assert ranked["names"].dtype.names == ("(empty)", "B", "T/NK", "T_NK")
+    assert len(sc.get.rank_genes_groups_df(ours, "T/NK", key="rank_genes_groups_cell_type-1_t-test")) == 58
+    with h5py.File(built.atlas) as file:
+        assert sorted(file["obs"]) == sorted({*file["obs"].attrs["column-order"], file["obs"].attrs["_index"]})
+
+
+def test_more_groups_than_hdf5_describes_are_left_out(tmp_path, caplog):
+    """Recarrays of 3,000 fields cannot be written; a copy by AnnData must be possible of those that are there."""
+    assert atlas.fields_fit([f"group {i}" for i in range(700)])
+    groups = [f"group {i}" for i in range(3000)]
+    names = np.array(["A", "B"], object)
+    for n, file in ((3000, "many.tsv.gz"), (2, "few.tsv.gz")):
+        table = rank_genes(groups[:n], {"scores": np.ones((n, 2))}, names, names)
+        write_markers(table, tmp_path / file, tmp_path / "top.tsv", 1)
+    files = [tmp_path / "many.tsv.gz", tmp_path / "few.tsv.gz"]
+    found = atlas.all_rankings(files, [("donor/clone", "logreg"), ("type", "logreg")], {"type": "type"})
+    assert list(found) == ["rank_genes_groups"]
+    assert found["rank_genes_groups"]["params"]["groupby"] == "type"
+    assert f"3000 groups are more than HDF5 takes, so that they are not in the atlas, but in {files[0]}" in caplog.text
+
+
+def test_nothing_without_a_value_is_in_uns():
+    uns = {"a": None, "b": {"c": None, "d": {"e": None, "f": 0}}, "g": ""}
+    assert atlas.without_none(uns) == {"b": {"d": {"f": 0}}, "g": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("umap", "umap"), ("tsne", "tsne"), ("density", "density"), ("leiden", "leiden")]
+)
+def test_tables_of_other_cells_are_refused(built, tmp_path, name, rule):
+    """As many cells, but others: positions alone would join them."""
+    table = read_table(built.inputs[name])
+    write_table(table.iloc[::-1], tmp_path / "other.parquet")
+    key = {"leiden": "clusterings", "tsne": "tsne"}.get(name)
+    inputs = built.inputs | ({key: [tmp_path / "other.parquet"]} if key else {name: tmp_path / "other.parquet"})
+    with pytest.raises(UserError, match=f"other.parquet holds other cells than obs.parquet.*--forcerun {rule}`"):
+        run_atlas(tmp_path / "atlas.h5ad", inputs, built.params)
+    assert not (tmp_path / "atlas.h5ad").exists()
+
+
+def test_totals_that_are_not_the_counts_are_refused(built, tmp_path):
+    """obs.parquet of an earlier run, of one gene more, or of cells in another order."""
+    obs = read_table(built.inputs["obs"])
+    older = obs.assign(kept_counts=obs["kept_counts"] + (np.arange(len(obs)) == 80))
+    for table, message in ((older, "cell 81 of the cohort has.*--forcerun"), (obs[::-1], "in another order")):
+        write_table(table, tmp_path / "obs.parquet")
+        inputs = built.inputs | {"obs": tmp_path / "obs.parquet"}
+        with pytest.raises(UserError, match=message):
+            run_atlas(tmp_path / "atlas.h5ad", inputs, built.params)
+        assert not list(tmp_path.glob("*atlas*"))
+
+
+def test_own_columns_of_the_same_name_give_way(tmp_path):
+    """A cohort that was an atlas of ours before."""
+    own = build(tmp_path, lambda obs: obs.assign(**{"leiden_0.6": "old", "umap_density_sample": -1.0}))
+    ours = ad.read_h5ad(own.atlas)
+    assert ours.obs.columns.is_unique
+    assert set(ours.obs["leiden_0.6"]) == {"0", "1", "2"}
+    assert ours.obs["umap_density_sample"].min() == 0

@@ -4,10 +4,11 @@ import h5py
 import numpy as np
 import pytest
 from lib import compressed
+from lib.files import LIBVER
 
 
 def written(path, pieces, dtype):
-    with h5py.File(path, "w", libver="latest") as file:
+    with h5py.File(path, "w", libver=LIBVER) as file:
         array = compressed.CompressedArray(file, "x", dtype)
         for piece in pieces:
             array.append(piece)

@@ -488,7 +488,7 @@ def stages(folder, files, out):
     inputs |= {"clusterings": [folder / "leiden.parquet"], "density": [folder / "density.parquet"]}
     colours = ["leiden_0.6", "batch", "total_counts", "pct_counts_MT", "density_batch"]
     outputs = {name: out / f"{name}.png" for name in colours}
-    yield figures_embedding, fake(inputs, {"colours": colours}, outputs)
+    yield figures_embedding, fake(inputs, {"colours": colours, "groupings": []}, outputs)
 
 
 def pca_stage(folder, out, harmony):
