@@ -28,7 +28,7 @@ from lib.files import read_arrays, read_attrs, read_table, replacing
 from lib.fuzzy import read_graph
 from lib.h5ad import plain_strings
 from lib.markers import FLOATS, read_markers
-from lib.scaling import log_normalize
+from lib.scaling import log_normalize, target_of
 
 PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # whose versions the atlas names
 
@@ -173,7 +173,7 @@ def main(snakemake: Any) -> None:
     obs, density = read_table(files.obs), read_table(files.density)
     clusterings = [read_table(path) for path in files.clusterings]
     totals = obs["kept_counts"].to_numpy()
-    target_sum = snakemake.params.target_sum or float(np.median(totals))
+    target_sum = target_of(totals, snakemake.params.target_sum)
     hvg = read_table(files.hvg)
     var = cohort.genes.drop(columns="kept")
     var = var.join(hvg[hvg.columns.difference(var.columns, sort=False)])
