@@ -6,7 +6,6 @@ batch) and, with `doublets: remove`, is no predicted doublet of a batch whose ca
 """
 
 from collections.abc import Mapping
-
 from typing import Any
 
 import pandas as pd

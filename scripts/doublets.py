@@ -16,10 +16,10 @@ mode, and the threshold cuts through single cells. Were all calls right, and dou
 
     (share of the cells above the threshold) / (share of the simulated doublets above it)
 
-would be the share of doublets among the cells (Wolock's overall doublet rate). A batch's calls are trusted where at most
-CALLED times the expected rate is called, and this rate is, beyond counting noise, at most IMPLIED times the expected one.
-With 5 % expected, it is 1 to 13 % in PBMC of four chemistries and in simulated types, a fifth at most where these are few;
-85 % and more in a single type of PBMC, where cells lie above the threshold as simulated doublets do.
+would be the share of doublets among the cells (Wolock's overall doublet rate). A batch's calls are trusted where at
+most CALLED times the expected rate is called, and this rate is, beyond counting noise, at most IMPLIED times the
+expected one. With 5 % expected, it is 1 to 13 % in PBMC of four chemistries, a fifth at most in simulated types; 85 %
+and more in PBMC of one type alone, where cells lie above the threshold as simulated doublets do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -168,8 +168,8 @@ def main(snakemake: Any) -> None:
     families = [metric for metric in families if any(metric in columns for columns in known.values())]
     metrics = ["total_counts", "n_genes_by_counts", *families]
     columns = list(dict.fromkeys([*metrics, *SCORES, "kept", "sample", params.batch_key]))
-    tables = [read_table(path, columns=[c for c in columns if c in known[path]]) for path in snakemake.input.cells]
-    cells = pd.concat([table.astype({params.batch_key: str}) for table in tables])
+    parts = [read_table(path, columns=[c for c in columns if c in known[path]]) for path in snakemake.input.cells]
+    cells = pd.concat([table.astype({params.batch_key: str}) for table in parts])
     ledger = pd.concat(
         [
             pd.read_csv(path, sep="\t", dtype={"sample": str, "batch": str}, keep_default_na=False)

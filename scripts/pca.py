@@ -192,8 +192,8 @@ def components_of(n_comps: int, n_obs: int, n_vars: int) -> int:
     most = min(n_obs, n_vars) - 1
     if most < 2:
         raise UserError(
-            f"{n_obs} cells x {n_vars} highly variable genes are too few for a PCA, which takes three of each: keep more "
-            "cells (config: `cells`) or genes (`genes: min_counts`, `hvg`)."
+            f"{n_obs} cells x {n_vars} highly variable genes are too few for a PCA, which takes three of each: keep "
+            "more cells (config: `cells`) or genes (`genes: min_counts`, `hvg`)."
         )
     if n_comps > most:
         stage.notice(

@@ -1,7 +1,8 @@
 """Lists of genes as configs give them: prefixes, names, or a file with one name a line; and which genes they mean.
 
-A family's genes are sought by the genes' symbols; where none fits, by Ensembl ids, whose symbols `ensembl_families.tsv`
-has for human and mouse; where none fits either, by a column of booleans of the file's `var` that is named as the family.
+A family's genes are sought by the genes' symbols; where none fits, by Ensembl ids, whose symbols
+`ensembl_families.tsv` has for human and mouse; where none fits either, by a column of booleans of the file's `var` that
+is named as the family.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ LIMITS = {  # a limit's name in the ledger, or how it begins -> the config's key
     "max_pct_counts_": (
         "cells: max_pct_counts: ",
         "pct_counts_",
-        "such shares are usual in some tissues (of MT: heart, kidney, liver), and in dying cells: raise {} if these are well",
+        "such shares are usual in some tissues (of MT: heart, kidney), and in dying cells: raise {} if these are well",
     ),
     "mad_": ("cells: mad", "", "the cells may be of several kinds: raise {}"),
     "doublet": ("doublets: threshold", "doublet_score", "look at figures/samples/*/doublets.png, and set {} by eye"),
@@ -90,11 +90,12 @@ def describe_limit(reason: str, shares: pd.Series, cells: pd.DataFrame, batch_ke
     key, metric, advice = LIMITS[begins]
     rest = reason.removeprefix(begins)
     key, metric = (key, metric + rest) if begins == "mad_" else (key + rest, metric + rest)
-    medians = cells[metric].groupby([cells["sample"].astype(str), cells[batch_key].astype(str)]).median()
+    values = cells[metric] if metric in cells else pd.Series(float("nan"), cells.index)
+    medians = values.groupby([cells["sample"].astype(str), cells[batch_key].astype(str)]).median()
     falling = shares.sort_values(ascending=False, kind="stable")
-    said = [f"{place[1]} {100 * share:.0f} % (median {medians[place]:.4g})" for place, share in falling.items()]
+    said = [f"{100 * share:.0f} % of {place[1]} (median {medians[place]:.4g})" for place, share in falling.items()]
     limit = key if at is None else f"{key}: {at:g}"
-    return f"{limit} takes of {shortened(said)}, medians of {metric}; {advice.format(key)}"
+    return f"{limit} takes {shortened(said)}; medians are of {metric}: {advice.format(key)}"
 
 
 def shortened(names: Sequence[object], most: int = NAMES_SHOWN) -> str:
