@@ -22,6 +22,7 @@ rule genes:
         gpu=GPU,
     params:
         samples=SAMPLES,
+        batch_key=BATCH_KEY,
         genes=config["genes"],
         gene_key=config["ingest"]["gene_key"],
         gene_families=config["qc"]["gene_families"],

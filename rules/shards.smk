@@ -72,7 +72,6 @@ rule pca_sums:
         **needs("pca_sums"),
         gpu=GPU,
     params:
-        n_comps=config["pca"]["n_comps"],
         target_sum=config["normalize"]["target_sum"],
         regress_keys=config["regress_out"]["keys"],
     script:

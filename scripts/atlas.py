@@ -34,7 +34,7 @@ from lib.files import LIBVER, read_arrays, read_attrs, read_table, replacing
 from lib.fuzzy import read_graph
 from lib.h5ad import plain_strings
 from lib.markers import FLOATS, read_markers
-from lib.scaling import log_normalize
+from lib.scaling import log_normalize, target_of
 
 PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # whose versions the atlas names
 
@@ -282,7 +282,7 @@ def main(snakemake: Any) -> None:
     for path, table in zip(files.clusterings, clusterings, strict=True):
         check_cells(table, path, table.columns[0].split("_")[0], obs)
     totals = obs["kept_counts"].to_numpy()
-    target_sum = params.target_sum or float(np.median(totals))
+    target_sum = target_of(totals, params.target_sum)
     obs = with_categories(with_results(obs, density, *clusterings), params.groupings)
     names = slot_names(obs)
     groupings = [names[name] for name in params.groupings]

@@ -2,16 +2,17 @@
 
 A cell is kept if it passes every limit of the config's `cells` section (strict inequalities, as
 200 < n_genes_by_counts < 5000, pct_counts_MT < 20; optionally within `mad` median absolute deviations of its
-batch) and, with `doublets: remove`, is no predicted doublet.
+batch) and, with `doublets: remove`, is no predicted doublet of a batch whose calls are trusted.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from lib import stage
 from lib.counts import Counts
-from lib.errors import UserError
 from lib.files import read_table, replacing, write_table
+from lib.ledgers import MUCH, describe_limit, shares_taken
 from lib.thresholds import failing, threshold_reasons
 
 
@@ -44,6 +45,40 @@ def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tupl
     return pd.DataFrame(rows, columns=["sample", "batch", "step", "reason", "removed", "left"])
 
 
+def tell_losses(cells: pd.DataFrame, table: pd.DataFrame, batch_key: str, limits: Mapping[str, Any]) -> None:
+    """Say which limits took more than MUCH of a batch; of a sample with no cell left, that, and what took them.
+
+    Parameters
+    ----------
+    cells
+        The sample's `cells.parquet`.
+    table
+        Its ledger.
+    batch_key
+        Column of the batches.
+    limits
+        The `cells` section of the config, with the sample's own.
+    """
+    sample, shares = table["sample"].iloc[0], shares_taken(table)
+    many = {reason: of_batches[of_batches > MUCH] for reason, of_batches in shares.items()}
+    fixed = limits | {f"max_pct_counts_{family}": at for family, at in (limits.get("max_pct_counts") or {}).items()}
+    told = [
+        describe_limit(reason, of_batches, cells, batch_key, fixed.get(reason))
+        for reason, of_batches in many.items()
+        if len(of_batches)
+    ]
+    if not cells["kept"].any():
+        lost = cells["reason"].value_counts()
+        words = ", ".join(f"{reason} {n}" for reason, n in lost[lost > 0].items())
+        stage.notice(
+            "sample %s: none of its %d cells is left (%s): the cohort goes on without it. %s",
+            *(sample, len(cells), words, ". ".join(told)),
+        )
+        return
+    for text in told:
+        stage.notice("sample %s: %s", sample, text)
+
+
 def main(snakemake: Any) -> None:
     """Join a sample's obs, metrics and doublets; write `cells.parquet` and `ledger.tsv`."""
     limits, sample = snakemake.params.cells, snakemake.wildcards.sample
@@ -52,25 +87,23 @@ def main(snakemake: Any) -> None:
     batches = obs[snakemake.params.batch_key]
     reasons = threshold_reasons(qc, limits, batches.to_numpy())
     order = [("thresholds", name) for name, _ in failing(qc, limits, batches.to_numpy())]
+    trusted = doublets.pop("trusted")
     if snakemake.params.remove_doublets:
-        reasons[doublets["predicted_doublet"] & (reasons == "")] = "doublet"
+        reasons[doublets["predicted_doublet"] & trusted & (reasons == "")] = "doublet"
         order.append(("doublets", "doublet"))
     kept = reasons == ""
     removed = reasons[~kept].value_counts().to_dict()
     stage.log.info("%d of %d cells kept; removed: %s", kept.sum(), len(kept), removed)
-    if not kept.any():
-        raise UserError(
-            f"sample {sample}: none of its {len(kept)} cells is left: {removed}. Its medians: "
-            f"{qc.median().round(2)[['total_counts', 'n_genes_by_counts']].to_dict()}. "
-            "Loosen the limits (config: `cells`, or the sheet's columns), or take the sample out of the sheet."
-        )
     overlap = obs.columns.intersection(qc.columns.append(doublets.columns))
     if len(overlap):
         stage.log.info("the file's own columns %s are replaced by this run's", ", ".join(overlap))
     cells = pd.concat([obs.drop(columns=overlap), qc, doublets], axis=1)
-    write_table(cells.assign(kept=kept, reason=reasons.astype("category")), snakemake.output.cells, "sample")
+    cells = cells.assign(kept=kept, reason=reasons.astype("category"))
+    table = ledger(reasons, batches, sample, order)
+    tell_losses(cells, table, snakemake.params.batch_key, limits)
+    write_table(cells, snakemake.output.cells, "sample")
     with replacing(snakemake.output.ledger) as partial:
-        ledger(reasons, batches, sample, order).to_csv(partial, sep="\t", index=False)
+        table.to_csv(partial, sep="\t", index=False)
 
 
 if __name__ == "__main__":

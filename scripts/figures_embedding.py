@@ -139,6 +139,8 @@ def embedding_panel(axes_names: Sequence[str], title: str) -> tuple[Figure, Axes
 def figure_of(embedding: pd.DataFrame, table: pd.DataFrame, name: str, seed: int, named: bool) -> Figure:
     """The figure of a column of `table`, or, named density_{groupby}, of the density of each category's cells."""
     X, axes_names = embedding.to_numpy(dtype=np.float32), list(embedding.columns)
+    if name.startswith("pct_counts_") and (name not in table or table[name].isna().all()):
+        return plots.nothing(f"{name}: the gene family has no gene in this cohort.")
     if name.startswith("density_"):
         codes, names = plots.categories(table[name.removeprefix("density_")])
         return small_multiples(X, codes, names, axes_names, seed, table[f"umap_{name}"].to_numpy())

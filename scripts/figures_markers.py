@@ -15,7 +15,7 @@ from lib.cohort import Cohort
 from lib.counts import Counts, InMemory, Stores, Stream, rows_of_nonzeros
 from lib.files import read_table
 from lib.markers import Groups, read_groups
-from lib.scaling import log_normalize
+from lib.scaling import log_normalize, target_of
 from matplotlib.figure import Figure
 
 MAX_DOTS = 100  # columns of the dot plot, shared among the groups, at most MAX_EACH for one
@@ -186,14 +186,6 @@ def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.
     return cohort, cohort.genes.index
 
 
-def nothing(what: str) -> Figure:
-    """A figure that says why there is none."""
-    fig, axes = plots.panels(1, 1, (4, 0.6))
-    axes[0, 0].text(0.5, 0.5, what, ha="center", va="center")
-    axes[0, 0].set_axis_off()
-    return fig
-
-
 def main(snakemake: Any) -> None:
     """Draw the scores and the dot plot of a grouping's markers; write the top markers as a page for the report."""
     inputs, params, output, grouping = snakemake.input, snakemake.params, snakemake.output, snakemake.params.grouping
@@ -202,13 +194,13 @@ def main(snakemake: Any) -> None:
     tables.write_html(top, output.table, f"Top markers of {grouping}, {snakemake.wildcards.method}")
     if top.empty:
         for path in (output.scores, output.dotplot):
-            plots.save(nothing(f"{grouping}: fewer than two groups to compare, hence no markers."), path)
+            plots.save(plots.nothing(f"{grouping}: fewer than two groups to compare, hence no markers."), path)
         return
     groups = read_groups(grouping, inputs.obs, inputs.grouping)
     genes = chosen_genes(top)
     counts, order = stream_of(inputs, params.gene_key, genes["names"])
     totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
-    target_sum = params.target_sum or float(np.median(totals))
+    target_sum = target_of(totals, params.target_sum)
     expression = expression_by_group(counts, groups, totals, target_sum, snakemake.threads)
     means, fractions = (pd.DataFrame(values, groups.names, order)[genes["names"].tolist()] for values in expression)
     symbols, marked = genes["gene_symbols"].tolist(), genes["group"].tolist()

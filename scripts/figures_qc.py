@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from lib import plots, stage, tables
 from lib.categories import united
-from lib.files import read_table
+from lib.files import column_names, read_table
+from lib.ledgers import MORE, MUCH, describe_limit, shares_taken
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+SCORES = ["doublet_score", "log1p_total_counts", "log1p_n_genes_by_counts"]  # that limits judge beside what is drawn
 MAX_COLOURED = 20  # batches: beyond, the scatter shows how many cells there are rather than whose they are
 
 
@@ -56,7 +58,9 @@ def violins(
     for ax, metric in zip(axes[0], metrics, strict=True):
         log = not metric.startswith("pct_")
         for row, batch in enumerate(order):
-            violin(ax, groups[batch][metric].fillna(0).to_numpy(dtype=float), row, colours[batch], log)
+            values = groups[batch][metric]
+            if values.notna().any():  # none is where the batch lacks the gene family
+                violin(ax, values.fillna(0).to_numpy(dtype=float), row, colours[batch], log)
         if log:
             plots.log_axis(ax.xaxis)
         ax.set_ylim(len(order) - 0.4, -0.6)
@@ -80,7 +84,9 @@ def cohort_scatter(
     each = plots.rgba(colours.values())[codes] if len(order) <= MAX_COLOURED else None
     fig, axes = plots.panels(1, len(metrics), (3.6, 3.2), (0.95, 0))
     for ax, metric in zip(axes[0], metrics, strict=True):
-        shaded = plots.metric_scatter(ax, cells, metric, limits, each, seed)
+        drawn = (cells[metric].notna() | (cells["total_counts"] == 0)).to_numpy()  # not where the family is lacking
+        each_drawn = None if each is None else each[drawn]
+        shaded = plots.metric_scatter(ax, cells[drawn], metric, limits, each_drawn, seed)
     if each is not None:
         plots.outside_legend(axes[0, -1], colours, max_rows=16, bbox_to_anchor=(1.12, 1.0))
     else:
@@ -142,15 +148,30 @@ def summary(cells: pd.DataFrame, batch_key: str, metrics: Sequence[str]) -> pd.D
     return table.rename_axis(batch_key).reset_index()
 
 
+def tell_uneven(ledger: pd.DataFrame, cells: pd.DataFrame, batch_key: str) -> None:
+    """Say which limits took MORE of a batch than of the median batch; not again of those of which they took MUCH, which
+    the stage `cells` has told."""
+    for reason, shares in shares_taken(ledger).items():
+        median = shares.median()
+        uneven = shares[(shares > median + MORE) & (shares <= MUCH)]
+        if len(uneven):
+            stage.notice(
+                "%s (of the median batch it takes %.0f %%)",
+                *(describe_limit(reason, uneven, cells, batch_key), 100 * median),
+            )
+
+
 def main(snakemake: Any) -> None:
     """Draw violins, scatter and attrition of the cohort; write the attrition ledger and the summary as tables."""
     params, output = snakemake.params, snakemake.output
+    known = {path: set(column_names(path)) for path in snakemake.input.cells}
     families = [f"pct_counts_{family}" for family in params.families]
+    families = [metric for metric in families if any(metric in columns for columns in known.values())]
     metrics = ["total_counts", "n_genes_by_counts", *families]
-    columns = [*metrics, "kept", params.batch_key]
-    samples = [read_table(path, columns=columns) for path in snakemake.input.cells]
-    batches = united([of_sample[params.batch_key] for of_sample in samples])
-    cells = pd.concat(samples).assign(**{params.batch_key: batches.array.astype(str)})
+    columns = list(dict.fromkeys([*metrics, *SCORES, "kept", "sample", params.batch_key]))
+    parts = [read_table(path, columns=[c for c in columns if c in known[path]]) for path in snakemake.input.cells]
+    batches = united([table[params.batch_key] for table in parts])
+    cells = pd.concat(parts).assign(**{params.batch_key: batches.array.astype(str)})
     ledger = pd.concat(
         [
             pd.read_csv(path, sep="\t", dtype={"sample": str, "batch": str}, keep_default_na=False)
@@ -171,6 +192,7 @@ def main(snakemake: Any) -> None:
     of_batches = summary(cells, params.batch_key, metrics)
     tables.write_tsv(of_batches, output.summary)
     tables.write_html(of_batches, output.summary_html, "Cells and medians of the kept cells, by batch")
+    tell_uneven(ledger, cells, batch_key)
     stage.log.info("%d of %d cells kept, %d batches", cells["kept"].sum(), len(cells), len(of_batches))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from h5py import File
 from lib import plots, stage
 from lib.categories import as_categories
-from lib.files import read_table
+from lib.files import column_names, read_table
 from lib.names import unescape
 from matplotlib.figure import Figure
 
@@ -49,6 +49,8 @@ def outlier_limits(cells: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, 
     found = {}
     for name in config["mad_metrics"] if config.get("mad") else []:
         metric, percentage = name.removeprefix("log1p_"), name.startswith("pct_counts_")
+        if metric not in cells:
+            continue
         values = cells[metric] if metric == name else np.log1p(cells[metric])
         spread = config["mad"] * (values - values.median()).abs().median()
         ends = np.array(
@@ -92,19 +94,12 @@ def doublet_histograms(
     return fig
 
 
-def no_scores() -> Figure:
-    """What stands in for the histograms where no batch was large enough to be scored."""
-    fig, axes = plots.panels(1, 1, (4, 1))
-    axes[0, 0].text(0.5, 0.5, "No batch was scored for doublets.", ha="center", va="center")
-    axes[0, 0].set_axis_off()
-    return fig
-
-
 def main(snakemake: Any) -> None:
     """Draw `qc_scatter.png` from a sample's cells and ledger, `doublets.png` where doublets were simulated."""
     params, seed = snakemake.params, snakemake.params.seed
     metrics = ["total_counts", "n_genes_by_counts", "reason", "doublet_score", params.batch_key]
-    family = params.families[0] if params.families else None
+    known = column_names(snakemake.input.cells)
+    family = next((name for name in params.families if f"pct_counts_{name}" in known), None)
     cells = read_table(snakemake.input.cells, columns=[*metrics, *([f"pct_counts_{family}"] if family else [])])
     ledger = pd.read_csv(snakemake.input.ledger, sep="\t", dtype=str, keep_default_na=False)
     reasons = [reason for reason in ledger["reason"].unique() if reason]
@@ -120,8 +115,8 @@ def main(snakemake: Any) -> None:
     observed = {batch: cells["doublet_score"][batch_of == batch].dropna().to_numpy() for batch in simulated}
 
     def draw_doublets() -> None:
-        fig = doublet_histograms(observed, simulated, thresholds) if simulated else no_scores()
-        plots.save(fig, snakemake.output.doublets, dpi=120)
+        scored = doublet_histograms(observed, simulated, thresholds) if simulated else None
+        plots.save(scored or plots.nothing("No batch was scored for doublets."), snakemake.output.doublets, dpi=120)
 
     def draw_cells() -> None:
         plots.save(qc_scatter(cells, limits, reasons, family, seed), snakemake.output.qc, dpi=130)

@@ -2,10 +2,10 @@
 
 The universe is what the samples' genes have in common (`join: inner`) or together (`join: outer`; a gene that a
 sample lacks counts as zero there). A gene is kept with at least `min_counts` counts and `min_cells` cells over the
-kept cells of all samples (scanpy.pp.filter_genes).
+kept cells of all samples (scanpy.pp.filter_genes). Samples of which no cell is kept have no say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ from lib import stage
 from lib.cohort import gene_columns, gene_keys
 from lib.counts import Counts, Stream, column_counts, column_sums
 from lib.errors import UserError
-from lib.files import read_table, write_table
-from lib.genelists import gene_families
+from lib.files import column_names, read_table, write_table
+from lib.genelists import Genes, gene_families
+from lib.ledgers import shortened, where_cells_went
+
+MIN_CELLS = 3  # of the cohort
 
 
 def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, min_shared: float) -> pd.Index:
@@ -66,29 +69,86 @@ def gene_sums(counts: Stream) -> tuple[np.ndarray, np.ndarray]:
     return device.to_host(totals), device.to_host(n_cells)
 
 
+def check_kept(kept: Mapping[str, np.ndarray], cells: Sequence[str], batch_key: str) -> None:
+    """Refuse to go on with fewer than MIN_CELLS kept cells, whatever the analysis.
+
+    Parameters
+    ----------
+    kept
+        Sample -> per cell whether it is kept.
+    cells
+        The samples' `cells.parquet`.
+    batch_key
+        Column of the batches.
+    """
+    n_kept = sum(int(mask.sum()) for mask in kept.values())
+    if n_kept < MIN_CELLS:
+        n_obs = sum(map(len, kept.values()))
+        raise UserError(
+            f"{n_kept or 'none'} of the cohort's {n_obs} cells {'is' if n_kept < 2 else 'are'} left, too few for any "
+            f"analysis. {where_cells_went(cells, batch_key)} Loosen the limits that took them (config: `cells`, or the "
+            "sheet's columns)."
+        )
+
+
+def tell_families(families: Sequence[str], of_samples: Mapping[str, Sequence[str]]) -> None:
+    """Say which gene families have no genes, in all samples or in some.
+
+    Parameters
+    ----------
+    families
+        The config's.
+    of_samples
+        Sample -> the columns of its `cells.parquet`.
+    """
+    for family in families:
+        without = [sample for sample, columns in of_samples.items() if f"pct_counts_{family}" not in columns]
+        if len(without) == len(of_samples):
+            stage.notice(
+                "gene family %s has no gene in this cohort, by symbol, by Ensembl id or by a column of var: it is left "
+                "out, and with it its limit, its regression and its figures. If there should be some, name them in "
+                "qc: gene_families: %s",
+                *(family, family),
+            )
+        elif without:
+            stage.notice(
+                "gene family %s has no gene in %d of %d samples (%s): their cells pass its limits unjudged",
+                *(family, len(without), len(of_samples), shortened(without)),
+            )
+
+
 def main(snakemake: Any) -> None:
     """Sum every sample's genes over its kept cells; write `genes.parquet`."""
     params, device = snakemake.params, devices.of(snakemake)
-    stores = [Counts(path, device) for path in snakemake.input.counts]
+    tables = dict(zip(params.samples, snakemake.input.cells, strict=True))
+    kept = {sample: read_table(path, columns=["kept"])["kept"].to_numpy() for sample, path in tables.items()}
+    check_kept(kept, snakemake.input.cells, params.batch_key)
+    tell_families(list(params.gene_families), {sample: column_names(path) for sample, path in tables.items()})
+    samples = [sample for sample, mask in kept.items() if mask.any()]
+    paths = dict(zip(params.samples, snakemake.input.counts, strict=True))
+    stores = [Counts(paths[sample], device) for sample in samples]
     keys = [gene_keys(store, params.gene_key) for store in stores]
-    universe = gene_universe(keys, params.samples, params.genes["join"], params.genes["min_shared"])
+    universe = gene_universe(keys, samples, params.genes["join"], params.genes["min_shared"])
     union = len(pd.unique(np.concatenate(keys)))
     stage.log.info("%d genes (%s join) of %d in all samples", len(universe), params.genes["join"], union)
 
     genes = pd.DataFrame(index=universe, columns=["gene_symbols", "gene_ids"], dtype=object)
     totals, n_cells, n_samples = (np.zeros(len(universe), np.int64) for _ in range(3))
-    for store, path in zip(stores, snakemake.input.cells, strict=True):
+    flags: dict[str, np.ndarray] = {}
+    for sample, store in zip(samples, stores, strict=True):
         columns = gene_columns(store, universe, params.gene_key)
         at, mine = columns[columns >= 0], columns >= 0
         for name in genes:
             new = genes[name].isna().to_numpy()[at]
             genes.iloc[at[new], genes.columns.get_loc(name)] = store.names("var", name)[mine][new]
-        kept = read_table(path, columns=["kept"])["kept"].to_numpy()
-        sums = gene_sums(Counts(store.path, device, kept, columns, len(universe)))
+        for name, mask in Genes.of(store).flags.items():
+            flags.setdefault(name, np.zeros(len(universe), bool))[at] |= mask[mine]
+        sums = gene_sums(Counts(store.path, device, kept[sample], columns, len(universe)))
         totals, n_cells = totals + sums[0], n_cells + sums[1]
         n_samples[at] += 1
 
-    families = gene_families(params.gene_families, genes["gene_symbols"].to_numpy())
+    all_of = Genes(genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy(), flags)
+    families = gene_families(params.gene_families, all_of)
     genes = genes.assign(total_counts=totals, n_cells_by_counts=n_cells, n_samples=n_samples, **families)
     genes["kept"] = (totals >= params.genes["min_counts"]) & (n_cells >= params.genes["min_cells"])
     stage.log.info("%d of %d genes kept", genes["kept"].sum(), len(genes))

@@ -9,7 +9,6 @@ import numpy as np
 from lib import device as devices
 from lib import stage
 from lib.clusters import write_clusters
-from lib.errors import UserError
 from lib.files import read_table
 from lib.representation import representation
 
@@ -18,15 +17,10 @@ TOLERANCE = 1e-6  # the relative gain of inertia below which cuVS stops
 
 
 def kmeans(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> np.ndarray:
-    """Per cell its cluster, int32.
-
-    Raises
-    ------
-    UserError
-        If there are fewer cells than clusters.
-    """
+    """Per cell its cluster, int32; as many clusters as cells at most."""
     if n_clusters > len(X):
-        raise UserError(f"kmeans: n_clusters is {n_clusters}, but only {len(X)} cells are left. Lower it.")
+        stage.notice("kmeans: n_clusters: %d instead of %d: there are no more cells", len(X), n_clusters)
+        n_clusters = len(X)
     if device.is_gpu:
         labels, inertia, n_iter = _cuvs(X, n_clusters, seed, device)
     else:

@@ -20,7 +20,7 @@ from lib.compressed import pool
 from lib.counts import Stream, rows_of_nonzeros, sums_by_key
 from lib.files import read_table
 from lib.markers import rank_genes, read_groups, write_markers
-from lib.scaling import log_normalize
+from lib.scaling import log_normalize, target_of
 from lib.shards import combine
 from scipy.special import stdtr
 
@@ -116,7 +116,7 @@ def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
 def read_totals(obs: str | Path, target_sum: float | None) -> tuple[np.ndarray, float]:
     """All cells' counts in the kept genes, and what normalisation makes them: by default their median."""
     totals = read_table(obs, ["kept_counts"])["kept_counts"].to_numpy()
-    return totals, target_sum or float(np.median(totals))
+    return totals, target_of(totals, target_sum)
 
 
 def main(snakemake: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lib import device as devices
 from lib import stage
-from lib.errors import UserError
 from lib.files import write_arrays
 from lib.fuzzy import fuzzy_graph
 from lib.knn import nearest
@@ -16,22 +15,11 @@ from lib.representation import representation
 
 
 def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int:
-    """How many other cells to find for each of `n_obs` cells.
-
-    Raises
-    ------
-    UserError
-        If there are fewer cells than `n_neighbors`. For t-SNE (`perplexity` given) fewer neighbours do, and the log
-        says so.
-    """
-    if n_neighbors > n_obs:
-        raise UserError(
-            f"neighbors: n_neighbors is {n_neighbors}, but only {n_obs} cells are left. "
-            f"Lower n_neighbors to {n_obs} or less, or keep more cells."
-        )
+    """How many others to find for each of `n_obs` cells: for t-SNE (`perplexity` given) perhaps more than for UMAP,
+    if there are as many."""
     tsne = 0 if perplexity is None else int(3 * perplexity)
     if tsne >= n_obs:
-        stage.log.warning("t-SNE: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)
+        stage.notice("tsne: perplexity: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)
     return max(n_neighbors - 1, min(tsne, n_obs - 1))
 
 
@@ -41,6 +29,11 @@ def main(snakemake: Any) -> None:
     config = snakemake.params.neighbors
     n_neighbors, metric = config["n_neighbors"], config["metric"]
     use_rep, X = representation(snakemake.input.pca, snakemake.input.harmony, config["use_rep"], config["n_pcs"])
+    if X.shape[1] < (config["n_pcs"] or 0):
+        stage.notice("neighbors: n_pcs: %d instead of %d: there are no more components", X.shape[1], config["n_pcs"])
+    if n_neighbors > len(X):
+        stage.notice("neighbors: n_neighbors: %d instead of %d: there are no more cells", len(X), n_neighbors)
+        n_neighbors = len(X)
     k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
     stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
     with stage.timed("neighbours"):

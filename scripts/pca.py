@@ -12,7 +12,7 @@ Each component's sign is such that its largest loading is positive. Float32 prod
 in shards, these run the passes (pca_sums.py, pca_gram.py, pca_projection.py), and what they project is joined.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lib.counts import Counts, Stores, Stream, column_sums, rows_of_nonzeros
 from lib.eigen import leading_eigenpairs
 from lib.errors import UserError
 from lib.files import read_arrays, read_table, write_arrays
-from lib.scaling import Scaling, log_normalize, regressors
+from lib.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
 
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
 
@@ -168,9 +168,9 @@ def pca(
     Raises
     ------
     UserError
-        If there are not more cells and features than components.
+        If there are too few cells or features for two components.
     """
-    check_components(n_comps, counts.n_obs, counts.n_vars)
+    n_comps = components_of(n_comps, counts.n_obs, counts.n_vars)
     sums = normal_sums(counts, totals, design, target_sum)
     scaling = solve_scaling(sums, counts.n_obs, target_sum, regress_keys, scale, max_value)
     ZZ, Z_sums = gram(counts, totals, design, scaling)
@@ -181,37 +181,53 @@ def pca(
     return arrays, scaling
 
 
-def check_components(n_comps: int, n_obs: int, n_vars: int) -> None:
-    """Refuse, before the features are read, more components than there can be."""
+def components_of(n_comps: int, n_obs: int, n_vars: int) -> int:
+    """How many components there are to have of those wanted; says so where these are fewer.
+
+    Raises
+    ------
+    UserError
+        If there are too few cells or features for two.
+    """
     most = min(n_obs, n_vars) - 1
-    if n_comps > most:
+    if most < 2:
         raise UserError(
-            f"pca: n_comps is {n_comps}, but {n_obs} cells x {n_vars} highly variable genes have at most "
-            f"{most} components. Set `pca: n_comps` to {most} or less (and `neighbors: n_pcs` no higher)."
+            f"{n_obs} cells x {n_vars} highly variable genes are too few for a PCA, which takes three of each: keep "
+            "more cells (config: `cells`) or genes (`genes: min_counts`, `hvg`)."
         )
+    if n_comps > most:
+        stage.notice(
+            "pca: n_comps: %d components instead of %d: there are %d cells x %d highly variable genes",
+            *(most, n_comps, n_obs, n_vars),
+        )
+    return min(n_comps, most)
 
 
-def read_cells(obs: str | Path, params: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """All cells' totals and design (see `normal_sums`), and what normalisation makes their counts sum to."""
-    keys = tuple(params.regress_keys)
+def read_cells(
+    obs: str | Path, params: Any, say: Callable[..., None] = stage.log.warning
+) -> tuple[np.ndarray, np.ndarray, float, tuple[str, ...]]:
+    """All cells' totals and design (see `normal_sums`), what normalisation makes their counts sum to, and the columns
+    that are regressed out; those that cannot be are for `say`."""
+    keys = usable_keys(obs, params.regress_keys, say)
     table = read_table(obs, ["kept_counts", *keys])
     totals = table["kept_counts"].to_numpy()
-    return totals, regressors(table, keys), params.target_sum or float(np.median(totals))
+    return totals, regressors(table, keys), target_of(totals, params.target_sum), keys
 
 
 def main(snakemake: Any) -> None:
     """Read the features and `obs.parquet`, or what shards made of them, write `pca.h5`."""
     files, params = snakemake.input, snakemake.params
     if files.components:
+        usable_keys(files.obs, params.regress_keys, stage.notice)  # the shards have but logged it
         arrays = read_arrays(files.components, "PCs", "variance", "variance_ratio")
         arrays["PCs"], scaling = arrays["PCs"].astype(np.float32), Scaling.read(files.components)
         arrays["X_pca"] = np.concatenate([read_arrays(path)["X_pca"] for path in files.projections])
     else:
         device, scale = devices.of(snakemake), params.scale
         counts = Stores([Counts(part, device) for part in files.features])
-        totals, design, target_sum = read_cells(files.obs, params)
-        keys, limit = tuple(params.regress_keys), scale["max_value"]
-        arrays, scaling = pca(counts, totals, design, params.n_comps, target_sum, keys, scale["enabled"], limit)
+        totals, design, target_sum, keys = read_cells(files.obs, params, stage.notice)
+        options = keys, scale["enabled"], scale["max_value"]
+        arrays, scaling = pca(counts, totals, design, params.n_comps, target_sum, *options)
     stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())
     write_arrays(snakemake.output.pca, arrays | scaling.arrays(), files.obs, **scaling.attrs())
 

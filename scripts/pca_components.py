@@ -7,7 +7,7 @@ from lib import stage
 from lib.files import read_table, write_arrays
 from lib.scaling import Scaling
 from lib.shards import combine
-from pca import leading_components
+from pca import components_of, leading_components
 
 
 def main(snakemake: Any) -> None:
@@ -15,9 +15,10 @@ def main(snakemake: Any) -> None:
     files, device = snakemake.input, devices.of(snakemake)
     n_obs = len(read_table(files.obs, []))
     sums = combine(files.gram, "ZZ", "sums")
+    n_comps = components_of(snakemake.params.n_comps, n_obs, len(sums["ZZ"]))
     with stage.timed("eigenvectors"):
         ZZ, Z_sums = (device.xp.asarray(sums[name]) for name in ("ZZ", "sums"))
-        PCs, variance, total = leading_components(ZZ, Z_sums, n_obs, snakemake.params.n_comps, device)
+        PCs, variance, total = leading_components(ZZ, Z_sums, n_obs, n_comps, device)
     arrays = {"PCs": PCs, "center": sums["sums"] / n_obs, "variance": variance, "variance_ratio": variance / total}
     scaling = Scaling.read(files.gram[0])
     write_arrays(snakemake.output.components, arrays | scaling.arrays(), **scaling.attrs())

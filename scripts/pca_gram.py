@@ -16,8 +16,8 @@ from pca import gram, read_cells, solve_scaling
 def main(snakemake: Any) -> None:
     """Read a shard's features and all shards' sums, write the shard's Gram matrix (see `gram`) and the scaling."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
-    totals, design, target_sum = read_cells(files.obs, params)
-    keys, scale = tuple(params.regress_keys), params.scale
+    totals, design, target_sum, keys = read_cells(files.obs, params)
+    scale = params.scale
     sums = combine(files.sums)
     scaling = solve_scaling(sums, len(totals), target_sum, keys, scale["enabled"], scale["max_value"])
     counts = Counts(files.features, device)

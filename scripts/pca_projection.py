@@ -15,7 +15,7 @@ def main(snakemake: Any) -> None:
     """Read a shard's features and the components, write the shard's rows of X_pca."""
     files = snakemake.input
     counts = Counts(files.features, devices.of(snakemake))
-    totals, design, _ = read_cells(files.obs, snakemake.params)
+    totals, design, *_ = read_cells(files.obs, snakemake.params)
     mine = rows_of_part(counts, files.obs)
     found, scaling = read_arrays(files.components, "PCs", "center"), Scaling.read(files.components)
     X_pca = project(counts, totals[mine], design[mine], scaling, found["PCs"], found["center"])

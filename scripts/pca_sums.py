@@ -7,15 +7,14 @@ from lib import stage
 from lib.counts import Counts
 from lib.files import write_arrays
 from lib.shards import rows_of_part
-from pca import check_components, normal_sums, read_cells
+from pca import normal_sums, read_cells
 
 
 def main(snakemake: Any) -> None:
     """Read a shard's features and all cells' table, write the shard's sums."""
     files, params = snakemake.input, snakemake.params
     counts = Counts(files.features, devices.of(snakemake))
-    totals, design, target_sum = read_cells(files.obs, params)
-    check_components(params.n_comps, len(totals), counts.n_vars)
+    totals, design, target_sum, _ = read_cells(files.obs, params)
     mine = rows_of_part(counts, files.obs)
     write_arrays(snakemake.output.sums, normal_sums(counts, totals[mine], design[mine], target_sum))
 

@@ -14,7 +14,7 @@ from lib import device as devices
 from lib import stage
 from lib.counts import Counts, Stream, column_counts, column_sums, row_sums, rows_of_nonzeros
 from lib.files import write_table
-from lib.genelists import gene_families
+from lib.genelists import Genes, gene_families
 
 
 def cell_metrics(
@@ -111,8 +111,7 @@ def qc_metrics(
 def main(snakemake: Any) -> None:
     """Read a sample's counts, write `qc.parquet` and `qc_genes.parquet`."""
     counts = Counts(snakemake.input.counts, devices.of(snakemake))
-    symbols = counts.names("var", "gene_symbols")
-    families = gene_families(snakemake.params.gene_families, symbols)
+    families = gene_families(snakemake.params.gene_families, Genes.of(counts))
     tops = [top for top in snakemake.params.percent_top if top <= counts.n_vars]
     obs, var = qc_metrics(counts, families, tops)
     obs.index = pd.Index(counts.names("obs"))

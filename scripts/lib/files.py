@@ -68,10 +68,9 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
         If a column is not there.
     """
     import pandas as pd
-    from pyarrow.parquet import read_schema
 
     if columns is not None:
-        known = read_schema(path).names
+        known = column_names(path)
         if missing := [name for name in columns if name not in known]:
             raise UserError(
                 f"{path} has no column {', '.join(missing)}; there are {', '.join(known)}. Correct the config key that "
@@ -79,6 +78,13 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
             )
         columns = list(dict.fromkeys(columns))
     return pd.read_parquet(path, columns=columns)
+
+
+def column_names(path: str | Path) -> list[str]:
+    """The columns of a parquet table, its index among them."""
+    from pyarrow.parquet import read_schema
+
+    return read_schema(path).names
 
 
 @counted("write")

@@ -133,6 +133,14 @@ def panels(
     return fig, fig.subplots(n_rows, n_cols, squeeze=False, gridspec_kw=grid, **options)
 
 
+def nothing(why: str) -> Figure:
+    """A figure that says why there is none."""
+    fig, axes = panels(1, 1, (4, 0.6))
+    axes[0, 0].text(0.5, 0.5, why, ha="center", va="center")
+    axes[0, 0].set_axis_off()
+    return fig
+
+
 def save(fig: Figure, path: str | Path, dpi: int = 150) -> None:
     """Write a PNG cut to what is drawn; equal figures give equal bytes."""
     fig.set_dpi(dpi)

@@ -25,16 +25,16 @@ def representation(
     use_rep
         X_pca, X_pca_harmony, or auto: X_pca_harmony where there is one, else X_pca.
     n_pcs
-        Components wanted, the first ones; None: all.
+        Components wanted, the first ones, or as many as there are; None: all.
 
     Returns
     -------
-    The representation's name, and cells x n_pcs, float32.
+    The representation's name, and cells x components, float32.
 
     Raises
     ------
     UserError
-        If X_pca_harmony is asked for and there is none, or if there are fewer than `n_pcs` components.
+        If X_pca_harmony is asked for and there is none.
     """
     integrated = None
     for path in harmony:
@@ -50,9 +50,4 @@ def representation(
     else:
         with h5py.File(pca, "r", locking=False) as file:
             name, X = "X_pca", file["X_pca"][:, :n_pcs]
-    if n_pcs is not None and X.shape[1] < n_pcs:
-        raise UserError(
-            f"neighbors: n_pcs is {n_pcs}, but PCA computed {X.shape[1]} components. "
-            f"Lower n_pcs to {X.shape[1]}, or raise pca: n_comps."
-        )
     return name, X.astype(np.float32, copy=False)

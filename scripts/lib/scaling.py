@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,17 @@ import pandas as pd
 from . import device as devices
 from .counts import dense, rows_of_nonzeros
 from .errors import UserError
-from .files import read_arrays, read_attrs
+from .files import column_names, read_arrays, read_attrs, read_table
+
+METRICS = ("pct_counts_", "total_counts_", "log1p_total_counts_")  # of families, which a cohort may lack
+
+
+def target_of(totals: np.ndarray, target_sum: float | None) -> float:
+    """What normalisation makes each cell's counts sum to: `target_sum`, by default the median of the totals above zero.
+
+    As scanpy.pp.normalize_total, whose median leaves out cells without counts.
+    """
+    return target_sum or float(np.median(totals[totals > 0]))
 
 
 def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device, dtype: Any = np.float32) -> Any:
@@ -47,18 +57,37 @@ def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
     Raises
     ------
     UserError
-        If a key is no numeric column of obs, or has missing values.
+        If a key is no numeric column of obs.
     """
     numeric = obs.select_dtypes("number").columns
     columns = [np.ones(len(obs))]
     for key in keys:
         if key not in numeric:
             raise UserError(f"regress_out: keys: {key!r} is no numeric obs column; there are {', '.join(numeric)}")
-        if obs[key].isna().any():
-            raise UserError(f"regress_out: keys: {key} is missing (NaN) for {obs[key].isna().sum()} cells")
         centered = obs[key].to_numpy(np.float64) - obs[key].mean()
         columns.append(centered / (centered.std() or 1))
     return np.column_stack(columns)
+
+
+def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) -> tuple[str, ...]:
+    """The columns of `obs.parquet`, of `keys`, that can be regressed out: those known of all kept cells.
+
+    With no more cells than a regression has coefficients there are none. Which are left out is for `say`.
+    """
+    known = column_names(obs)
+    lacking = [key for key in keys if key not in known and key.startswith(METRICS)]
+    found = [key for key in keys if key not in lacking]
+    table = read_table(obs, found)
+    missing = table.isna().sum()
+    said = [f"{key}, which this cohort does not have" for key in lacking]
+    said += [f"{key}, which is missing for {n} of {len(table)} kept cells" for key, n in missing.items() if n]
+    if said:
+        say("not regressed out (regress_out: keys): %s", "; ".join(said))
+    found = [key for key in found if not missing[key]]
+    if found and len(table) <= len(found) + 1:
+        say("nothing is regressed out (regress_out: keys), for only %d cells are left", len(table))
+        return ()
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ import pandas as pd
 
 from .errors import UserError
 
+# Metrics that a sample may lack: of families without genes there, and of more top genes than a panel has
+PERHAPS = ("pct_counts_", "total_counts_", "log1p_total_counts_")
+
 
 def failing(
     qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.ndarray | None = None
@@ -28,8 +31,10 @@ def failing(
 
     Yields
     ------
-    Name of the limit (min_genes, max_pct_counts_MT, mad_log1p_total_counts ...) and a boolean mask of the cells.
+    Name of the limit (min_genes, max_pct_counts_MT, mad_log1p_total_counts ...) and a boolean mask of the cells: of
+    none where the limit is on a family that has no gene here.
     """
+    no_cell = np.zeros(len(qc), bool)
     for quantity, column in (("genes", "n_genes_by_counts"), ("counts", "total_counts")):
         values = qc[column].to_numpy()
         if cells.get(f"min_{quantity}") is not None:
@@ -38,14 +43,14 @@ def failing(
             yield f"max_{quantity}", ~(values < cells[f"max_{quantity}"])
     for family, limit in (cells.get("max_pct_counts") or {}).items():
         if limit is not None:
-            yield f"max_pct_counts_{family}", ~(_metric(qc, f"pct_counts_{family}").to_numpy() < limit)
+            values = _metric(qc, f"pct_counts_{family}")
+            yield f"max_pct_counts_{family}", no_cell if values is None else ~(values.to_numpy() < limit)
     if cells.get("mad") is not None:
         groups = np.zeros(len(qc)) if groups is None else groups
         for metric in cells["mad_metrics"]:
-            yield (
-                f"mad_{metric}",
-                is_outlier(_metric(qc, metric), groups, cells["mad"], metric.startswith("pct_counts_")),
-            )
+            values, upper_only = _metric(qc, metric), metric.startswith("pct_counts_")
+            outlier = no_cell if values is None else is_outlier(values, groups, cells["mad"], upper_only)
+            yield f"mad_{metric}", outlier
 
 
 def is_outlier(values: pd.Series, groups: np.ndarray, n_mads: float, upper_only: bool) -> np.ndarray:
@@ -67,7 +72,9 @@ def threshold_reasons(qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.nda
     return reasons
 
 
-def _metric(qc: pd.DataFrame, name: str) -> pd.Series:
+def _metric(qc: pd.DataFrame, name: str) -> pd.Series | None:
+    if name not in qc and name.startswith(PERHAPS):
+        return None
     if name not in qc:
         raise UserError(f"cells: there is no metric {name}; there are {', '.join(qc.columns)}")
     return qc[name]
