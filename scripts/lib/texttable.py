@@ -105,15 +105,18 @@ def layout_of(path: Path) -> Layout:
     separator = _separator(path, texts[0])
     names = fields(head.decode(encoding).removeprefix("\ufeff"), separator)
     n_first = len(fields(texts[0], separator))
-    if len(names) not in (n_first, n_first - 1) and comments:  # names behind a #
+    counts = len(numbers(split_line(head.decode(encoding), separator)[1], separator)) == len(names) - 1
+    if counts and comments and len(names) == n_first:  # names behind a #
         above = fields(comments[-1].decode(encoding).lstrip("#"), separator)
-        if len(above) == len(names) == n_first:
-            names, skip, texts = above, skip - 1, [head.decode(encoding).rstrip("\r\n"), *texts]
+        if len(above) == n_first:
+            names, skip, texts, counts = above, skip - 1, [head.decode(encoding).rstrip("\r\n"), *texts], False
     if n_first < 2 or len(names) not in (n_first, n_first - 1):
         raise UserError(
             f"{path}: the first line has {len(names)} fields, the next {n_first}. Give a line of gene names, then "
             f"a line per cell with its barcode and its counts, separated by {NAMES[separator]}."
         )
+    if counts and len(set(names[1:])) < len(names) - 1:
+        raise UserError(f"{path}: the first line holds counts, and not the names of genes. Give it such a line.")
     split = [split_line(text, separator) for text in texts]
     columns = names[len(names) - n_first + 1 :]
     values = [numbers(rest, separator) for _, rest in split]

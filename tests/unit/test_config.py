@@ -71,6 +71,9 @@ def test_null_is_a_value_and_not_the_default():
         ({"harmony": {"enabled": False}, "neighbors": {"use_rep": "X_pca_harmony"}}, "`harmony: enabled` is false"),
         ({"markers": {"groupings": ["leiden_1.0"]}}, "names leiden_1.0, which is not computed; there are leiden_0.6"),
         ({"ingest": {"counts": "layer/raw"}}, "`ingest: counts`"),
+        ({"batch_key": "leiden_0.6"}, "`batch_key` names leiden_0.6, which this run .* kept as leiden_0.6_file"),
+        ({"batch_key": "total_counts"}, "`batch_key` names total_counts"),
+        ({"label_key": "kept"}, "`label_key` names kept, which"),
         ({"device": "cuda"}, "`device` is 'cuda', not one of auto, cpu, gpu"),
     ],
 )
@@ -92,6 +95,29 @@ def test_required_columns_are_those_that_no_stage_makes():
     assert settings.required_columns(config) == {"PatientNumber": "batch_key", "S_score": "regress_out: keys"}
 
 
+def test_columns_of_the_file_that_the_config_names_although_a_run_may_write_such():
+    config = complete(
+        label_key="leiden_1.0", density={"groupby": "umap_density_x"}, markers={"groupings": ["leiden_0.6"]}
+    )
+    assert settings.kept_columns(config) == ["leiden_1.0", "umap_density_x"]
+    assert settings.kept_columns(complete(label_key="CellType")) == []
+    names = settings.stored_names(["leiden_1.0", "leiden_0.6", "kept", "x", "sample"], ["x"], ["leiden_1.0"])
+    assert list(names.values()) == ["leiden_1.0", "leiden_0.6_file", "kept_file", "x_file", "sample_file"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "suffixes"),
+    [
+        (["S", "1-S", "2-1-S"], ["S", "1:S", "2:1:S"]),
+        (["S", "AS", "S-1", "1.S"], ["S", "AS", "S-1", "1.S"]),
+    ],
+)
+def test_cells_of_no_two_samples_have_the_same_name(samples, suffixes):
+    assert [settings.cell_suffix(samples, sample) for sample in samples] == suffixes
+    names = [f"{barcode}-{s}" for s in suffixes for barcode in ("A", "A-1", "A-1-1", "A-2-1", "A-2")]
+    assert len(set(names)) == len(names)
+
+
 @pytest.fixture
 def sheet(tmp_path, monkeypatch):
     """Write a sheet whose two files exist, and read it."""
@@ -100,7 +126,7 @@ def sheet(tmp_path, monkeypatch):
         (tmp_path / name).touch()
 
     def read(text):
-        (tmp_path / "samples.tsv").write_text(text)
+        (tmp_path / "samples.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
         return settings.read_sheet("samples.tsv", complete())
 
     return read
@@ -112,10 +138,60 @@ def test_sheet_keeps_order_obs_and_overrides(sheet):
     )
     assert list(read.index) == ["B", "A"]
     assert settings.sheet_obs(read, "B") == {"site": "lung", "s2": "x"}
+    assert settings.sheet_obs(read, "A") == {"site": None, "s2": None}
     cells = complete()["cells"]
     assert settings.cell_limits(read, "B", cells) == {**cells, "max_pct_counts": {"MT": 5}}
     assert settings.cell_limits(read, "A", cells) == {**cells, "max_genes": 300}
     assert cells == complete()["cells"]
+
+
+def test_doublet_options_of_a_sample(sheet):
+    read = sheet("sample\tpath\texpected_doublet_rate\tdoublet_threshold\nA\ta.h5ad\t0.08\t\nB\tb.h5ad\t\t0.3\n")
+    doublets = complete()["doublets"]
+    assert settings.doublet_options(read, "A", doublets) == {**doublets, "expected_doublet_rate": 0.08}
+    assert settings.doublet_options(read, "B", doublets) == {**doublets, "threshold": 0.3}
+    assert settings.sheet_obs(read, "A") == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (("45", "62"), [45, 62]),
+        (("45", ""), [45.0, None]),
+        (("4.5", "NA"), [4.5, None]),
+        (("-1e-3", ".5"), [-0.001, 0.5]),
+        (("007", "012"), ["007", "012"]),
+        (("45", "old"), ["45", "old"]),
+        (("NA", "EU"), ["NA", "EU"]),
+        (("12345678901234567", "1"), ["12345678901234567", "1"]),
+        (("true", "false"), ["true", "false"]),
+        (("", ""), [None, None]),
+        (("1,5", "2"), ["1,5", "2"]),
+    ],
+)
+def test_types_of_sheet_columns(sheet, values, expected):
+    read = sheet(
+        "sample\tpath\tx\n" + "".join(f"{s}\t{s.lower()}.h5ad\t{v}\n" for s, v in zip("AB", values, strict=True))
+    )
+    found = [settings.sheet_obs(read, sample)["x"] for sample in "AB"]
+    assert [None if value is None or value != value else value for value in found] == expected
+    assert [type(value) for value in found] == [float if isinstance(expected[0], float) else type(v) for v in expected]
+
+
+def test_what_is_no_comment_and_no_blank_counts(sheet):
+    """Only a line that begins with # is a comment; blanks around fields are none of them."""
+    read = sheet("# a comment\n\n sample \tpath \tdonor\n#A\ta.h5ad\tx\nA \t a.h5ad\tdonor #1\nB\tb.h5ad\t donor #2 \n")
+    assert read["donor"].tolist() == ["donor #1", "donor #2"]
+    assert read["path"].tolist() == ["a.h5ad", "b.h5ad"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends_of_sheets(sheet, encoding, end):
+    text = end.join(["sample\tpath\tsite\t", 'A\ta.h5ad\t"Zürich, ""old"""\t', "B\tb.h5ad", ""])
+    read = sheet(text.encode(encoding))
+    assert read["site"].tolist() == ['Zürich, "old"', None]
+    assert list(read) == ["sample", "path", "site"]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +200,23 @@ def test_sheet_keeps_order_obs_and_overrides(sheet):
         ("sample,path\nA,a.h5ad\n", "lacks the column sample and path; it has sample,path"),
         ("sample\tfile\nA\ta.h5ad\n", "lacks the column path; it has sample, file"),
         ("sample\tpath\n", "it names no sample"),
+        ("", "lacks the column sample and path"),
         ("sample\tpath\nA\ta.h5ad\nA\tb.h5ad\n", "the sample name 'A' stands on several lines"),
         ("sample\tpath\nA/1\ta.h5ad\n", "the sample name 'A/1' cannot be part of a path"),
+        ("sample\tpath\n\ta.h5ad\n", "a line has no sample name"),
         ("sample\tpath\nA\tgone.h5ad\n", "sample A: gone.h5ad does not exist"),
         ("sample\tpath\nA\t\n", "sample A has no path"),
         ("sample\tpath\tmin_genes\nA\ta.h5ad\tmany\n", "sample A: min_genes is 'many', not a number"),
+        ("sample\tpath\texpected_doublet_rate\nA\ta.h5ad\t8\n", "expected_doublet_rate is '8', not between 0 and 1"),
+        ("sample\tpath\tdoublet_threshold\nA\ta.h5ad\t8%\n", "sample A: doublet_threshold is '8%', not a number"),
+        ("sample\tpath\tcounts\nA\ta.h5ad\tcounts\n", "sample A: counts is 'counts', not X, raw or layers/NAME"),
+        ("sample\tpath\torientation\nA\ta.h5ad\tT\n", "sample A: orientation is 'T', not one of auto, cells_by_genes"),
         ("sample\tpath\tmax_pct_counts_HB\nA\ta.h5ad\t5\n", "the column max_pct_counts_HB limits a gene family"),
+        ("sample\tpath\ttotal_counts\nA\ta.h5ad\t5\n", "the column total_counts is named as what this workflow writes"),
+        ("sample\tpath\tsite\tsite\nA\ta.h5ad\tx\ty\n", "the column site stands there twice"),
+        ("sample\tpath\n# no\nA\ta.h5ad\tx\n", "line 3 has a field without a name above it: A | a.h5ad | x"),
+        (b"PK\x03\x04xlsx", "is an Excel workbook"),
+        ("sample\tpath\nA\ta.h5ad\n".encode("utf-16-le"), "is no text"),
     ],
 )
 def test_sheet_mistakes_are_named(sheet, text, message):

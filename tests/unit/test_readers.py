@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import os
 import shutil
 from itertools import pairwise
 from types import SimpleNamespace
@@ -213,6 +215,65 @@ def test_other_feature_types_are_left_out(tmp_path, truth, caplog):
         assert "4 features of type Antibody Capture" in caplog.text
 
 
+def test_features_whose_type_is_not_known_are_genes(tmp_path, truth):
+    """As after anndata.concat(join="outer"), and of CellBender: NA for all, or no types."""
+    adata = adata_of(truth)
+    adata.var["feature_types"] = pd.Categorical(["Gene Expression"] * 20 + [None] * 6 + ["Antibody Capture"] * 4)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(read(tmp_path / "a.h5ad")[1], truth.X[:, :26])
+    adata.var["feature_types"] = ["protein_coding"] * 20 + ["lncRNA"] * 10
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    check(truth, *read(tmp_path / "a.h5ad"))
+    write_10x_h5(tmp_path / "a.h5", truth, 3, types=["NA"] * 30)
+    check(truth, *read(tmp_path / "a.h5"))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["matrix/features/feature_type"], file["matrix/features/genome"]
+    check(truth, *read(tmp_path / "a.h5"))
+    write_10x_h5(tmp_path / "a.h5", truth, 3, types=["Peaks"] * 10 + ["Antibody Capture"] * 20)
+    with pytest.raises(UserError, match="no features of type Gene Expression, but Peaks, Antibody Capture"):
+        read(tmp_path / "a.h5")
+
+
+def test_raw_without_symbols_takes_them_of_var(tmp_path, truth):
+    """As CELLxGENE's files: raw.var has ids alone, var has `feature_name`; var may lack some of raw's genes."""
+    adata = adata_of(truth)
+    adata.var = pd.DataFrame(index=truth.ids)
+    adata.raw = adata.copy()
+    adata = adata[:, ::-1].copy()
+    adata.var["feature_name"], adata.var["mt"] = pd.Categorical(truth.symbols[::-1]), np.arange(30) < 3
+    adata.X = np.log1p(adata.X)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    reader, X = read(tmp_path / "a.h5ad", "raw")
+    check(truth, reader, X)
+    assert list(reader.flags) == ["mt"]
+    assert reader.flags["mt"].tolist() == [False] * 27 + [True] * 3
+    adata[:, 5:].copy().write_h5ad(tmp_path / "a.h5ad")
+    truth.symbols[25:] = truth.ids[25:]
+    check(truth, *read(tmp_path / "a.h5ad", "raw"))
+
+
+def test_columns_that_hold_no_single_values_are_left_out(tmp_path, truth, caplog):
+    adata = adata_of(truth)
+    adata.obs["text"] = pd.Categorical(["x", None] * 20)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        obs = file["obs"]
+        obs.create_dataset("wide", data=np.zeros((40, 2))).attrs.update(
+            {"encoding-type": "array", "encoding-version": "0.2.0"}
+        )
+        nested = obs.create_group("nested")
+        nested.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+        nested["x"] = 1
+        obs["pairs"] = np.zeros(40, [("a", int), ("b", float)])
+        obs.attrs["column-order"] = ["donor", "wide", "nested", "pairs", "gone", "text"]
+    reader, X = read(tmp_path / "a.h5ad")
+    check(truth, reader, X)
+    assert {"donor", "text"} <= set(reader.obs)
+    assert not {"wide", "nested", "gone"} & set(reader.obs)
+    assert reader.obs["text"].isna().tolist() == [False, True] * 20
+    assert "left out of /obs: wide, nested" in caplog.text
+
+
 def test_values_of_other_features_need_not_be_counts(tmp_path, truth):
     adata = adata_of(truth)
     adata.var["feature_types"] = ["Gene Expression"] * 26 + ["Antibody Capture"] * 4
@@ -316,13 +377,75 @@ def test_10x_folder_that_does_not_fit_together(tmp_path, truth):
     with pytest.raises(UserError, match="ends in its header"):
         read(tmp_path / "a")
     matrix.write_text("%%MatrixMarket matrix array real general\n")
-    with pytest.raises(UserError, match="Matrix Market"):
+    with pytest.raises(
+        UserError, match=r"a matrix array real general in Matrix Market's format; counts are a matrix coo"
+    ):
+        read(tmp_path / "a")
+    for header, expected in {
+        "%%MatrixMarket matrix coordinate pattern general\n30 40 1\n1 1\n": "is a matrix coordinate pattern general",
+        "%%MatrixMarket matrix coordinate integer symmetric\n30 40 1\n1 1 1\n": "coordinate integer symmetric in",
+        "30 40 1\n1 1 1\n": "first line is not %%MatrixMarket",
+        "%%MatrixMarket matrix coordinate integer general\n30 40\n1 1 1\n": "line 2 should hold the numbers of genes",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 1 1 2 3\n": "5 fields, '1 1 1 2 3'; it needs",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 1\n": "has 2 fields",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2 1 1\n": "three numbers.*saw 4",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2\n": "fewer than three.*truncated",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2 x\n": "three numbers: .*x",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 1\n0 1 1\n": "gene number 0, but they go from 1 to 30",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 41 1\n": "cell number 41, but they go .* 40",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 1 1\n2 1 1\n": "2 lines of values, but says .* 1",
+    }.items():
+        matrix.write_text(header)
+        with pytest.raises(UserError, match=expected):
+            read(tmp_path / "a")
+    (tmp_path / "a" / "barcodes.tsv").write_text("\n".join(["barcode", *truth.barcodes]))
+    with pytest.raises(UserError, match=r"30 genes and 41 barcodes.*a line of headings"):
+        read(tmp_path / "a")
+    (tmp_path / "a" / "features.tsv").write_text("a\tb\nc\td\te\n")
+    with pytest.raises(UserError, match=r"features\.tsv is no file of names.*Expected 2 fields in line 2, saw 3"):
         read(tmp_path / "a")
     (tmp_path / "a" / "barcodes.tsv").unlink()
     with pytest.raises(
         UserError, match=r"needs one file barcodes.tsv \(or .gz\), and has only features.tsv, matrix.mtx"
     ):
         read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "%%MatrixMarket Matrix Coordinate Integer General\n%\n{}",
+        "%%MATRIXMARKET MATRIX COORDINATE REAL GENERAL\r\n{}",
+        "%%MatrixMarket matrix coordinate double general\n\n% a comment\n\n{}\n\n",
+    ],
+)
+def test_headers_of_mtx_that_others_write(tmp_path, truth, header):
+    write_10x_folder(tmp_path / "a", truth, zipped=False)
+    matrix = tmp_path / "a" / "matrix.mtx"
+    _, _, sizes, values = matrix.read_text().split("\n", 3)
+    matrix.write_text(header.format(sizes) + "\n" + values.replace(" ", "\t"))
+    check(truth, *read(tmp_path / "a"))
+
+
+def test_names_of_genes_in_text_stay_as_they_are_and_empty_ones_fall_back(tmp_path, truth, caplog):
+    symbols = ["nan", "NA", "", " ", "Sep-2", "None", *truth.symbols[6:]]
+    truth.symbols = np.array(symbols, dtype=object)
+    write_10x_folder(tmp_path / "a", truth)
+    write_10x_h5(tmp_path / "a.h5", truth, 3)
+    adata = adata_of(truth)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    truth.symbols = np.array([*symbols[:2], *truth.ids[2:4], *symbols[4:]], dtype=object)
+    for name in ("a", "a.h5", "a.h5ad"):
+        check(truth, *read(tmp_path / name))
+    write_10x_folder(tmp_path / "b", truth, "genes.tsv", zipped=False)
+    genes = tmp_path / "b" / "genes.tsv"
+    genes.write_bytes(genes.read_bytes().replace(b"Sep-2", b"CD3\xb5"))
+    truth.symbols[4] = "CD3µ"
+    check(truth, *read(tmp_path / "b"))
+    assert "genes.tsv is not UTF-8: its names are read as Latin-1" in caplog.text
+    genes.write_text("\t\n" * 30)
+    with pytest.raises(UserError, match=r"genes\.tsv: 30 genes have neither a symbol nor an id, the first is number 1"):
+        read(tmp_path / "b")
 
 
 # Loom and text
@@ -344,8 +467,16 @@ def test_names_of_genes_in_loom(tmp_path, truth):
     write_loom(tmp_path / "b.loom", truth, ["Accession"])
     assert list(read(tmp_path / "b.loom")[0].gene_symbols) == list(truth.ids)
     write_loom(tmp_path / "c.loom", truth, ["Chromosome"])
-    with pytest.raises(UserError, match="has none of Gene, var_names, Accession"):
+    with pytest.raises(UserError, match=r"row_attrs has none of Gene, .*, to name its cells or genes"):
         read(tmp_path / "c.loom")
+
+
+def test_loom_of_kb_python(tmp_path, truth):
+    with h5py.File(tmp_path / "a.loom", "w") as file:
+        file["matrix"] = truth.X.T.astype(np.float32)
+        file["col_attrs/barcode"] = truth.barcodes
+        file["row_attrs/gene_id"], file["row_attrs/gene_name"] = truth.ids, truth.symbols
+    check(truth, *read(tmp_path / "a.loom"))
 
 
 @pytest.mark.parametrize("corner", ["", "cell"])
@@ -375,15 +506,8 @@ def test_text_as_scanpy_reads_it(tmp_path, truth):
     assert list(reader.gene_symbols) == list(expected.var_names)
 
 
-@pytest.mark.filterwarnings("ignore:string or file could not be read")  # what NumPy before 2.4 says
 def test_text_that_is_no_table_of_counts(tmp_path, truth):
     table = pd.DataFrame(truth.X, truth.barcodes, truth.symbols)
-    table.T.rename({"G1": "GAPDH"}).to_csv(tmp_path / "a.csv")
-    with pytest.raises(UserError, match=r"rows look like genes\. Transpose it"):
-        read(tmp_path / "a.csv")
-    table.to_csv(tmp_path / "a.csv", sep=";")
-    with pytest.raises(UserError, match="separated by commas"):
-        read(tmp_path / "a.csv")
     for odd in ("many", None, "1.2.3"):
         table.astype(object).where(table < 70_000, odd).to_csv(tmp_path / "a.csv")
         with pytest.raises(UserError, match=r"a\.csv: the line of cell CELL7-1 does not hold 30 numbers"):
@@ -391,12 +515,101 @@ def test_text_that_is_no_table_of_counts(tmp_path, truth):
     table.astype(object).where(table < 70_000, "nan").to_csv(tmp_path / "a.csv")
     with pytest.raises(UserError, match="gene G7 in cell CELL7-1 is nan"):
         read(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("GAPDH,ACTB,MT-CO1\nAAACCCTG,1\n")
+    with pytest.raises(UserError, match="first line has 3 fields, the next 2"):
+        read(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("GAPDH,ACTB\n")
+    with pytest.raises(UserError, match="no line of counts"):
+        read(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("AAACCCTG,0,1,1\nAAACCCTT,2,0,0\n")
+    with pytest.raises(UserError, match="first line holds counts"):
+        read(tmp_path / "a.csv")
+    table.to_csv(tmp_path / "a.tsv", sep="\t", encoding="utf-16")
+    with pytest.raises(UserError, match=r"UTF-16.* Save it as UTF-8"):
+        read(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.txt", "\t"), ("a.txt.gz", " ")])
+def test_text_with_other_separators(tmp_path, truth, name, separator):
+    pd.DataFrame(truth.X, truth.barcodes, truth.symbols).to_csv(tmp_path / name, sep=separator, index_label="cell")
+    check(truth, *read(tmp_path / name), ids=truth.symbols)
+
+
+def test_text_of_excel_and_r(tmp_path, truth):
+    """A byte order mark, CRLF, quoted names with commas, quoted numbers, a line of comments, Latin-1, no corner."""
+    truth.symbols[[0, 4]], truth.barcodes[2] = ("HLA-A,B", 'a "b"'), "CELL2,1"
+    table = pd.DataFrame(truth.X.astype(str), truth.barcodes, truth.symbols)
+    text = table.to_csv(quoting=csv.QUOTE_ALL, lineterminator="\r\n").replace('"",', "", 1)
+    for head, encoding in (("", "utf-8-sig"), ("# made by\r\n", "utf-8")):
+        (tmp_path / "a.csv").write_bytes((head + text).encode(encoding))
+        check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
+    truth.symbols[1] = "CD3µ"
+    text = pd.DataFrame(truth.X, truth.barcodes, truth.symbols).to_csv()
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
+    (tmp_path / "a.csv").write_text("#cell" + text)
+    check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
+
+
+BARCODES = [f"{code}-1" for code in ("AAACCTGAGAAACCAT", "ACGTACGTACGTACGT", "TTTGTCATCTTTACGT")]
+ORGANISMS = {
+    "human": ["MT-CO1", "RPL13", "KLF4", "TP53"],
+    "mouse": ["mt-Co1", "Rpl13", "Klf4", "Trp53"],
+    "zebrafish": ["rpl13", "actb1", "klf4", "tp53"],
+    "fly": ["FBgn0000001", "FBgn0000008", "FBgn0000014", "FBgn0000015"],
+    "worm": ["WBGene00000001", "WBGene00000002", "WBGene00000003", "WBGene00000004"],
+    "yeast": ["YAL001C", "YAL002W", "YBR001C", "YPR204W"],
+    "Arabidopsis": ["AT1G01010", "AT1G01020", "AT5G01030", "ATCG00010"],
+    "Ensembl": ["ENSMUSG00000000001.5", "ENSMUSG00000000003", "ENSDARG00000000001", "ENSG00000000003.14"],
+    "unknown": ["foo", "bar", "baz", "qux"],
+}
+
+
+@pytest.mark.parametrize("genes", ORGANISMS.values(), ids=ORGANISMS)
+@pytest.mark.parametrize(
+    "cells", [BARCODES, ["run1:AAACCTGAGAAACCATx", "s2_ACGTACGTACGT", "x.TTTGTCATCT.1"], ["P1.A01", "P1.B01", "P2.A01"]]
+)
+def test_which_way_round_a_table_lies(tmp_path, genes, cells):
+    table = pd.DataFrame(np.arange(12).reshape(3, 4), cells, genes)
+    table.to_csv(tmp_path / "a.csv")
+    table.T.to_csv(tmp_path / "b.csv")
+    expected = "lines look like genes.* to genes_by_cells, and it is read so"
+    if genes is ORGANISMS["unknown"] and cells[0] == "P1.A01":
+        expected = "neither names nor counts tell"
+        with pytest.raises(UserError, match=expected):
+            read(tmp_path / "a.csv")
+    else:
+        assert list(read(tmp_path / "a.csv")[0].gene_symbols) == genes
+    with pytest.raises(UserError, match=expected):
+        read(tmp_path / "b.csv")
+    reader, X = read(tmp_path / "b.csv", orientation="genes_by_cells")
+    assert (list(reader.obs.index), list(reader.gene_symbols)) == (cells, genes)
+    np.testing.assert_array_equal(X, table)
+    np.testing.assert_array_equal(read(tmp_path / "b.csv", orientation="cells_by_genes")[1], table.T)
+
+
+def test_sums_tell_which_way_round_a_table_lies(tmp_path):
+    """Cells of like depth, genes of very different means; names say nothing."""
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.gamma(0.2, 5, 100) * rng.lognormal(0, 0.3, (60, 1)))
+    table = pd.DataFrame(X, [f"x{i}" for i in range(60)], [f"y{i}" for i in range(100)])
+    table.to_csv(tmp_path / "a.csv")
+    np.testing.assert_array_equal(read(tmp_path / "a.csv")[1], X)
+    table.T.to_csv(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"lines look like genes.* as their sums vary as those of genes do"):
+        read(tmp_path / "a.csv")
+
+
+def test_genes_by_cells_in_blocks(tmp_path, truth):
+    pd.DataFrame(truth.X.T, truth.symbols, truth.barcodes).to_csv(tmp_path / "a.csv")
+    check(truth, *read(tmp_path / "a.csv", orientation="genes_by_cells"), ids=truth.symbols)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 # What is refused
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf, 2.0**32])
+@pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf, 2.0**31])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_values_that_are_no_counts(value, dtype):
     values = np.array([0, 1, value, 3, value], dtype)
@@ -408,10 +621,48 @@ def test_values_that_are_no_counts(value, dtype):
 def test_values_that_are_counts():
     for dtype in (bool, np.uint8, np.int16, np.int64, np.float16, np.float32):
         assert as_counts(np.array([0, 1, 1], dtype)).tolist() == [0, 1, 1]
-    assert as_counts(np.array([2**32 - 1], np.int64)).tolist() == [2**32 - 1]
+    assert as_counts(np.array([2**31 - 1], np.int64)).tolist() == [2**31 - 1]
     assert as_counts(np.array([], np.float32)).dtype == np.uint32
-    for refused in (np.array([1, -1], np.int8), np.array([2**32]), np.array(["1"]), np.array([1j])):
+    for refused in (
+        np.array([1, -1], np.int8),
+        np.array([2**31]),
+        np.array([2**32 + 1]),
+        np.array(["1"]),
+        np.array([1j]),
+    ):
         assert as_counts(refused) is None
+
+
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix])
+def test_duplicates_that_sum_past_a_count_are_refused(tmp_path, truth, convert):
+    """Three entries of 2^31 - 1 for one cell and gene: as uint32 they would come out as 2^31 - 3."""
+    X = convert(truth.X.astype(np.float64))
+    major, minor = (21, 33) if convert is sp.csc_matrix else (33, 21)
+    at = X.indptr[major + 1]
+    data, indices = (np.insert(a, at, [v] * 3) for a, v in ((X.data, 2**31 - 1), (X.indices, minor)))
+    indptr = X.indptr + 3 * (np.arange(len(X.indptr)) > major)
+    adata = adata_of(truth)
+    adata.X = convert((data, indices, indptr), shape=X.shape)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    value = 3 * (2**31 - 1) + truth.X[33, 21]
+    with pytest.raises(UserError, match=f"the value of gene G21 in cell CELL33-1 is {value}"):
+        read(tmp_path / "a.h5ad")
+
+
+def test_lines_of_an_mtx_that_sum_past_a_count_are_refused(tmp_path, truth):
+    write_10x_folder(tmp_path / "a", truth, zipped=False)
+    matrix = tmp_path / "a" / "matrix.mtx"
+    lines = matrix.read_text().splitlines()
+    n = int(lines[2].split()[2]) + 2
+    more = ["22 34 2000000000"] * 2
+    for place in (len(lines), 3):  # at the end, out of order; or first
+        text = [*lines[:2], f"30 40 {n}", *lines[3:place], *more, *lines[place:]]
+        matrix.write_text("\n".join(text))
+        with open_counts(tmp_path / "a", scratch=tmp_path) as reader:
+            with pytest.raises(NotSortedError):
+                list(reader.chunks())
+            with pytest.raises(UserError, match=r"gene G21 in cell CELL33-1 is 400000000[01]"):
+                list(reader.chunks())
 
 
 @pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, np.asarray])
@@ -449,6 +700,31 @@ def test_counts_that_the_file_does_not_have(tmp_path, truth):
     for place in ("X", "raw", "layers/counts"):
         with pytest.raises(UserError, match=f"a.h5ad has no counts {place}; it has layers/spliced. Set"):
             read(tmp_path / "a.h5ad", place)
+
+
+def test_what_a_layout_lacks_is_named(tmp_path, truth):
+    write_10x_h5(tmp_path / "a.h5", truth, 3)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["matrix/barcodes"]
+    write_loom(tmp_path / "a.loom", truth)
+    with h5py.File(tmp_path / "a.loom", "a") as file:
+        del file["col_attrs"]
+    adata_of(truth).write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        del file["X/indices"]
+    for name, lacks in {"a.h5": "barcodes", "a.loom": "col_attrs", "a.h5ad": "indices"}.items():
+        with pytest.raises(UserError, match=rf"{name} is not laid out as its format is: .*{lacks}"):
+            read(tmp_path / name)
+    adata_of(truth).write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        del file["obs"]
+        file["obs"] = np.zeros(40, [("index", "S5")])
+    with pytest.raises(UserError, match=r"by anndata before version 0\.7\. Write it anew"):
+        read(tmp_path / "a.h5ad")
+    (tmp_path / "a.h5ad").chmod(0)
+    if os.geteuid():
+        with pytest.raises(UserError, match="permission denied"):
+            read(tmp_path / "a.h5ad")
 
 
 def test_missing_and_unknown_files(tmp_path, truth):
@@ -515,8 +791,14 @@ def same_as_scanpy(expected, reader, X):
     assert (sp.csr_matrix(expected.X) != X).nnz == 0
     assert list(reader.obs.index) == list(expected.obs_names)
     assert list(reader.gene_ids) == list(expected.var["gene_ids"].astype(str))
+    names = pd.Series(expected.var_names.astype(str))
+    assert list(reader.gene_symbols) == list(names)
     expected.var_names_make_unique()
-    assert list(ingest.gene_table(reader.gene_symbols, reader.gene_ids).index) == list(expected.var_names)
+    ours = ingest.gene_table(reader.gene_symbols, reader.gene_ids).index
+    assert ours.is_unique
+    # Where symbols repeat, ours have their ids
+    once = ~(names.duplicated(keep=False) | names.str.fullmatch(r".+-\d+") | names.isin(names.str.removesuffix("-1")))
+    assert list(ours[once]) == list(expected.var_names[once])
 
 
 @pytest.mark.parametrize(

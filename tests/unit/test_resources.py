@@ -19,8 +19,9 @@ import pytest
 import scipy.sparse as sp
 from lib import config as settings
 from lib import resources, sizes
+from lib.headers import Question
 from lib.resources import MODELS, Load, job_of, needs
-from lib.sizes import Question, Sizes, read_sizes, sizes_of
+from lib.sizes import Sizes, examined, read_headers, sizes_of
 
 HOME = Path(__file__).parents[2]
 PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))
@@ -161,6 +162,8 @@ def write_10x_folder(path, X):
     path.mkdir()
     text = f"%%MatrixMarket matrix coordinate integer general\n%\n{X.shape[1]} {X.shape[0]} {sparse.nnz}\n1 1 1\n"
     (path / "matrix.mtx.gz").write_bytes(gzip.compress(text.encode()))
+    for name, n in {"barcodes": X.shape[0], "features": X.shape[1]}.items():
+        (path / f"{name}.tsv").write_text("".join(f"{name}{i}\n" for i in range(n)))
 
 
 def test_sparse_files_tell_cells_genes_and_nonzeros(tmp_path, X):
@@ -199,6 +202,7 @@ def test_dense_files_and_text_are_estimated(tmp_path, X):
     adata_of(full, np.asarray).write_h5ad(tmp_path / "dense.h5ad")
     with h5py.File(tmp_path / "a.loom", "w") as file:
         file["matrix"] = full.T
+        file.create_group("col_attrs")
     table = pd.DataFrame(full, [f"c{i}" for i in range(40)], [f"g{i}" for i in range(40)])
     table.to_csv(tmp_path / "a.csv")
     table.to_csv(tmp_path / "a.tsv.gz", sep="\t")
@@ -221,20 +225,21 @@ def test_what_cannot_be_read_is_estimated_from_its_bytes(tmp_path):
 def test_sizes_are_read_once_and_again_when_a_file_or_the_question_changes(tmp_path, X, monkeypatch):
     adata_of(X, sp.csr_matrix).write_h5ad(tmp_path / "a.h5ad")
     opened = []
-    monkeypatch.setattr(sizes, "sizes_of", lambda question: opened.append(question) or sizes_of(question))
+    monkeypatch.setattr(sizes, "examined", lambda question: opened.append(question) or examined(question))
     question, cache = {"A": asked(tmp_path / "a.h5ad")}, tmp_path / "deep" / "sizes.json"
-    first = read_sizes(question, cache)
-    assert read_sizes(question, cache) == first
+    first = read_headers(question, cache)
+    assert read_headers(question, cache) == first
     assert len(opened) == 1
-    read_sizes({"A": asked(tmp_path / "a.h5ad", min_genes=0)}, cache)
+    read_headers({"A": asked(tmp_path / "a.h5ad", min_genes=0)}, cache)
     adata_of(X[:20], sp.csr_matrix).write_h5ad(tmp_path / "a.h5ad")
-    assert read_sizes(question, cache)["A"].n_obs == 20
+    assert read_headers(question, cache)[0]["A"].n_obs == 20
     assert len(opened) == 3
     cache.write_text("{half")
-    assert read_sizes(question, cache)["A"].n_obs == 20
+    assert read_headers(question, cache)[0]["A"].n_obs == 20
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, X):
     adata_of(X, sp.csr_matrix).write_h5ad(tmp_path / "a.h5ad")
     (tmp_path / "file").touch()
-    assert read_sizes({"A": asked(tmp_path / "a.h5ad")}, tmp_path / "file" / "sizes.json")["A"].n_obs == 60
+    found, _ = read_headers({"A": asked(tmp_path / "a.h5ad")}, tmp_path / "file" / "sizes.json")
+    assert found["A"].n_obs == 60

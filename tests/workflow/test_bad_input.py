@@ -47,14 +47,20 @@ def test_missing_file_is_refused_before_any_job(run, cohort_files):
     assert not (run.folder / "results").exists()
 
 
-@pytest.mark.slow
-def test_label_absent(run, cohort_files):
-    run.write(sheet_of(cohort_files[:1]), label_key="cell_type")
-    text = message(run, "results/cohort/genes.parquet")
-    assert "cell_type" in text
-    assert "there are" in text
-    assert "label_key" in text
-    assert not list(run.folder.glob("results/samples/*/*.h5ad"))
+def test_what_headers_tell_wrong_is_one_message_before_any_job(run, cohort_files, tmp_path):
+    odd = ad.read_h5ad(cohort_files[1])
+    odd.X = np.log1p(odd.X)
+    odd.write_h5ad(tmp_path / "odd.h5ad")
+    (tmp_path / "cut.h5ad").write_bytes(cohort_files[2].read_bytes()[:5000])
+    more = [{"sample": name, "path": str(tmp_path / f"{name}.h5ad")} for name in ("odd", "cut")]
+    run.write([*sheet_of(cohort_files[:1]), *more], label_key="cell_type")
+    text = message(run)
+    assert "sample P1: label_key: neither" in text
+    assert "the sheet has a column cell_type; there are sample," in text
+    assert "X does not hold raw counts" in text
+    assert "cut.h5ad cannot be read" in text
+    assert not (run.folder / "results").exists()
+    assert not (run.folder / "logs").exists()
 
 
 @pytest.mark.slow

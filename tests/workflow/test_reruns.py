@@ -104,6 +104,31 @@ def test_a_run_of_one_target_leaves_the_report(copy):
     assert copy.jobs() == ["report"]
 
 
+def test_files_that_changed_unseen_are_read_again(run, cohort_files, tmp_path):
+    """An h5ad replaced by one with an older time, a matrix overwritten within its folder; of one sample each."""
+    shutil.copytree(cohort_files[0].parent, tmp_path / "in")
+    folder = tmp_path / "in" / "tenx"
+    folder.mkdir()
+    rows = "".join(f"{gene + 1} {cell + 1} 1\n" for cell in range(30) for gene in range(cell % 3, 40))
+    names = {"features": [f"E{i}\tMT-{i}" if i < 5 else f"E{i}\tRPS{i}" for i in range(40)]}
+    for name, lines in {**names, "barcodes": [f"C{i}" for i in range(30)]}.items():
+        (folder / f"{name}.tsv").write_text("\n".join(lines))
+    header = f"%%MatrixMarket matrix coordinate integer general\n40 30 {rows.count(chr(10))}\n"
+    (folder / "matrix.mtx").write_text(header + rows)
+    files = [tmp_path / "in" / "P1.h5ad", folder]
+    run.write(sheet_of(files), label_key=None)
+    targets = [f"results/samples/{file.stem}/counts.h5ad" for file in files]
+    run.snakemake(*targets)
+    assert run.jobs(*targets) == []
+    stat = files[0].stat()
+    shutil.copy(cohort_files[1], files[0])
+    os.utime(files[0], (stat.st_atime, stat.st_mtime - 1000))
+    assert run.jobs(*targets) == ["ingest"]
+    run.snakemake(*targets)
+    (folder / "matrix.mtx").write_text(header + rows.replace(" 1\n", " 2\n"))
+    assert run.jobs(*targets) == ["ingest"]
+
+
 def test_what_jobs_ask_for_runs_nothing(copy, cohort_files):
     """Limits, caps, other resources and threads, and sizes that are read anew."""
     copy.write(sheet_of(cohort_files), limits={"mem_gb": 64, "runtime_h": 24}, gpu={"memory_gb": 8})
