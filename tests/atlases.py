@@ -69,6 +69,7 @@ def build(
     batch: str = "sample",
 ) -> Built:
     """The atlas of the simulated cells, whose table goes through `change`, with its column `label` as a grouping."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(1)
     X, types = simulated()
     kept = np.arange(120) % 5 > 0
@@ -169,3 +170,17 @@ def run_atlas(path: Path, inputs: dict[str, Any], params: dict[str, Any]) -> Non
             resources={},
         )
     )
+
+
+def numbered(obs: pd.DataFrame) -> pd.DataFrame:
+    """Patients 9, 10 and 11; clusters 2 and 10, floats, for some cells have none; a flag; a declared order."""
+    codes = np.arange(len(obs))
+    clusters = pd.Series(np.choose(codes % 3, [10.0, 2.0, np.nan]), obs.index)
+    stages = pd.Categorical(np.choose(codes % 2, ["low", "high"]), ["low", "unseen", "high"], ordered=True)
+    return obs.assign(PatientNumber=codes % 3 + 9, seurat_clusters=clusters, treated=codes % 2 == 0, stage=stages)
+
+
+def slashed(obs: pd.DataFrame) -> pd.DataFrame:
+    """A label `cell/type` with groups that hold slashes or nothing at all, beside a column `cell_type`."""
+    values = np.choose(np.arange(len(obs)) % 4, ["T/NK", "", "B", "T_NK"])
+    return obs.assign(**{"cell/type": values, "a/b": 1.0, "a": 2.0, ".": 3.0})

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from doublets import Doublets, write_simulated
 from lib import plots, tables
 from lib.cohort import Cohort
 from lib.counts import CountsWriter, InMemory
-from lib.files import write_arrays, write_table
+from lib.files import read_table, write_arrays, write_table
 from lib.markers import Groups
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
@@ -488,7 +489,7 @@ def stages(folder, files, out):
     inputs |= {"clusterings": [folder / "leiden.parquet"], "density": [folder / "density.parquet"]}
     colours = ["leiden_0.6", "batch", "total_counts", "pct_counts_MT", "density_batch"]
     outputs = {name: out / f"{name}.png" for name in colours}
-    yield figures_embedding, fake(inputs, {"colours": colours, "groupings": []}, outputs)
+    yield figures_embedding, fake(inputs, {"colours": colours, "groupings": ["leiden_0.6", "batch"]}, outputs)
 
 
 def pca_stage(folder, out, harmony):
@@ -504,6 +505,41 @@ def test_pca_without_harmony_has_one_row(cohort):
         figures_pca.main(pca_stage(folder, folder / str(i), harmony))
         sizes.append(imread(folder / str(i) / "components.png").shape[0])
     assert sizes[0] == sizes[1] < 0.6 * sizes[2]
+
+
+def test_numbers_that_group_are_drawn_as_categories(cohort, monkeypatch):
+    """A file with gaps has floats; 7.0 is "7", as in the atlas."""
+    folder, _ = cohort
+    obs = read_table(folder / "obs.parquet")
+    numbers = pd.Series(np.choose(np.arange(len(obs)) % 3, [7.0, 10.0, np.nan]), obs.index)
+    write_table(obs.assign(PatientNumber=numbers), folder / "obs.parquet")
+    drawn = []
+    monkeypatch.setattr(figures_embedding, "by_category", lambda X, values, *_: drawn.append(plots.categories(values)))
+    monkeypatch.setattr(plots, "save", lambda fig, path: None)
+    inputs = {"embedding": folder / "umap.parquet", "obs": folder / "obs.parquet", "clusterings": [], "density": []}
+    params = {"colours": ["PatientNumber"], "groupings": ["PatientNumber"]}
+    figures_embedding.main(fake(inputs, params, {"PatientNumber": folder / "x.png"}))
+    assert drawn[0][1] == plots.categories(numbers)[1] == ["7", "10"]
+    np.testing.assert_array_equal(drawn[0][0], plots.categories(numbers)[0])
+    assert drawn[0][0][:3].tolist() == [0, 1, -1]
+
+
+def test_doublets_of_batches_with_slashes(cohort, monkeypatch):
+    """a/b and a_b are two batches."""
+    folder, _ = cohort
+    cells = read_table(folder / "S1" / "cells.parquet")
+    batches = np.where(np.arange(len(cells)) % 3, "a/b", "a_b")
+    write_table(cells.assign(batch=batches), folder / "S1" / "cells.parquet")
+    found = {name: Doublets(np.empty(0), np.zeros(n), 0.5) for n, name in enumerate(("a/b", "a_b"), 3)}
+    write_simulated(found, folder / "S1" / "doublets_simulated.h5")
+    drawn = []
+    monkeypatch.setattr(figures_sample, "doublet_histograms", lambda *values: drawn.append(values))
+    monkeypatch.setattr(plots, "save", lambda fig, path, dpi: None)
+    figures_sample.main(next(stages(folder, None, folder))[1])
+    observed, simulated, _ = drawn[0]
+    assert {name: len(scores) for name, scores in simulated.items()} == {"a/b": 3, "a_b": 4}
+    for name, scores in observed.items():
+        assert len(scores) == (cells["doublet_score"].notna() & (batches == name)).sum() > 0
 
 
 def test_stages_write_the_same_bytes_twice(cohort):
