@@ -97,6 +97,7 @@ def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) ->
         tables.append(table[table["kept"]].drop(columns=["kept"]))
     if columns is None:
         tables = [table.drop(columns=["reason"]) for table in tables]
+    tables = [table for table in tables if len(table)] or tables[:1]  # an empty one's columns have no say
     joined = pd.concat(tables)
     for name in joined.columns:
         if any(isinstance(t.dtypes.get(name), pd.CategoricalDtype) for t in tables):
