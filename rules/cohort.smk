@@ -39,6 +39,7 @@ rule hvg:
         second=of_shards(f"{HVG_SUMS}/2/{{shard}}.h5") if HVG_PASSES == 2 else [],
     output:
         hvg=f"{COHORT}/hvg.parquet",
+        batches=f"{COHORT}/hvg_batches.tsv",
     log:
         "logs/cohort/hvg.log",
     benchmark:

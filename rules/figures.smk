@@ -58,6 +58,7 @@ rule figures_qc:
     input:
         cells=of_samples("cells.parquet"),
         ledgers=of_samples("ledger.tsv"),
+        obs=f"{COHORT}/obs.parquet",
     output:
         violins=report(
             "results/figures/qc_violins.png",

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 SCORES = ["doublet_score", "log1p_total_counts", "log1p_n_genes_by_counts"]  # that limits judge beside what is drawn
+EMPTY = "no_counts_in_kept_genes"  # a reason of the ledger
 MAX_COLOURED = 20  # batches: beyond, the scatter shows how many cells there are rather than whose they are
 
 
@@ -113,6 +114,22 @@ def attrition(ledger: pd.DataFrame) -> pd.DataFrame:
     return removed.reindex(columns=["", *reasons], fill_value=0).assign(**{"": kept}).loc[order].astype(int)
 
 
+def with_empty(ledger: pd.DataFrame, cells: pd.DataFrame, batch_key: str) -> pd.DataFrame:
+    """The ledger with the step at which kept cells without counts in the kept genes leave, where there are any.
+
+    Parameters
+    ----------
+    cells
+        All cells: `sample`, `batch_key` and `empty`.
+    """
+    if not cells["empty"].any():
+        return ledger
+    lost = cells[cells["empty"]].groupby(["sample", batch_key], observed=True).size()
+    left = ledger.groupby(["sample", "batch"])["left"].last()
+    rows = [(*place, "genes", EMPTY, n, left[place] - n) for place, n in lost.items()]
+    return pd.concat([ledger, pd.DataFrame(rows, columns=ledger.columns)], ignore_index=True)
+
+
 def attrition_bars(lost: pd.DataFrame) -> Figure:
     """A stacked bar for each sample: cells kept, then removed by each reason; left in cells, right as percentages."""
     colours = plots.reason_colours([reason for reason in lost if reason])
@@ -178,6 +195,9 @@ def main(snakemake: Any) -> None:
             for path in snakemake.input.ledgers
         ]
     )
+    tell_uneven(ledger, cells, params.batch_key)
+    cells["empty"] = cells["kept"] & ~cells.index.isin(read_table(snakemake.input.obs, columns=[]).index)
+    ledger, cells["kept"] = with_empty(ledger, cells, params.batch_key), cells["kept"] & ~cells["empty"]
     limits = plots.limits(params.cells)
     batch_key, seed = params.batch_key, snakemake.params.seed
     tasks = [
@@ -192,7 +212,6 @@ def main(snakemake: Any) -> None:
     of_batches = summary(cells, params.batch_key, metrics)
     tables.write_tsv(of_batches, output.summary)
     tables.write_html(of_batches, output.summary_html, "Cells and medians of the kept cells, by batch")
-    tell_uneven(ledger, cells, batch_key)
     stage.log.info("%d of %d cells kept, %d batches", cells["kept"].sum(), len(cells), len(of_batches))
 
 

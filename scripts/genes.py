@@ -153,7 +153,8 @@ def main(snakemake: Any) -> None:
     genes["kept"] = (totals >= params.genes["min_counts"]) & (n_cells >= params.genes["min_cells"])
     stage.log.info("%d of %d genes kept", genes["kept"].sum(), len(genes))
     if not genes["kept"].any():
-        raise UserError("no gene is left: lower `genes: min_counts` and `genes: min_cells` in the config")
+        went = where_cells_went(snakemake.input.cells, params.batch_key)
+        raise UserError(f"no gene is left: lower `genes: min_counts` and `genes: min_cells` in the config. {went}")
     write_table(genes, snakemake.output.genes)
 
 

@@ -10,7 +10,8 @@ residuals (pearson_residuals), or the probability that a gene has more zeros tha
     seurat, cell_ranger                      the same number, then the mean of the normalised dispersions
     poisson_gene_selection                   the same number, then the median rank
 
-Ties keep the genes' order, so that exactly n_top_genes are selected. A flavour reads the counts once or twice
+Ties keep the genes' order, so that exactly n_top_genes are selected, or all that there are. A batch ranks nothing in
+which no two cells differ. A flavour reads the counts once or twice
 (`lib.config.hvg_passes`), each time for sums (`next_sums`), which shards of the cells may have made (hvg_sums.py).
 Sources: scanpy.pp.highly_variable_genes, scanpy.experimental.pp.highly_variable_genes,
 scvi.data.poisson_gene_selection.
@@ -32,10 +33,14 @@ from lib.errors import UserError
 from lib.files import read_table, write_table
 from lib.genelists import read_names
 from lib.hvg_statistics import Batches
+from lib.ledgers import shortened, where_cells_went
+from lib.scaling import target_of
 from lib.shards import combine
+from lib.tables import write_tsv
 
 Sums = dict[str, np.ndarray]  # what a pass returns
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs instead of n_top_genes
+MIN_GENES = 3  # to select from
 NAMES_SHOWN = 5  # unknown genes that a message spells out
 
 
@@ -76,14 +81,14 @@ def highly_variable_genes(
     Raises
     ------
     UserError
-        If there are fewer genes to select from than n_top_genes, or a batch has too few cells.
+        If genes are both forced in and kept out, or no batch can rank genes.
     """
     include = np.zeros(counts.n_vars, bool) if include is None else include
     exclude = np.zeros(counts.n_vars, bool) if exclude is None else exclude
-    batches = joined(batches, hvg)
-    check(hvg, batches, include, ~exclude)
+    batches, hvg = joined(batches, hvg), within(hvg, ~exclude)
+    check(hvg, include, ~exclude)
     passes = all_passes(counts, batches, hvg, target_sum)
-    return select(passes, batches, hvg, include, ~exclude, counts.device, seed)
+    return select(passes, batches, hvg, include, ~exclude, counts.device, seed)[0]
 
 
 def all_passes(counts: Stream, batches: Batches, hvg: Mapping[str, Any], target_sum: float | None) -> list[Sums]:
@@ -109,8 +114,7 @@ def next_sums(
         return {"totals": statistics.cell_totals(counts)}
     if flavor in CUTOFFS:
         if target_sum is None:
-            totals = passes[0]["totals"]
-            target_sum = float(np.median(totals[totals > 0]))
+            target_sum = target_of(passes[0]["totals"], None)
         return {"sums": statistics.normalized_sums(counts, batches, target_sum, log1p=flavor == "cell_ranger")}
     if flavor in ("poisson_gene_selection", "pearson_residuals") and first:
         tallied = statistics.Tallied(counts)
@@ -131,15 +135,25 @@ def select(
     eligible: np.ndarray,
     device: devices.Device,
     seed: int = 0,
-) -> pd.DataFrame:
-    """The table of `highly_variable_genes`, from the sums of all passes over all cells."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of `highly_variable_genes`, from the sums of all passes over all cells; and one of the batches.
+
+    The latter has `batch`, `cells`, `ranked` (bool: whether the batch can rank genes), and, for seurat_v3*, `fit` (own,
+    wider, pooled: which loess its genes' variances are compared with) and `span`, of an own or wider fit.
+    """
     flavor, n_top = hvg["flavor"], hvg["n_top_genes"]
+    ranked = differing(passes, batches, flavor, eligible)
+    found = batch_dispersions(passes[-1]["sums"], batches, hvg, eligible, ranked) if flavor in CUTOFFS else {}
     if flavor in CUTOFFS:
-        table, order = by_dispersion(passes[-1]["sums"], batches, hvg, eligible)
+        ranked = np.isin(np.arange(len(ranked)), list(found))
+    if not ranked.any():
+        raise UserError("no gene can be called highly variable, for in no batch do two cells differ.")
+    if flavor in CUTOFFS:
+        table, order = by_dispersion(list(found.values()), hvg, eligible)
     elif flavor == "poisson_gene_selection":
-        table, order = by_zeros(passes[0], batches, n_top, hvg["n_samples"], eligible, device, seed)
+        table, order = by_zeros(passes[0], batches, ranked, n_top, hvg["n_samples"], eligible, device, seed)
     else:
-        table, order = by_variance(passes, batches, hvg, eligible, device)
+        table, order = by_variance(passes, batches, ranked, hvg, eligible, device)
     n_selected = len(order) if n_top is None else n_top - int(include.sum())
     selected = include.copy()
     selected[order[~include[order]][:n_selected]] = True
@@ -149,22 +163,48 @@ def select(
         table.loc[order[:n_top], "highly_variable_rank"] = np.arange(len(order[:n_top]), dtype=np.float64)
     if not hvg["per_batch"]:
         table = table.drop(columns=["highly_variable_nbatches", "highly_variable_intersection"], errors="ignore")
-    return table
+    return table, batch_table(batches, ranked, passes[-1].get("spans"), hvg["span"])
+
+
+def differing(passes: Sequence[Sums], batches: Batches, flavor: str, eligible: np.ndarray) -> np.ndarray:
+    """Whether in each batch there are two cells that differ in genes to choose from: a mask of the batches."""
+    first, second = passes[-1 if flavor in CUTOFFS else 0]["sums"][:, :, eligible]
+    n = batches.sizes[:, None]
+    if flavor == "poisson_gene_selection":
+        return ((second > 0) & (second < n)).any(1)
+    _, variance = statistics.moments((first, second), np.maximum(n, 2))
+    return (batches.sizes > 1) & (variance > 1e-12 * second / np.maximum(n, 1)).any(1)  # less is rounding
+
+
+def batch_table(batches: Batches, ranked: np.ndarray, spans: np.ndarray | None, span: float) -> pd.DataFrame:
+    """The table of the batches; see `select`."""
+    table = pd.DataFrame({"batch": list(batches.names), "cells": batches.sizes, "ranked": ranked})
+    if spans is None:
+        return table
+    kinds = np.select([spans == statistics.POOLED, spans > span], ["pooled", "wider"], "own")
+    spans = np.where(ranked & (spans != statistics.POOLED), spans, np.nan)
+    return table.assign(fit=np.where(ranked, kinds, ""), span=spans)
 
 
 def by_variance(
-    passes: Sequence[Sums], batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray, device: devices.Device
+    passes: Sequence[Sums],
+    batches: Batches,
+    ranked: np.ndarray,
+    hvg: Mapping[str, Any],
+    eligible: np.ndarray,
+    device: devices.Device,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """seurat_v3, seurat_v3_paper and pearson_residuals: the table, and the eligible genes, the best first."""
     counted, second = passes
     mean, variance = statistics.moments(counted["sums"].sum(1), len(batches.codes))
+    batches, sums = batches.only(ranked), counted["sums"][:, ranked]
     if hvg["flavor"] == "pearson_residuals":
         column, (theta, clip) = "residual_variances", (hvg["theta"], hvg["clip"])
-        sums = counted["sums"][0], counted["totals"], second["correction"]
-        scores = statistics.residual_variances(*sums, batches, theta, clip, device)
+        totals, correction = counted["totals"], second["correction"][:, ranked]
+        scores = statistics.residual_variances(sums[0], totals, correction, batches, theta, clip, device)
     else:
-        column = "variances_norm"
-        scores = statistics.standardized_variances(counted["sums"], second["excess"], second["deviation"], batches)
+        column, excess, deviation = "variances_norm", second["excess"][:, ranked], second["deviation"][ranked]
+        scores = statistics.standardized_variances(sums, excess, deviation, batches)
     ranks = ranks_within(scores, eligible)
     top = ranks < hvg["n_top_genes"]
     rank = np.ma.median(np.ma.masked_array(ranks, ~top), axis=0).filled(np.nan)
@@ -184,23 +224,34 @@ def by_variance(
     return table, _sorted(keys, eligible)
 
 
-def by_dispersion(
-    sums: np.ndarray, batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """seurat and cell_ranger: the table, and the eligible genes (within the cut-offs without n_top_genes) in order.
+def batch_dispersions(
+    sums: np.ndarray, batches: Batches, hvg: Mapping[str, Any], eligible: np.ndarray, differs: np.ndarray
+) -> dict[int, pd.DataFrame]:
+    """seurat and cell_ranger: the genes' statistics in each batch, by its code; none of a batch that cannot rank them.
 
-    Per batch, genes without counts have zeros in all columns and are not binned, as in scanpy.
+    Genes without counts in the batch have zeros in all columns and are not binned, as in scanpy.
     """
-    n_vars = sums.shape[2]
-    per_batch = []
-    for code, n in enumerate(batches.sizes):
+    n_vars, of_batches = sums.shape[2], {}
+    for code in np.flatnonzero(differs):
         present = sums[0, code] > 0 if hvg["per_batch"] else np.ones(n_vars, bool)
-        mean, variance = statistics.moments(sums[:, code, present], n)
+        mean, variance = statistics.moments(sums[:, code, present], batches.sizes[code])
         found = statistics.dispersions(mean, variance, hvg["flavor"], hvg["n_bins"])
+        if np.isnan(found["dispersions_norm"][eligible[present]]).all():
+            continue
         found["variable"] = _variable(found, eligible[present], hvg)
         rows = pd.DataFrame(0.0, index=range(n_vars), columns=list(found))
         rows.loc[present] = np.column_stack(list(found.values()))
-        per_batch.append(rows)
+        of_batches[int(code)] = rows
+    return of_batches
+
+
+def by_dispersion(
+    per_batch: Sequence[pd.DataFrame], hvg: Mapping[str, Any], eligible: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """seurat and cell_ranger: the table, and the eligible genes (within the cut-offs without n_top_genes) in order.
+
+    `per_batch` is what `batch_dispersions` found.
+    """
     table = pd.concat(per_batch).groupby(level=0).mean()
     n_batches = sum(rows["variable"] for rows in per_batch).to_numpy().astype(np.int64)
     table = table.drop(columns="variable")
@@ -216,6 +267,7 @@ def by_dispersion(
 def by_zeros(
     counted: Sums,
     batches: Batches,
+    ranked: np.ndarray,
     n_top: int,
     n_samples: int | None,
     eligible: np.ndarray,
@@ -227,7 +279,8 @@ def by_zeros(
     The probability that a cell lacks a gene though a Poisson cell would have it, observed * (1 - expected), is
     estimated from `n_samples` draws as in scvi-tools (whose draws sum to this one binomial); None: taken as it is.
     """
-    observed, expected = statistics.zero_fractions(counted["sums"], counted["totals"], batches, device)
+    sums, totals = counted["sums"][:, ranked], counted["totals"]
+    observed, expected = statistics.zero_fractions(sums, totals, batches.only(ranked), device)
     enrichment = observed * (1 - expected)
     if n_samples is not None:
         enrichment = np.random.default_rng(seed).binomial(n_samples, np.clip(enrichment, 0, 1)) / n_samples
@@ -281,24 +334,19 @@ def joined(batches: Batches, hvg: Mapping[str, Any]) -> Batches:
     return batches if hvg["per_batch"] else Batches(np.zeros_like(batches.codes), ["all cells"])
 
 
-def check(hvg: Mapping[str, Any], batches: Batches, include: np.ndarray, eligible: np.ndarray) -> None:
+def within(hvg: Mapping[str, Any], eligible: np.ndarray) -> dict[str, Any]:
+    """The config's section with as many n_top_genes as there are genes to select from, at most."""
+    n_top = hvg["n_top_genes"]
+    return {**hvg, "n_top_genes": None if n_top is None else min(n_top, int(eligible.sum()))}
+
+
+def check(hvg: Mapping[str, Any], include: np.ndarray, eligible: np.ndarray) -> None:
     """Refuse, before the counts are read, what `highly_variable_genes` cannot do."""
     n_top, flavor = hvg["n_top_genes"], hvg["flavor"]
-    small = [f"{name} ({n})" for name, n in zip(batches.names, batches.sizes, strict=True) if n < 2]
-    if small:
-        raise UserError(
-            f"no variance exists in batches with fewer than two kept cells: {', '.join(small)}. "
-            "Leave these samples out, merge batches (batch_key), or set hvg: per_batch: false."
-        )
     if n_top is None and flavor not in CUTOFFS:
         raise UserError(
             f"hvg: flavor: {flavor} needs hvg: n_top_genes, the number of genes to select; "
             "null selects by cut-offs, with the flavours seurat and cell_ranger only."
-        )
-    if n_top is not None and n_top > eligible.sum():
-        raise UserError(
-            f"hvg: n_top_genes: {n_top} is more than the {eligible.sum()} genes to select from "
-            f"({len(eligible)} kept, {(~eligible).sum()} excluded). Lower hvg: n_top_genes, or genes: min_counts."
         )
     if (include & ~eligible).any():
         raise UserError(
@@ -371,34 +419,68 @@ def read_choice(snakemake: Any) -> tuple[Batches, np.ndarray, np.ndarray, pd.Ind
         )
     stage.log.info("%d cells, %d genes, %d batches", len(codes), kept.sum(), len(names))
     batches = joined(Batches(codes, [str(name) for name in names]), hvg)
-    check(hvg, batches, include[kept], ~exclude[kept])
+    eligible = ~exclude[kept]
+    if eligible.sum() < MIN_GENES:
+        went = where_cells_went(snakemake.input.cells, batch_key)
+        raise UserError(f"{eligible.sum()} genes are left to select from, too few for any analysis. {went}")
+    check(within(hvg, eligible), include[kept], eligible)
     return batches, include[kept], ~exclude[kept], genes.index[kept]
 
 
 def read_passes(*passes: Sequence[str]) -> list[Sums]:
     """The sums of each pass over all cells, from those of its shards."""
-    return [combine(files, totals=_appended, deviation=np.fmax) for files in passes if files]
+    return [combine(files, totals=_appended, deviation=np.fmax, spans=np.fmax) for files in passes if files]
 
 
 def _appended(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.concatenate([one, other])
 
 
+def tell(of_batches: pd.DataFrame, hvg: Mapping[str, Any]) -> None:
+    """Say which batches rank nothing, and which have no fit of their own at the config's span."""
+    unranked = of_batches[~of_batches["ranked"]]
+    if len(unranked):
+        names = [f"{row.batch} ({row.cells} cells)" for row in unranked.itertuples()]
+        stage.notice("no say in which genes are highly variable, for their cells do not differ: %s", shortened(names))
+    if "fit" not in of_batches:
+        return
+    others = of_batches[of_batches["fit"].isin(["wider", "pooled"])]
+    kinds = {"wider": "a wider one", "pooled": "that of all batches together"}
+    said = [f"{kinds[kind]} for {shortened(list(some['batch']))}" for kind, some in others.groupby("fit", sort=False)]
+    if said:
+        stage.notice(
+            "in %d of %d batches too few genes vary for the loess of hvg: span: %g; instead %s "
+            "(results/cohort/hvg_batches.tsv)",
+            *(len(others), len(of_batches), hvg["span"], "; ".join(said)),
+        )
+
+
 def main(snakemake: Any) -> None:
-    """Read the cohort's counts, or what shards made of them, write `hvg.parquet`."""
+    """Read the cohort's counts, or what shards made of them, write `hvg.parquet` and `hvg_batches.tsv`."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
     batches, include, eligible, genes = read_choice(snakemake)
+    hvg = within(params.hvg, eligible)
+    if hvg["n_top_genes"] != params.hvg["n_top_genes"]:
+        stage.notice(
+            "hvg: n_top_genes: all %d genes instead of %d: there are no more (%d kept, %d excluded)",
+            *(hvg["n_top_genes"], params.hvg["n_top_genes"], len(eligible), (~eligible).sum()),
+        )
     passes = read_passes(files.first, files.second)
     if not passes:
         counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device)
-        passes = all_passes(counts, batches, params.hvg, params.target_sum)
-    table = select(passes, batches, params.hvg, include, eligible, device, snakemake.params.seed)
+        passes = all_passes(counts, batches, hvg, params.target_sum)
+    try:
+        table, of_batches = select(passes, batches, hvg, include, eligible, device, params.seed)
+    except UserError as error:
+        raise UserError(f"{error} {where_cells_went(files.cells, params.batch_key)}") from None
+    tell(of_batches, hvg)
     table.index = genes
     stage.log.info(
         "%s: %d genes selected, %d of them forced in, %d kept out",
-        *(params.hvg["flavor"], table["highly_variable"].sum(), include.sum(), (~eligible).sum()),
+        *(hvg["flavor"], table["highly_variable"].sum(), include.sum(), (~eligible).sum()),
     )
     write_table(table, snakemake.output.hvg)
+    write_tsv(of_batches, snakemake.output.batches)
 
 
 if __name__ == "__main__":

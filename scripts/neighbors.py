@@ -15,8 +15,8 @@ from lib.representation import representation
 
 
 def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int:
-    """How many others to find for each of `n_obs` cells: for t-SNE (`perplexity` given) perhaps more than for UMAP,
-    if there are as many."""
+    """How many other cells to find for each of `n_obs`: for t-SNE (`perplexity` given) more than for UMAP, if there are
+    as many."""
     tsne = 0 if perplexity is None else int(3 * perplexity)
     if tsne >= n_obs:
         stage.notice("tsne: perplexity: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)

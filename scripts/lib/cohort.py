@@ -134,6 +134,7 @@ def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) ->
         tables.append(table[table["kept"]].drop(columns=["kept"]))
     if columns is None:
         tables = [table.drop(columns=["reason"]) for table in tables]
+    tables = [table for table in tables if len(table)] or tables[:1]  # an empty one's columns have no say
     names = dict.fromkeys(name for table in tables for name in table)
     joined = {name: joined_column(name, [table.get(name, missing(table)) for table in tables]) for name in names}
     return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]))

@@ -19,10 +19,12 @@ import pandas as pd
 from . import device as devices
 from . import stage
 from .counts import Chunk, Stream, row_sums, rows_of_nonzeros, sums_by_key
-from .errors import UserError
 
 PIECE = 1 << 20  # non-zeros that a CPU works on at a time: what fits its cache
 OUTER = 1 << 22  # gene sums x depths evaluated at a time
+WIDER = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # spans of loess that are tried where the config's has no fit
+POOLED = 0.0  # in place of a span: the fit of all batches together
+FEWEST = 3  # points on which scikit-misc's loess ends the process
 MAD_OF_NORMAL = 0.6744897501960817  # the median absolute deviation of a standard normal distribution
 
 
@@ -47,7 +49,13 @@ class Batches:
     @property
     def sizes(self) -> np.ndarray:
         """Cells of each batch, over all cells."""
-        return np.bincount(self.codes if self.whole is None else self.whole, minlength=len(self.names))
+        codes = self.codes if self.whole is None else self.whole
+        return np.bincount(codes[codes >= 0], minlength=len(self.names))
+
+    def only(self, chosen: np.ndarray) -> Batches:
+        """Those of the batches that a mask chooses; the other cells are of none, code -1."""
+        places = np.where(chosen, np.cumsum(chosen) - 1, -1)
+        return Batches(places[self.codes], [name for name, one in zip(self.names, chosen, strict=True) if one])
 
     def of_shard(self, rows: slice) -> Batches:
         """The batches of a shard's cells."""
@@ -146,18 +154,12 @@ def clipped_sums(counts: Stream, batches: Batches, sums: np.ndarray, span: float
 
     Returns
     -------
-    `excess`, 2 x batches x genes, and `deviation`, batches x genes, NaN in batches of other shards.
-
-    Raises
-    ------
-    UserError
-        For batches whose cells are too few to fit.
+    `excess`, 2 x batches x genes; `deviation`, batches x genes, and `spans`, of `expected_deviations`.
     """
     xp = counts.device.xp
     n = batches.sizes[:, None]
-    mean, variance = moments(sums, n)
-    deviation = expected_deviations(mean, variance, batches, span)
-    clip = xp.asarray(mean + deviation * np.sqrt(n)).ravel()
+    deviation, spans = expected_deviations(sums, batches, span)
+    clip = xp.asarray(sums[0] / n + deviation * np.sqrt(n)).ravel()
 
     def excess(nonzeros: Nonzeros) -> tuple[Any, Any]:
         above = xp.flatnonzero(nonzeros.x > clip[nonzeros.key])
@@ -165,7 +167,7 @@ def clipped_sums(counts: Stream, batches: Batches, sums: np.ndarray, span: float
         limit = clip[key]
         return key, (x - limit, x * x - limit * limit)
 
-    return {"excess": accumulate(counts, batches, excess, "clipped sums"), "deviation": deviation}
+    return {"excess": accumulate(counts, batches, excess, "clipped sums"), "deviation": deviation, "spans": spans}
 
 
 def standardized_variances(sums: np.ndarray, excess: np.ndarray, deviation: np.ndarray, batches: Batches) -> np.ndarray:
@@ -191,44 +193,75 @@ def standardized_variances(sums: np.ndarray, excess: np.ndarray, deviation: np.n
     return (n * mean**2 + squared - 2 * total * mean) / ((n - 1) * deviation**2)
 
 
-def expected_deviations(mean: np.ndarray, variance: np.ndarray, batches: Batches, span: float) -> np.ndarray:
-    """Standard deviation expected at each gene's mean, batches x genes: 1 for a gene that does not vary.
+def expected_deviations(sums: np.ndarray, batches: Batches, span: float) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation expected at each gene's mean, and the span of the loess that it follows from.
 
-    NaN in batches that have none of the cells, which are another shard's.
+    A batch that has no fit at `span` gets the first wider one of WIDER that has, and else that of all batches together,
+    at the means of its own genes (those beyond the fitted range: at its ends).
+
+    Parameters
+    ----------
+    sums
+        Of `count_sums`, over all cells.
+    span
+        Fraction of the genes in the loess window.
+
+    Returns
+    -------
+    Deviations, batches x genes, 1 for a gene that does not vary, NaN in batches that have none of the cells, which are
+    another shard's; spans, one a batch, POOLED for the last kind, NaN in these batches and where no gene varies.
     """
-    fits = {int(code): fitted_deviation(mean[code], variance[code], span) for code in np.unique(batches.codes)}
-    failed = [code for code, fit in fits.items() if fit is None]
-    if failed:
-        wider = [
-            wide
-            for wide in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-            if wide > span and all(fitted_deviation(mean[code], variance[code], wide) is not None for code in failed)
-        ]
-        small = ", ".join(f"{batches.names[code]} ({batches.sizes[code]} cells)" for code in failed)
-        advice = f"Raise it to {wider[0]}" if wider else "Leave these out (no wider span helps)"
-        raise UserError(
-            f"too few cells to fit the genes' variances with hvg: span: {span} in {small}. "
-            f"{advice}, or set hvg: per_batch: false, or merge small batches (batch_key)."
-        )
-    expected = np.full_like(mean, np.nan)
-    for code, fit in fits.items():
-        expected[code] = fit
-    return expected
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, variance = moments(sums, batches.sizes[:, None])
+    expected, spans = np.full_like(mean, np.nan), np.full(len(mean), np.nan)
+    pooled = None
+    for code in np.unique(batches.codes):
+        expected[code], varies = 1, variance[code] > 0
+        if not varies.any():
+            continue
+        x, y = np.log10(mean[code, varies]), np.log10(variance[code, varies])
+        fit = widening_fit(x, y, span)
+        if fit is None:
+            pooled = pooled_fit(sums, batches, span) if pooled is None else pooled
+            fit = POOLED, pooled(x)
+        spans[code], expected[code, varies] = fit[0], np.sqrt(10 ** fit[1])
+    return expected, spans
 
 
-def fitted_deviation(mean: np.ndarray, variance: np.ndarray, span: float) -> np.ndarray | None:
-    """`expected_deviations` of one batch; None where loess finds no fit."""
+def widening_fit(x: np.ndarray, y: np.ndarray, span: float) -> tuple[float, np.ndarray] | None:
+    """The first span, from `span` on, at which loess fits y on x, and what it makes of y; None if there is none."""
+    for wide in (span, *(wide for wide in WIDER if wide > span)):
+        if (model := fitted_loess(x, y, wide)) is not None:
+            return wide, model.outputs.fitted_values
+    return None
+
+
+def fitted_loess(x: np.ndarray, y: np.ndarray, span: float) -> Any | None:
+    """A quadratic loess of y on x; None where it finds no fit, or has no more than FEWEST points."""
+    if len(x) <= FEWEST:
+        return None
     from skmisc.loess import loess
 
-    deviation, varies = np.ones_like(mean), variance > 0
+    model = loess(x, y, span=span, degree=2)
     try:
-        model = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=span, degree=2)
         model.fit()
     except ValueError as error:
         stage.log.info("loess, span %s: %s", span, error)
         return None
-    deviation[varies] = np.sqrt(10**model.outputs.fitted_values)
-    return deviation
+    return model if np.isfinite(model.outputs.fitted_values).all() else None
+
+
+def pooled_fit(sums: np.ndarray, batches: Batches, span: float) -> Callable[[np.ndarray], np.ndarray]:
+    """log10(variance) expected at a log10(mean), by the loess over all batches together; where that finds no fit
+    either, by a line."""
+    mean, variance = moments(sums.sum(1), batches.sizes.sum())
+    varies = variance > 0
+    x, y = np.log10(mean[varies]), np.log10(variance[varies])
+    for wide in (span, *(wide for wide in WIDER if wide > span)):
+        if (model := fitted_loess(x, y, wide)) is not None:
+            return lambda at: model.predict(np.clip(at, x.min(), x.max())).values
+    line = np.polyfit(x, y, min(1, len(np.unique(x)) - 1))
+    return lambda at: np.polyval(line, np.clip(at, x.min(), x.max()))
 
 
 def cell_totals(counts: Stream) -> np.ndarray:
@@ -314,7 +347,7 @@ def residual_sums(
     xp = counts.device.xp
     tallied = Tallied(counts)
     limit_of_cell = xp.asarray(residual_limits(batches, clip)[batches.codes])
-    rates = xp.asarray(sums / sums.sum(1, keepdims=True)).ravel()
+    rates = xp.asarray(sums / np.maximum(sums.sum(1, keepdims=True), 1)).ravel()
 
     def correction(nonzeros: Nonzeros) -> tuple[Any, Any]:
         mu = rates[nonzeros.key] * tallied.totals[nonzeros.cell]

@@ -79,6 +79,7 @@ def reason_label(reason: str) -> str:
         "max_genes": "many genes",
         "min_counts": "few counts",
         "max_counts": "many counts",
+        "no_counts_in_kept_genes": "no counts in kept genes",
     }
     if reason.startswith("max_pct_counts_"):
         return f"high {reason.removeprefix('max_pct_counts_')} %"

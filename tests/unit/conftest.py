@@ -65,6 +65,16 @@ def blobs():
 
 
 @pytest.fixture
+def notices(monkeypatch) -> list[str]:
+    """What stages say to the user in this test."""
+    from lib import stage
+
+    said: list[str] = []
+    monkeypatch.setattr(stage, "_NOTICES", said)
+    return said
+
+
+@pytest.fixture
 def job(tmp_path):
     """Makes what Snakemake hands to a stage; outputs lie in the test's folder."""
 

@@ -446,7 +446,7 @@ def cohort(tmp_path):
     files = {"cells": [], "ledgers": []}
     kept = []
     for seed, sample in enumerate(["S1", "S2"]):
-        cells = make_cells(seed=seed).assign(sample=sample, predicted_doublet=False)
+        cells = make_cells(seed=seed).assign(sample=sample, predicted_doublet=False).add_suffix(f"-{sample}", axis=0)
         folder = tmp_path / sample
         folder.mkdir()
         write_table(cells, folder / "cells.parquet")
@@ -483,7 +483,7 @@ def stages(folder, files, out):
     outputs = {name: out / f"{name}.png" for name in ("violins", "scatter", "attrition")}
     outputs |= {name: out / f"{name}.html" for name in ("attrition_html", "summary_html")}
     outputs |= {name: out / f"{name}.tsv" for name in ("attrition_table", "summary")}
-    yield figures_qc, fake(files, params, outputs)
+    yield figures_qc, fake(files | {"obs": folder / "obs.parquet"}, params, outputs)
     yield figures_pca, pca_stage(folder, out, [folder / "harmony.h5"])
     inputs = {"embedding": folder / "umap.parquet", "obs": folder / "obs.parquet"}
     inputs |= {"clusterings": [folder / "leiden.parquet"], "density": [folder / "density.parquet"]}
@@ -553,6 +553,20 @@ def test_stages_write_the_same_bytes_twice(cohort):
     for path in first:
         assert path.read_bytes() == (folder / "second" / path.name).read_bytes(), path.name
         assert path.stat().st_size < 1_000_000
+
+
+def test_cells_without_counts_in_kept_genes_are_in_the_attrition(cohort):
+    folder, files = cohort
+    obs = pd.read_parquet(folder / "obs.parquet")
+    gone = obs.index[obs["sample"] == "S2"][:3]
+    write_table(obs.drop(index=gone), folder / "obs.parquet")
+    for module, snakemake in stages(folder, files, folder / "out"):
+        if module is figures_qc:
+            module.main(snakemake)
+    table = pd.read_csv(folder / "out" / "attrition_table.tsv", sep="\t", keep_default_na=False)
+    assert table.loc[table["reason"] == "no_counts_in_kept_genes", "removed"].sum() == 3
+    assert table.groupby(["sample", "batch"])["left"].last().sum() == len(obs) - 3
+    assert pd.read_csv(folder / "out" / "summary.tsv", sep="\t")["kept"].sum() == len(obs) - 3
 
 
 def test_attrition_table_holds_every_ledger(cohort):

@@ -236,37 +236,149 @@ def test_forced_genes_come_on_top_of_cutoffs(simulated):
     np.testing.assert_array_equal(table["highly_variable"], (plain | include) & ~exclude)
 
 
-def test_batches_too_small_for_loess_are_named(simulated):
+def chosen(X, codes, flavor="seurat_v3", **options) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of genes and of batches; the batches' are the cells of each code."""
+    settings = DEFAULTS | options | {"flavor": flavor}
+    counts, batches = InMemory(X), Batches(codes, [f"batch{code}" for code in range(codes.max() + 1)])
+    passes = hvg.all_passes(counts, batches, settings, 1e4)
+    every = np.ones(X.shape[1], bool)
+    return hvg.select(passes, batches, settings, ~every, every, counts.device)
+
+
+def test_a_batch_too_small_for_loess_gets_a_wider_span_then_the_fit_of_all(simulated):
+    from skmisc.loess import loess
+
     X, _ = simulated
     codes = np.repeat([0, 1, 2], [290, 6, 4])
-    with pytest.raises(
-        UserError, match=r"batch1 \(6 cells\), batch2 \(4 cells\)\. Raise it to (0|1)\.\d.*per_batch"
-    ) as e:
-        find(X, codes)
-    span = float(str(e.value).split("Raise it to ")[1].split(",")[0])
-    assert find(X, codes, span=span)["highly_variable"].sum() == 100
+    table, of_batches = chosen(X, codes)
+    assert table["highly_variable"].sum() == 100
+    assert of_batches["cells"].tolist() == [290, 6, 4]
+    assert of_batches["fit"][0] == "own"
+    assert set(of_batches["fit"][1:]) <= {"wider", "pooled"}
+    assert of_batches["span"][0] == 0.3
+    narrower = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    sums = statistics.count_sums(InMemory(X), Batches(codes, ["a", "b", "c"]))
+    deviation, spans = statistics.expected_deviations(sums, Batches(codes, ["a", "b", "c"]), 0.3)
+    for code in np.flatnonzero(of_batches["fit"] == "wider"):
+        dense = X[codes == code].toarray()
+        mean, variance = dense.mean(0), dense.var(0, ddof=1)
+        varies = variance > 0
+        x, y = np.log10(mean[varies]), np.log10(variance[varies])
+        for span in narrower[: narrower.index(spans[code])]:
+            with pytest.raises(ValueError, match=r"."):
+                loess(x, y, span=span, degree=2).fit()
+        model = loess(x, y, span=spans[code], degree=2)
+        model.fit()
+        np.testing.assert_allclose(deviation[code, varies], np.sqrt(10**model.outputs.fitted_values), rtol=1e-9)
+        assert (deviation[code, ~varies] == 1).all()
+    assert (of_batches["fit"] == "wider").any()
+
+
+def test_the_fit_of_all_batches_is_taken_at_the_batchs_means_within_its_range():
+    """Two batches, of which the second varies in three genes: scikit-misc's loess would crash on these."""
+    from skmisc.loess import loess
+
+    rng = np.random.default_rng(3)
+    X = rng.poisson(rng.lognormal(0, 1, 200), (80, 200))
+    few = np.tile(X[:1], (6, 1))
+    few[:3, [3, 50]] += 1
+    few[0, 7] += 100_000  # beyond the range of all batches' means
+    both, codes = sp.csr_matrix(np.vstack([X, few])), np.repeat([0, 1], [80, 6])
+    batches = Batches(codes, ["many", "few"])
+    sums = statistics.count_sums(InMemory(both), batches)
+    deviation, spans = statistics.expected_deviations(sums, batches, 0.3)
+    assert spans.tolist() == [0.3, statistics.POOLED]
+    dense = both.toarray()
+    x, y = np.log10(dense.mean(0)), np.log10(dense.var(0, ddof=1))
+    model = loess(x, y, span=0.3, degree=2)
+    model.fit()
+    at = np.clip(np.log10(few.mean(0)[[3, 7, 50]]), x.min(), x.max())
+    np.testing.assert_allclose(deviation[1, [3, 7, 50]], np.sqrt(10 ** model.predict(at).values), rtol=1e-9)
+    assert (np.delete(deviation[1], [3, 7, 50]) == 1).all()
+    assert chosen(both, codes)[1]["fit"].tolist() == ["own", "pooled"]
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_a_batch_of_one_cell_is_named(simulated, flavor):
+def test_batches_that_cannot_rank_leave_the_others_as_they_were(simulated, flavor):
+    """One cell; three equal cells; three cells without counts: the genes are those of the other batches alone."""
+    X, codes = simulated
+    twins = sp.csr_matrix(np.tile(X[5].toarray(), (3, 1)))
+    empty = sp.csr_matrix((3, X.shape[1]), dtype=X.dtype)
+    more = sp.vstack([X, X[0], twins, empty]).tocsr()
+    with np.errstate(all="raise", under="ignore"):
+        table, of_batches = chosen(more, np.concatenate([codes, [3], [4] * 3, [5] * 3]), flavor, n_samples=None)
+    expected, _ = chosen(X, codes, flavor, n_samples=None)
+    assert of_batches["ranked"].tolist() == [True] * 3 + [False] * 3
+    assert of_batches["cells"].tolist() == [150, 90, 60, 1, 3, 3]
+    over_all = ["means", "variances"] if flavor not in hvg.CUTOFFS else []  # of all cells, whatever their batch
+    pd.testing.assert_frame_equal(
+        table.drop(columns=over_all, errors="ignore"), expected.drop(columns=over_all, errors="ignore"), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_tiny_batches_of_all_kinds_are_ranked_without_a_crash(flavor):
+    rng = np.random.default_rng(1)
+    X = rng.poisson(rng.lognormal(-1, 1, 60), (45, 60))
+    X[20:22, :] = X[20]
+    X[20, 0] += 1  # two cells that differ in one gene
+    X[22:25, 2:] = 0  # three cells with two genes
+    codes = np.repeat([0, 1, 2, 3], [20, 2, 3, 20])
+    table, of_batches = chosen(sp.csr_matrix(X), codes, flavor, n_top_genes=20)
+    assert table["highly_variable"].sum() == 20
+    assert of_batches["ranked"].to_numpy()[[0, 3]].all()
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_no_batch_left_to_rank(flavor):
+    with pytest.raises(UserError, match="in no batch do two cells differ"):
+        chosen(sp.csr_matrix(np.ones((6, 30), int)), np.repeat([0, 1], 3), flavor)
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_shards_give_what_one_job_does(simulated, flavor, tmp_path):
+    """Also where batches have no fit of their own, or lie in one shard only; sums in another order: rounding."""
+    from lib.files import write_arrays
+
     X, _ = simulated
-    with pytest.raises(UserError, match=r"fewer than two kept cells: batch1 \(1\)\."):
-        find(X, np.repeat([0, 1], [299, 1]), flavor=flavor)
+    codes = np.repeat([0, 1, 2, 3], [200, 93, 6, 1])
+    settings = DEFAULTS | {"flavor": flavor, "n_samples": None}
+    whole = Batches(codes, list("abcd"))
+    every = np.ones(X.shape[1], bool)
+    expected = hvg.select(
+        hvg.all_passes(InMemory(X), whole, settings, 1e4), whole, settings, ~every, every, InMemory(X).device
+    )
+    files, passes = [], []
+    for number in range(2 if flavor in ("seurat_v3", "seurat_v3_paper", "pearson_residuals") else 1):
+        files.append([str(tmp_path / f"{number}-{part}.h5") for part in range(3)])
+        for path, rows in zip(files[-1], (slice(0, 120), slice(120, 250), slice(250, 300)), strict=True):
+            sums = hvg.next_sums(InMemory(X[rows]), whole.of_shard(rows), settings, 1e4, passes)
+            write_arrays(path, sums)
+        passes = hvg.read_passes(*files)
+    found = hvg.select(passes, whole, settings, ~every, every, InMemory(X).device)
+    for ours, theirs in zip(found, expected, strict=True):
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_impossible_settings_are_explained(simulated):
     X, _ = simulated
     mask = np.arange(X.shape[1]) < 101
-    with pytest.raises(UserError, match="n_top_genes: 801 is more than the 800 genes"):
-        find(X, n_top_genes=801)
-    with pytest.raises(UserError, match=r"more than the 699 genes to select from \(800 kept, 101 excluded\)"):
-        find(X, n_top_genes=700, exclude=mask)
     with pytest.raises(UserError, match="seurat_v3 needs hvg: n_top_genes"):
         find(X, n_top_genes=None)
     with pytest.raises(UserError, match="forces 101 genes in, but hvg: n_top_genes is 100"):
         find(X, include=mask)
     with pytest.raises(UserError, match="101 genes are both"):
         find(X, include=mask, exclude=mask)
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_all_genes_are_taken_where_there_are_no_more(simulated, flavor):
+    X, codes = simulated
+    mask = np.arange(X.shape[1]) < 101
+    assert find(X, codes, flavor=flavor, n_top_genes=801)["highly_variable"].all()
+    np.testing.assert_array_equal(
+        find(X, codes, flavor=flavor, n_top_genes=700, exclude=mask)["highly_variable"], ~mask
+    )
 
 
 def test_cell_ranger_bins_survive_many_absent_genes(simulated):
@@ -312,7 +424,10 @@ def run_stage(folder, X, settings, sample_of_b="b"):
         writer = CountsWriter(folder / f"{sample}.h5ad", part.shape[1])
         writer.append(part)
         writer.close(obs, table.iloc[order][["gene_symbols", "gene_ids"]])
-        cells = obs.assign(sample=sample if sample == "a" else sample_of_b, kept=np.arange(len(obs)) > 0, reason="")
+        kept = np.arange(len(obs)) > 0
+        cells = obs.assign(
+            sample=sample if sample == "a" else sample_of_b, kept=kept, reason=np.where(kept, "", "min_genes")
+        )
         write_table(cells, folder / f"{sample}.parquet")
     files = {
         kind: [str(folder / f"{s}.{suffix}") for s in "ab"]
@@ -322,7 +437,7 @@ def run_stage(folder, X, settings, sample_of_b="b"):
         SimpleNamespace(
             input=SimpleNamespace(genes=str(folder / "genes.parquet"), first=[], second=[], **files),
             params=SimpleNamespace(seed=0, gene_key="gene_symbols", batch_key="sample", target_sum=1e4, hvg=settings),
-            output=SimpleNamespace(hvg=str(folder / "hvg.parquet")),
+            output=SimpleNamespace(hvg=str(folder / "hvg.parquet"), batches=str(folder / "batches.tsv")),
             resources={},
         )
     )
@@ -342,6 +457,22 @@ def test_main_reads_a_cohort(simulated, tmp_path):
         run_stage(tmp_path, X, DEFAULTS | {"include": ["g799"]})
     with pytest.raises(UserError, match="119 kept cells have no sample"):
         run_stage(tmp_path, X, DEFAULTS, sample_of_b=None)
+
+
+def test_main_says_what_it_decided(simulated, tmp_path, notices):
+    X, _ = simulated
+    table = run_stage(tmp_path, X, DEFAULTS | {"n_top_genes": 5000, "exclude": ["g7"], "span": 0.02})
+    assert table["highly_variable"].sum() == 798
+    of_batches = pd.read_csv(tmp_path / "batches.tsv", sep="\t")
+    assert of_batches["batch"].tolist() == ["a", "b"]
+    assert (of_batches["fit"] == "wider").all()
+    assert notices == [
+        "hvg: n_top_genes: all 798 genes instead of 5000: there are no more (799 kept, 1 excluded)",
+        "in 2 of 2 batches too few genes vary for the loess of hvg: span: 0.02; instead a wider one for a, b "
+        "(results/cohort/hvg_batches.tsv)",
+    ]
+    with pytest.raises(UserError, match=r"do two cells differ. Where the cells went, by sample: b: 119 of 120 cells"):
+        run_stage(tmp_path, sp.csr_matrix(np.ones((300, 40), int)), DEFAULTS)
 
 
 @pytest.fixture
