@@ -27,10 +27,7 @@ FORMATS = (
     "a 10x folder (give the folder, not its matrix.mtx), a 10x .h5, .h5ad, .zarr, .loom, and .csv, .tsv or .txt, or "
     "these three with .gz"
 )
-OLD = (
-    "was written by anndata before version 0.7. Write it anew, in Python with anndata 0.8 to 0.12: "
-    "anndata.read_h5ad(OLD).write_h5ad(NEW)."
-)
+OLD = "was written by anndata before version 0.7. Write it anew, in Python: anndata.read_h5ad(OLD).write_h5ad(NEW)."
 NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
 DAMAGED = "It may be truncated or damaged: copy or download it again."
 
