@@ -27,10 +27,7 @@ FORMATS = (
     "a 10x folder (give the folder, not its matrix.mtx), a 10x .h5, .h5ad, .zarr, .loom, and .csv, .tsv or .txt, or "
     "these three with .gz"
 )
-OLD = (
-    "was written by anndata before version 0.7. Write it anew, in Python with anndata 0.8 to 0.12: "
-    "anndata.read_h5ad(OLD).write_h5ad(NEW)."
-)
+OLD = "was written by anndata before version 0.7. Write it anew, in Python: anndata.read_h5ad(OLD).write_h5ad(NEW)."
 NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
 DAMAGED = "It may be truncated or damaged: copy or download it again."
 
@@ -137,7 +134,7 @@ def unreadable(path: Path, error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"{path} cannot be read: it has text that is not UTF-8 ({text}). Save it as UTF-8."
     if isinstance(error, OSError):
-        if "filter" in text and ("not registered" in text or "not available" in text or "can't open" in text):
+        if "required filter" in text or "can't open directory" in text or "plugin" in text:
             return (
                 f"{path} cannot be read: it is compressed in a way that needs a plugin ({text}). Write it anew, in "
                 "Python: import hdf5plugin; anndata.read_h5ad(OLD).write_h5ad(NEW, compression='gzip')."
@@ -146,7 +143,7 @@ def unreadable(path: Path, error: BaseException) -> str:
             return f"{path} cannot be read: another process writes it, or was killed while it did ({text})."
     if isinstance(error, KeyError):
         return f"{path} is not laid out as its format is: {text}."
-    if isinstance(error, (TypeError, AttributeError, IndexError)):
+    if isinstance(error, (TypeError, AttributeError, IndexError, ValueError, RuntimeError)):
         return f"{path} is not laid out as its format is ({type(error).__name__}: {text})."
     return f"{path} cannot be read: {text}. {DAMAGED}"
 
@@ -286,7 +283,7 @@ def _of_anndata(path: Path, root: Any, question: Question, tell: Tell) -> Header
     batches = _batches(obs, question)
     sparse = matrix.attrs.get("encoding-type") in SPARSE
     n_obs, n_vars = (int(n) for n in (matrix.attrs["shape"] if sparse else matrix.shape))
-    named = tuple(int(table[table.attrs["_index"]].shape[0]) for table in (obs, var))
+    named = tuple(_n_rows(table) for table in (obs, var))
     if (n_obs, n_vars) != named:
         tell(f"{path} cannot be read: {slot} is {(n_obs, n_vars)}, but its names are {named}. {DAMAGED}")
     if not n_obs:
@@ -309,6 +306,12 @@ def _of_anndata(path: Path, root: Any, question: Question, tell: Tell) -> Header
         tell(f"{path} cannot be read: indptr does not fit the matrix. {DAMAGED}")
     per_cell = None if turned else np.diff(matrix["indptr"][...])
     return Header(n_obs, n_vars, int(matrix["data"].shape[0]), per_cell, batches, turned)
+
+
+def _n_rows(table: Any) -> int:
+    """Rows of a table of AnnData, whose index is an array, or (anndata 0.13) values and a mask."""
+    index = table[table.attrs["_index"]]
+    return int((index if _is_array(index) else index["values"]).shape[0])
 
 
 def _check_obs(path: Path, obs: Any, question: Question, tell: Tell) -> None:
@@ -339,11 +342,11 @@ def _columns(
 def _column_problem(column: Any, numeric: bool, complete: bool) -> str | None:
     """Why a column cannot be what the config wants it for, as far as that costs little to know."""
     kind = column.attrs.get("encoding-type")
-    if _is_array(column) and len(column.shape or ()) != 1:
-        return "is no column of single values"
-    if numeric and kind == "categorical" and _kind(column["categories"]) not in "biuf":
-        return "is text, not numeric: name another, or make it numbers"
-    if numeric and _is_array(column) and _kind(column) not in "biuf" and "categories" not in column.attrs:
+    if len(column.shape or ()) != 1 if _is_array(column) else not any(n in column for n in ("categories", "values")):
+        return "is no column of single values: name another"
+    values = column if _is_array(column) else column["categories" if kind == "categorical" else "values"]
+    values = values if _is_array(values) else values["values"]  # categories with a mask
+    if numeric and _kind(values) not in "biuf" and "categories" not in column.attrs:
         return "is text, not numeric: name another, or make it numbers"
     if isinstance(column, ZarrNode):
         return None
@@ -398,6 +401,10 @@ def _of_loom(path: Path, file: Any, question: Question, tell: Tell) -> Header:
     matrix = matrices[choice(path, "counts", question.counts, list(places_of(matrices)))]
     names = [name for name, item in file["col_attrs"].items() if item.ndim == 1]
     _columns(path, names, question, tell)
+    for group, n in (("row_attrs", matrix.shape[0]), ("col_attrs", matrix.shape[1])):
+        lengths = {item.shape[0] for item in file.get(group, {}).values() if item.ndim}
+        if lengths - {n}:
+            tell(f"{path} cannot be read: {group} have {lengths - {n}} values for {n} of the matrix. {DAMAGED}")
     if not matrix.shape[1]:
         tell(f"{path}: {NO_CELLS}")
     return Header(matrix.shape[1], matrix.shape[0], _dense_nnz(matrix, by_columns=True))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from isal import isal_zlib
 
 from . import config as settings
 from .errors import UserError
@@ -22,7 +23,7 @@ from .headers import Header, Question, header_of, unreadable, version_of
 
 # Of a file that cannot be read
 BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError)
+UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, isal_zlib.error)
 SHOWN = 5  # samples that a message names
 
 

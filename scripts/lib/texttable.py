@@ -17,6 +17,7 @@ from isal import igzip
 
 from .errors import UserError
 
+csv.field_size_limit(1 << 30)  # a line without the separator is one field
 PEEK_BYTES = 1 << 20  # of the lines after the first that tell what a table is
 PEEK_LINES = 200
 ORIENTATIONS = ("auto", "cells_by_genes", "genes_by_cells")
@@ -96,6 +97,8 @@ def layout_of(path: Path) -> Layout:
         lines = []
         while len(lines) < PEEK_LINES and (sum(map(len, lines)) < PEEK_BYTES) and (more := file.readline()):
             lines.append(more)
+    if any(b"\0" in line for line in lines):
+        raise UserError(f"{path} is no text: correct its suffix, which tells its format.")
     skip, head = len(comments) + 1, line
     lines = [line for line in lines if not line.isspace()]
     encoding = encoding_of(b"".join([head, *lines]))
@@ -178,7 +181,7 @@ def fields(line: str, separator: str) -> list[str]:
         return [
             QUOTED.sub(lambda m: m[1].replace('""', '"'), field) for field in re.findall(r'"(?:[^"]|"")*"|\S+', line)
         ]
-    return [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+    return [field.strip() for field in next(csv.reader([line.replace("\r", " ")], delimiter=separator), [])]
 
 
 def split_line(line: str, separator: str) -> tuple[str, str]:
