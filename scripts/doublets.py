@@ -380,6 +380,8 @@ def score_batches(
     for batch in np.unique(batches):
         cells = passed & (batches == batch)
         n = int(cells.sum())
+        if not n:
+            continue
         if n < min_cells:
             small.append(f"{batch} ({n})")
             continue

@@ -85,7 +85,7 @@ def check_kept(kept: Mapping[str, np.ndarray], cells: Sequence[str], batch_key: 
     if n_kept < MIN_CELLS:
         n_obs = sum(map(len, kept.values()))
         raise UserError(
-            f"{n_kept or 'none'} of the cohort's {n_obs} cells {'is' if n_kept < 2 else 'are'} left, too few for any "
+            f"{n_kept or 'none'} of the cohort's {n_obs} cells {'is' if n_kept == 1 else 'are'} left, too few for any "
             f"analysis. {where_cells_went(cells, batch_key)} Loosen the limits that took them (config: `cells`, or the "
             "sheet's columns)."
         )

@@ -31,13 +31,13 @@ class Run:
 
     folder: Path
 
-    def write(self, sheet: Sequence[dict[str, Any]], **config: Any) -> None:
-        """Write samples.tsv and config.yaml, SMALL's keys with `config`'s over them."""
+    def write(self, sheet: Sequence[dict[str, Any]], small: bool = True, **config: Any) -> None:
+        """Write samples.tsv and config.yaml: `config`, over SMALL's keys unless `small` is false."""
         names = list(dict.fromkeys(name for line in sheet for name in line))
         lines = ["\t".join(names), *("\t".join(str(line.get(name, "")) for name in names) for line in sheet)]
         (self.folder / "config").mkdir(exist_ok=True)
         (self.folder / "config" / "samples.tsv").write_text("\n".join(lines) + "\n")
-        (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(SMALL | config))
+        (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump((SMALL if small else {}) | config))
 
     def snakemake(self, *args: str, check: bool = True, cores: int = 2) -> subprocess.CompletedProcess[str]:
         """Run snakemake on the workflow in this folder."""

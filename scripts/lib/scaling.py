@@ -21,7 +21,7 @@ METRICS = ("pct_counts_", "total_counts_", "log1p_total_counts_")  # of families
 def target_of(totals: np.ndarray, target_sum: float | None) -> float:
     """What normalisation makes each cell's counts sum to: `target_sum`, by default the median of the totals above zero.
 
-    As scanpy.pp.normalize_total, whose median leaves out cells without counts.
+    As scanpy.pp.normalize_total on a dense matrix, whose median leaves out cells without counts.
     """
     return target_sum or float(np.median(totals[totals > 0]))
 

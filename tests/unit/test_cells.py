@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import cells
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from cells import ledger
+import scipy.sparse as sp
+from cells import ledger, tell_losses
+from lib.counts import CountsWriter
 from lib.errors import UserError
-from lib.thresholds import threshold_reasons
+from lib.files import read_table, write_table
+from lib.ledgers import shares_taken, where_cells_went
+from lib.thresholds import failing, threshold_reasons
 
 ARTICLE = {"min_genes": 200, "max_genes": 5000, "max_pct_counts": {"MT": 20}, "mad": None}
 
@@ -53,8 +58,16 @@ def test_deviations_are_of_the_cells_own_group():
 
 
 def test_unknown_metric_lists_those_there_are():
-    with pytest.raises(UserError, match="no metric pct_counts_HB; there are total_counts"):
-        threshold_reasons(table(n_genes_by_counts=[1]), {"max_pct_counts": {"HB": 1}})
+    with pytest.raises(UserError, match="no metric genes; there are total_counts"):
+        threshold_reasons(table(n_genes_by_counts=[1]), {"mad": 5, "mad_metrics": ["genes"]})
+
+
+def test_a_family_without_genes_removes_no_cell():
+    limits = {"max_pct_counts": {"HB": 1, "MT": 5}, "mad": 1, "mad_metrics": ["pct_counts_HB", "log1p_total_counts_HB"]}
+    qc = table(n_genes_by_counts=[1, 1], pct_counts_MT=[1.0, 9.0])
+    assert threshold_reasons(qc, limits).tolist() == ["", "max_pct_counts_MT"]
+    names = [name for name, _ in failing(qc, limits)]  # the ledger's rows are those of other samples
+    assert names == ["max_pct_counts_HB", "max_pct_counts_MT", "mad_pct_counts_HB", "mad_log1p_total_counts_HB"]
 
 
 def test_ledger_adds_up():
@@ -66,3 +79,75 @@ def test_ledger_adds_up():
     assert rows.query("batch == 'b'")["left"].tolist() == [3, 2, 1, 1]
     assert rows["removed"].sum() == 4
     assert (rows["sample"] == "S1").all()
+
+
+@pytest.fixture
+def lost() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A sample's cells and ledger: of batch a 4 of 10 cells lost to max_genes, of b 3 of 10, of c all to the family."""
+    reasons = pd.Series(["max_genes"] * 4 + [""] * 6 + ["max_genes"] * 3 + [""] * 7 + ["max_pct_counts_MT"] * 5)
+    batches = pd.Series(list("aaaaaaaaaabbbbbbbbbbccccc"))
+    table = pd.DataFrame(
+        {"sample": "S1", "donor": batches, "kept": reasons == "", "reason": reasons.astype("category")}
+    )
+    table["n_genes_by_counts"], table["pct_counts_MT"] = np.where(batches == "a", 9100, 3000), 53.0
+    order = [("thresholds", "max_genes"), ("thresholds", "max_pct_counts_MT")]
+    return table, ledger(reasons, batches, "S1", order)
+
+
+def test_a_limit_that_takes_much_of_a_batch_is_told(lost, notices):
+    limits = {"max_genes": 5000, "max_pct_counts": {"MT": 20}}
+    tell_losses(*lost, "donor", limits)
+    assert notices == [
+        "sample S1: cells: max_genes: 5000 takes 40 % of a (median 9100); medians are of n_genes_by_counts: "
+        "so many are usual in full-length protocols and deep sequencing: raise cells: max_genes",
+        "sample S1: cells: max_pct_counts: MT: 20 takes 100 % of c (median 53); medians are of pct_counts_MT: such "
+        "shares are usual in some tissues (of MT: heart, kidney), and in dying cells: raise cells: max_pct_counts: MT "
+        "if these are well",
+    ]
+
+
+def test_a_sample_without_a_cell_left_is_told_once(lost, notices):
+    table, rows = lost
+    only = table["donor"] == "c"
+    tell_losses(table[only], rows[rows["batch"] == "c"], "donor", {"max_pct_counts": {"MT": 20}})
+    (text,) = notices
+    assert text.startswith(
+        "sample S1: none of its 5 cells is left (max_pct_counts_MT 5): the cohort goes on without it. cells: max_pct"
+    )
+
+
+def test_shares_and_where_cells_went(lost, tmp_path):
+    table, rows = lost
+    shares = shares_taken(rows)
+    assert shares.loc[("S1", "a")].tolist() == [0.4, 0]
+    assert shares.loc[("S1", "c")].tolist() == [0, 1]
+    write_table(table, tmp_path / "cells.parquet")
+    assert where_cells_went([tmp_path / "cells.parquet"], "donor") == (
+        "Where the cells went, by donor: c: 0 of 5 cells kept, max_pct_counts_MT took 5; "
+        "a: 6 of 10 cells kept, max_genes took 4; b: 7 of 10 cells kept, max_genes took 3."
+    )
+
+
+@pytest.mark.parametrize(("trusted", "kept"), [(True, 1), (False, 3)])
+def test_doublets_that_are_not_trusted_stay(tmp_path, job, trusted, kept):
+    writer = CountsWriter(tmp_path / "counts.h5ad", 2)
+    writer.append(sp.csr_matrix(np.ones((3, 2), np.uint16)))
+    index = pd.Index(["x", "y", "z"])
+    writer.close(pd.DataFrame({"sample": ["S"] * 3}, index), pd.DataFrame(index=["a", "b"]))
+    write_table(table(n_genes_by_counts=[1, 1, 1]).set_axis(index), tmp_path / "qc.parquet")
+    called = pd.DataFrame({"doublet_score": 0.5, "predicted_doublet": [True, True, False], "trusted": trusted}, index)
+    write_table(called, tmp_path / "doublets.parquet")
+    stage_job = job(
+        {"cells": "cells.parquet", "ledger": "ledger.tsv"},
+        {"batch_key": "sample", "cells": {}, "remove_doublets": True},
+        {"sample": "S"},
+        **{
+            name: tmp_path / f"{name}.{end}"
+            for name, end in [("counts", "h5ad"), ("qc", "parquet"), ("doublets", "parquet")]
+        },
+    )
+    cells.main(stage_job)
+    found = read_table(tmp_path / "cells.parquet")
+    assert found["kept"].sum() == kept
+    assert found["predicted_doublet"].tolist() == [True, True, False]
+    assert "trusted" not in found

@@ -430,6 +430,44 @@ def test_dots_are_the_fractions_and_the_means():
     np.testing.assert_array_equal(dots.get_offsets()[len(genes)], [0, 1])
 
 
+def test_limits_that_take_more_of_one_batch_are_told_once(notices):
+    """Of P1 to P4 5 % lost to few genes, of P5 25 %; of P6 40 %, which the stage `cells` has told."""
+    cells = pd.concat(
+        pd.DataFrame(
+            {"batch": f"P{i}", "sample": "S", "n_genes_by_counts": 150, "reason": [""] * (100 - n) + REASONS[:1] * n}
+        )
+        for i, n in enumerate([5, 5, 5, 5, 25, 40], 1)
+    )
+    figures_qc.tell_uneven(make_ledger(cells, "S"), cells, "batch")
+    assert notices == [
+        "cells: min_genes takes 25 % of P5 (median 150); medians are of n_genes_by_counts: so few are usual in "
+        "matrices of all droplets and in panels of few genes: give the filtered matrix, or lower cells: min_genes "
+        "(of the median batch it takes 5 %)"
+    ]
+
+
+def test_a_family_that_some_batches_lack_is_drawn_for_the_others():
+    cells = make_cells()
+    cells.loc[cells["batch"] == "P2", "pct_counts_MT"] = np.nan
+    fig = figures_qc.violins(cells, "batch", ["total_counts", "pct_counts_MT"], {})
+    assert [len(ax.collections) for ax in fig.axes] == [3, 2]
+    fig = figures_qc.cohort_scatter(cells, "batch", ["n_genes_by_counts", "pct_counts_MT"], {}, 0)
+    drawn = [len(ax.collections[0].get_offsets()) for ax in fig.axes]
+    assert drawn == [600, (cells["batch"] != "P2").sum()]
+    assert np.isnan(
+        figures_qc.summary(cells, "batch", ["pct_counts_MT"]).set_index("batch")["median_pct_counts_MT"]["P2"]
+    )
+
+
+def test_a_family_without_genes_has_a_figure_that_says_so():
+    embedding = pd.DataFrame(np.random.default_rng(0).normal(size=(5, 2)), columns=["UMAP1", "UMAP2"])
+    for table in (pd.DataFrame(index=range(5)), pd.DataFrame({"pct_counts_MT": [np.nan] * 5})):
+        fig = figures_embedding.figure_of(embedding, table, "pct_counts_MT", 0, False)
+        assert [text.get_text() for text in fig.axes[0].texts] == [
+            "pct_counts_MT: the gene family has no gene in this cohort."
+        ]
+
+
 def test_tables_escape_and_format(tmp_path):
     table = pd.DataFrame({"name": ["<b>", "x"], "cells": [12345, 1], "share": [0.123456, np.nan]})
     tables.write_html(table, tmp_path / "t.html", "A & B")
@@ -540,6 +578,30 @@ def test_doublets_of_batches_with_slashes(cohort, monkeypatch):
     assert {name: len(scores) for name, scores in simulated.items()} == {"a/b": 3, "a_b": 4}
     for name, scores in observed.items():
         assert len(scores) == (cells["doublet_score"].notna() & (batches == name)).sum() > 0
+
+
+def test_stages_draw_cohorts_of_which_a_sample_or_all_lack_a_family(cohort):
+    folder, files = cohort
+    for lacking in (files["cells"][:1], files["cells"]):
+        for path in lacking:
+            write_table(pd.read_parquet(path).drop(columns="pct_counts_MT", errors="ignore"), path)
+        for module, snakemake in stages(folder, files, folder / str(len(lacking))):
+            module.main(snakemake)
+        table = pd.read_csv(folder / str(len(lacking)) / "summary.tsv", sep="\t")
+        assert ("median_pct_counts_MT" in table) == (len(lacking) == 1)
+
+
+def test_stages_draw_a_sample_without_a_cell_left(cohort):
+    folder, files = cohort
+    empty = pd.read_parquet(files["cells"][0]).assign(kept=False, reason="min_genes", batch="P9")
+    write_table(empty, files["cells"][0])
+    make_ledger(empty, "S1").to_csv(files["ledgers"][0], sep="\t", index=False)
+    for module, snakemake in stages(folder, files, folder / "out"):
+        if module in (figures_sample, figures_qc):
+            module.main(snakemake)
+    table = pd.read_csv(folder / "out" / "summary.tsv", sep="\t").set_index("batch")
+    assert table.loc["P9", ["cells", "kept"]].tolist() == [600, 0]
+    assert table.index[-1] == "P9"
 
 
 def test_stages_write_the_same_bytes_twice(cohort):

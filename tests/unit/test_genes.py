@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import genes as genes_stage
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 from features import write_features
 from genes import gene_sums, gene_universe
-from lib.cohort import Cohort
+from lib.cohort import Cohort, kept_cells
 from lib.counts import Counts, CountsWriter, InMemory
 from lib.errors import UserError
-from lib.files import write_table
+from lib.files import read_table, write_table
 
 A, B = np.array(["G1", "G2", "G3", "G4"]), np.array(["G4", "G2", "G9", "G1"])
 
@@ -115,3 +116,63 @@ def test_outer_join_counts_absent_genes_as_zero(two_samples):
 def test_a_column_that_is_not_there_is_named(two_samples):
     with pytest.raises(UserError, match=r"a\.parquet has no column donor; there are sample, kept, reason"):
         cohort(two_samples[0]).obs(["donor"])
+
+
+SETTINGS = {"join": "inner", "min_shared": 0.5, "min_counts": 1, "min_cells": 0}
+
+
+def run_stage(job, folder, families, **names_of_genes):
+    """`genes` on samples of 4 cells, of which the first of each is not kept, and none of the sample `gone`."""
+    files = {"counts": [], "cells": []}
+    for sample, names in names_of_genes.items():
+        kept = np.array([False, True, True, True]) & (sample != "gone")
+        store(folder, np.ones((4, len(names)), np.uint16), np.array(names), sample, kept)
+        table = read_table(folder / f"{sample}.parquet")
+        if any(name.startswith("MT-") for name in names):
+            table["pct_counts_MT"] = 5.0
+        write_table(table, folder / f"{sample}.parquet")
+        files["counts"].append(folder / f"{sample}.h5ad")
+        files["cells"].append(folder / f"{sample}.parquet")
+    params = {"samples": list(names_of_genes), "batch_key": "sample", "genes": SETTINGS, "gene_key": "gene_symbols"}
+    genes_stage.main(job({"genes": "genes.parquet"}, params | {"gene_families": families}, **files))
+    return read_table(folder / "genes.parquet")
+
+
+def test_families_that_samples_lack_are_told_once(tmp_path, job, notices):
+    families = {"MT": ["MT-"], "HB": ["HB"]}
+    table = run_stage(job, tmp_path, families, a=["MT-1", "X", "Y"], b=["X", "Y", "Z"], c=["X", "Y"])
+    assert table.index.tolist() == ["X", "Y"]
+    assert "HB" not in table
+    whole, some = sorted(notices, key=lambda text: "samples" in text)
+    assert whole.startswith(
+        "gene family HB has no gene in this cohort, by symbol, by Ensembl id or by a column of var:"
+    )
+    assert some == "gene family MT has no gene in 2 of 3 samples (b, c): their cells pass its limits unjudged"
+
+
+def test_a_sample_without_a_cell_left_has_no_say(tmp_path, job):
+    table = run_stage(job, tmp_path, {}, a=["X", "Y"], gone=["Q"], b=["Y", "X"])
+    assert table.index.tolist() == ["X", "Y"]
+    assert table["total_counts"].tolist() == [6, 6]
+    assert table["n_samples"].tolist() == [2, 2]
+    whole = Cohort(
+        *[[tmp_path / f"{s}.{end}" for s in ("gone", "a", "b")] for end in ("h5ad", "parquet")],
+        tmp_path / "genes.parquet",
+        "gene_symbols",
+    )
+    assert np.vstack([chunk.X.toarray() for chunk in whole.chunks()]).tolist() == [[1, 1]] * 6
+    assert set(whole.obs()["sample"]) == {"a", "b"}
+
+
+def test_too_few_cells_are_refused_with_where_they_went(tmp_path, job):
+    with pytest.raises(UserError, match=r"^none of the cohort's 4 cells are left.*gone: 0 of 4 cells kept, min_genes"):
+        run_stage(job, tmp_path, {}, gone=["X", "Y"])
+
+
+def test_an_empty_samples_columns_have_no_say(tmp_path):
+    kept = pd.DataFrame({"depth": [1, 2], "kept": True, "reason": ""}, index=["x", "y"])
+    write_table(kept, tmp_path / "a.parquet")
+    write_table(kept.assign(depth=["?", "!"], kept=False), tmp_path / "b.parquet")
+    joined = kept_cells([tmp_path / "b.parquet", tmp_path / "a.parquet"])
+    assert joined["depth"].dtype == np.int64
+    assert joined.index.tolist() == ["x", "y"]

@@ -93,13 +93,24 @@ def test_the_integrated_space_is_used_where_there_is_one(tmp_path):
         with pytest.raises(UserError, match="use_rep is X_pca_harmony, but Harmony did not run"):
             representation(pca, path and [path], "X_pca_harmony", 2)
     for path in (harmony, []):
-        with pytest.raises(UserError, match=r"n_pcs is 4, but PCA computed 3 components\. Lower n_pcs to 3"):
-            representation(pca, path and [path], "auto", 4)
+        assert representation(pca, path and [path], "auto", 4)[1].shape == (5, 3)
 
 
-def test_too_few_cells(caplog):
-    with pytest.raises(UserError, match=r"n_neighbors is 15, but only 9 cells are left\. Lower n_neighbors to 9"):
-        neighbors.others_wanted(9, 15, None)
+def test_there_are_no_more_neighbours_than_cells_nor_components_than_pca_found(tmp_path, job, notices):
+    write_arrays(tmp_path / "pca.h5", {"X_pca": np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)})
+    config = {"n_neighbors": 15, "n_pcs": 40, "metric": "euclidean", "use_rep": "auto"}
+    inputs = {"pca": tmp_path / "pca.h5", "harmony": []}
+    neighbors.main(job({"neighbors": "neighbors.h5"}, {"neighbors": config, "perplexity": None}, **inputs))
+    attrs = read_attrs(tmp_path / "neighbors.h5")
+    assert (attrs["n_neighbors"], attrs["n_pcs"]) == (9, 8)
+    assert read_arrays(tmp_path / "neighbors.h5", "indices")["indices"].shape == (9, 8)
+    assert notices == [
+        "neighbors: n_pcs: 8 instead of 40: there are no more components",
+        "neighbors: n_neighbors: 9 instead of 15: there are no more cells",
+    ]
+
+
+def test_t_sne_does_with_fewer_neighbours(caplog):
     assert neighbors.others_wanted(1000, 15, 30) == 90
     assert neighbors.others_wanted(1000, 15, None) == 14
     assert neighbors.others_wanted(1000, 200, 30) == 199

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
+from lib import stage
 from lib.counts import InMemory
 from lib.errors import UserError
-from lib.scaling import Scaling, log_normalize, regressors
+from lib.files import write_table
+from lib.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
 from pca import normal_sums, pca, solve_scaling
 
 KEYS = ("total_counts", "pct_counts_MT")
@@ -119,18 +121,47 @@ def test_constant_gene_and_constant_regressor_do_no_harm():
     assert np.isfinite(arrays["X_pca"]).all()
 
 
-def test_too_few_cells_for_the_components():
+def test_there_are_fewer_components_than_cells_and_genes(notices):
     X, obs = simulated(8)
-    with pytest.raises(UserError, match=r"n_comps is 10, but 8 cells .* at most 7 components"):
-        run(X, obs)
+    arrays, _ = run(X, obs)
+    assert arrays["X_pca"].shape == (8, 7)
+    assert notices == ["pca: n_comps: 7 components instead of 10: there are 8 cells x 120 highly variable genes"]
+    assert run(X[:, :3], obs, n_comps=5)[0]["X_pca"].shape == (8, 2)
+    with pytest.raises(UserError, match="2 cells x 120 highly variable genes are too few for a PCA"):
+        run(*simulated(2))
 
 
-def test_regressor_must_be_numeric_and_complete():
-    obs = pd.DataFrame({"kept_counts": [1, 2], "site": ["a", "b"], "score": [1.0, np.nan]})
+def test_regressor_must_be_numeric():
+    obs = pd.DataFrame({"kept_counts": [1, 2], "site": ["a", "b"], "score": [1.0, 2.0]})
     with pytest.raises(UserError, match="'site' is no numeric obs column; there are kept_counts, score"):
         regressors(obs, ["site"])
-    with pytest.raises(UserError, match="score is missing"):
-        regressors(obs, ["score"])
+
+
+def test_what_is_not_known_of_all_cells_is_not_regressed_out(tmp_path, notices):
+    obs = pd.DataFrame({"total_counts": [1, 2, 3, 4, 5], "pct_counts_MT": [1.0, np.nan, 3, 4, 5]})
+    write_table(obs, tmp_path / "obs.parquet")
+    keys = ["total_counts", "pct_counts_MT", "pct_counts_HB"]
+    assert usable_keys(tmp_path / "obs.parquet", keys, stage.notice) == ("total_counts",)
+    assert notices == [
+        "not regressed out (regress_out: keys): pct_counts_HB, which this cohort does not have; "
+        "pct_counts_MT, which is missing for 1 of 5 kept cells"
+    ]
+    with pytest.raises(UserError, match="no column phase"):
+        usable_keys(tmp_path / "obs.parquet", ["phase"], stage.notice)
+    write_table(obs[:2].fillna(1), tmp_path / "obs.parquet")
+    assert usable_keys(tmp_path / "obs.parquet", keys[:2], stage.notice) == ()
+    assert "only 2 cells are left" in notices[-1]
+
+
+def test_the_target_is_scanpys_median():
+    """Of a dense matrix: of a sparse one, scanpy 1.11 takes cells without counts into the median."""
+    X, _ = simulated()
+    X = sp.vstack([X, sp.csr_matrix((30, X.shape[1]), dtype=X.dtype)]).tocsr()
+    totals = np.asarray(X.sum(1)).ravel()
+    adata = ad.AnnData(X.toarray().astype(np.float64))
+    sc.pp.normalize_total(adata)
+    assert target_of(totals, None) == pytest.approx(adata.X[0].sum(), rel=1e-12)
+    assert target_of(totals, 1e4) == 1e4
 
 
 def test_scaling_is_read_as_written(tmp_path):

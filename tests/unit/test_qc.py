@@ -8,16 +8,21 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from lib.counts import InMemory
+from lib.counts import Counts, CountsWriter, InMemory
 from lib.errors import UserError
-from lib.genelists import gene_families
+from lib.genelists import Genes, gene_families
 from qc import qc_metrics
 
 FAMILIES = {"MT": ["MT-"], "RIBO": ["RPS", "RPL"]}
 
 
+def genes(symbols, ids=None, flags=None) -> Genes:
+    symbols = np.array(symbols, object)
+    return Genes(symbols, symbols if ids is None else np.array(ids, object), flags or {})
+
+
 def compare(adata: ad.AnnData, percent_top: list[int], max_cells: int = 1000) -> None:
-    families = gene_families(FAMILIES, adata.var_names.to_numpy())
+    families = gene_families(FAMILIES, genes(adata.var_names))
     for name, mask in families.items():
         adata.var[name] = mask
     obs, var = qc_metrics(InMemory(adata.X.astype(np.uint16), max_cells=max_cells), families, percent_top)
@@ -67,25 +72,84 @@ def test_sums_stay_exact_past_float32():
     assert var["total_counts"].sum() == (1 << 25) + 3
 
 
+def test_a_family_is_found_in_any_case_and_writing():
+    found = gene_families(
+        FAMILIES,
+        genes(
+            ["mt-Nd1", "Rps3", "Actb", "MT.CO1", "mt:ND1", "GRCh38_MT-ND2", "mm10___mt-Nd4", "Mtor", "RpL10", "HMT-1"]
+        ),
+    )
+    assert found["MT"].tolist() == [True, False, False, True, True, True, True, False, False, False]
+    assert np.flatnonzero(found["RIBO"]).tolist() == [1, 8]
+
+
+def test_a_family_is_found_by_ids_where_no_symbol_serves():
+    ids = ["ENSG00000198888.2", "ENSG00000075624", "ENSMUSG00000064370", "GRCh38_ENSG00000211459", "ENSG00000149273"]
+    for symbols in (ids, [f"gene {i}" for i in range(5)]):
+        found = gene_families(FAMILIES | {"RPS": ["RPS"]}, genes(symbols, ids))
+        assert found["MT"].tolist() == [True, False, True, True, False]
+        assert found["RIBO"].tolist() == found["RPS"].tolist() == [False] * 4 + [True]
+    # Where a symbol serves, ids add nothing: the family is scanpy's
+    found = gene_families(FAMILIES, genes(["MT-ND1", *ids[1:]], ids))
+    assert found["MT"].tolist() == [True] + [False] * 4
+
+
+@pytest.mark.parametrize("species", ["pbmc3k", "heart"])
+def test_ids_find_what_symbols_do(real_data, species):
+    """On the references of which the bundled list was made, human and mouse."""
+    if species == "pbmc3k":
+        table = pd.read_csv(
+            real_data / "pbmc3k/filtered_gene_bc_matrices/hg19/genes.tsv.gz", sep="\t", header=None, dtype=str
+        )
+        ids, symbols = table[0].to_numpy(object), table[1].to_numpy(object)
+    else:
+        var = sc.read_10x_h5(real_data / "heart_1k_10x_h5/filtered_gene_bc_matrices_h5.h5").var
+        ids, symbols = var["gene_ids"].to_numpy(object), var.index.to_numpy(object)
+    by_symbol, by_id = gene_families(FAMILIES, genes(symbols, ids)), gene_families(FAMILIES, genes(ids))
+    assert by_symbol["MT"].sum() == 13
+    for name in FAMILIES:
+        np.testing.assert_array_equal(by_id[name], by_symbol[name])
+
+
 @pytest.mark.parametrize(
-    ("symbols", "advice"),
-    [
-        (["mt-Nd1", "Rps3", "Actb"], "The case differs, as in mouse"),
-        (["ENSG00000198888", "ENSG00000149273", "ENSG00000075624"], "Ensembl ids"),
-        (["A", "B", "C"], "remove the family"),
-    ],
+    ("column", "family"), [("mt", "MT"), ("is_mito", "MT"), ("RIBO", "RIBO"), ("ribosomal", "RIBO")]
 )
-def test_family_without_genes_names_key_and_remedy(symbols, advice):
-    with pytest.raises(UserError, match=advice) as error:
-        gene_families({"MT": ["MT-"]}, np.array(symbols))
-    assert "qc: gene_families: MT" in str(error.value)
-    assert symbols[0] in str(error.value)
+def test_a_column_of_var_tells_where_no_name_does(column, family):
+    mask = np.array([True, False, True])
+    found = gene_families(FAMILIES, genes(["a", "b", "c"], flags={column: mask, "other": ~mask}))
+    assert list(found) == [family]
+    np.testing.assert_array_equal(found[family], mask)
+    named = gene_families(FAMILIES, genes(["a", "MT-ND1", "RPS3"], flags={column: mask}))
+    assert named["MT"].tolist() == [False, True, False]
+
+
+def test_columns_of_var_are_read_from_the_store(tmp_path):
+    writer = CountsWriter(tmp_path / "counts.h5ad", 3)
+    writer.append(sp.csr_matrix(np.ones((2, 3), np.uint16)))
+    var = pd.DataFrame({"gene_symbols": list("abc"), "gene_ids": list("abc")}, index=list("abc"))
+    writer.close(pd.DataFrame(index=["x", "y"]), var.assign(mt=[True, False, False], length=[1, 2, 3]))
+    found = Genes.of(Counts(tmp_path / "counts.h5ad"))
+    assert found.symbols.tolist() == list("abc")
+    assert {name: mask.tolist() for name, mask in found.flags.items()} == {"mt": [True, False, False]}
+
+
+def test_a_family_without_genes_is_left_out_and_logged(caplog):
+    assert gene_families({"MT": ["MT-"], "A": ["A"]}, genes(["A1", "B", "C"])).keys() == {"A"}
+    assert "gene family MT (MT-): no gene, named like A1, B, C, belongs to it" in caplog.text
 
 
 def test_family_from_a_file(tmp_path):
     path = tmp_path / "heat_shock.txt"
     path.write_text("# heat shock\nHSPA1A\n\nHSPA1B # inducible\n")
-    masks = gene_families({"HSP": str(path)}, np.array(["HSPA1B", "HSPA1AX", "HSPA1A"]))
-    assert masks["HSP"].tolist() == [True, False, True]
+    families = {"HSP": str(path)}
+    assert gene_families(families, genes(["HSPA1B", "HSPA1AX", "HSPA1A"]))["HSP"].tolist() == [True, False, True]
+    assert gene_families(families, genes(["Hspa1b", "Hspa1ax"]))["HSP"].tolist() == [True, False]
+    # Exact names first: a mouse gene beside the human ones is another
+    assert gene_families(families, genes(["Hspa1b", "HSPA1A"]))["HSP"].tolist() == [False, True]
+    path.write_text("ENSG00000204389\nMT-ND1\n")
+    ids = ["ENSG00000204389.1", "ENSG00000198888", "ENSG00000075624"]
+    assert gene_families(families, genes(["x", "y", "z"], ids))["HSP"].tolist() == [True, True, False]
+    with pytest.raises(UserError, match=r"none of the 2 genes in .*qc: gene_families: HSP.*named like A, B\."):
+        gene_families(families, genes(["A", "B"]))
     with pytest.raises(UserError, match="does not exist"):
-        gene_families({"HSP": str(tmp_path / "absent.txt")}, np.array(["HSPA1B"]))
+        gene_families({"HSP": str(tmp_path / "absent.txt")}, genes(["HSPA1B"]))

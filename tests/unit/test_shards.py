@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from lib.cohort import Cohort
 from lib.counts import Counts, CountsWriter, Stores
 from lib.errors import UserError
-from lib.files import read_arrays, read_table, write_table
+from lib.files import read_arrays, read_attrs, read_table, write_table
 from lib.markers import read_markers
 from lib.shards import combine, rows_of
 
@@ -71,7 +71,10 @@ def run(main, files, output, shard="", params=None, **inputs) -> str:
     main(
         SimpleNamespace(
             input=SimpleNamespace(**known | WHOLE | inputs),
-            output=SimpleNamespace(**dict.fromkeys(OUTPUTS, path) | {"obs": f"{path}.parquet", "top": f"{path}.top"}),
+            output=SimpleNamespace(
+                **dict.fromkeys(OUTPUTS, path)
+                | {"obs": f"{path}.parquet", "top": f"{path}.top", "batches": f"{path}.tsv"}
+            ),
             params=SimpleNamespace(**{"seed": 0, "gene_key": "gene_symbols", "grouping": "type"} | (params or {})),
             wildcards=SimpleNamespace(shard=shard),
             resources={},
@@ -139,8 +142,9 @@ def test_every_flavours_genes_are_those_of_one_job(files, flavor, target_sum, pe
 
 
 def test_what_cannot_be_chosen_is_refused_by_the_first_pass(files):
-    params = {"batch_key": "donor", "target_sum": 1e4, "hvg": HVG | {"flavor": "seurat_v3", "n_top_genes": 500}}
-    with pytest.raises(UserError, match="n_top_genes: 500 is more than the 300 genes"):
+    params = {"batch_key": "donor", "target_sum": 1e4, "hvg": HVG | {"flavor": "seurat_v3", "n_top_genes": 1}}
+    params["hvg"] |= {"include": ["G1", "G2"]}
+    with pytest.raises(UserError, match="include forces 2 genes in, but hvg: n_top_genes is 1"):
         run(hvg_sums.main, files, "sums.h5", "2-of-3", params)
 
 
@@ -191,10 +195,29 @@ def test_pca_by_shards_is_pca(parted, keys):
     assert combine(sums)["RX"].shape == (1 + len(keys), 60)
 
 
-def test_too_many_components_are_refused_by_the_first_pass(parted):
-    params = {"n_comps": 80, "target_sum": 1e4, "regress_keys": []}
-    with pytest.raises(UserError, match=r"n_comps is 80, but .* at most 59"):
-        run(pca_sums.main, parted, "sums.h5", "1-of-3", params, features=parted["parts"][0])
+def test_components_and_regressors_are_cut_by_shards_as_by_one_job(parted, notices):
+    obs = read_table(parted["obs"])
+    write_table(obs.assign(pct_counts_MT=np.where(np.arange(len(obs)) < 5, np.nan, 1.0)), parted["obs"])
+    keys = ["total_counts", "pct_counts_MT", "pct_counts_HB"]
+    scale = {"enabled": True, "max_value": 10}
+    params = {"n_comps": 80, "target_sum": None, "regress_keys": keys, "scale": scale}
+    one = run(pca.main, parted, "one.h5", params=params, features=parted["features"])
+    said = list(notices)
+    notices.clear()
+    of = list(zip(names(3), parted["parts"], strict=True))
+    sums = [run(pca_sums.main, parted, f"sums-{n}.h5", n, params, features=part) for n, part in of]
+    gram = [run(pca_gram.main, parted, f"gram-{n}.h5", n, params, features=part, sums=sums) for n, part in of]
+    components = run(pca_components.main, parted, "components.h5", params=params, gram=gram)
+    projected = [
+        run(pca_projection.main, parted, f"x-{n}.h5", n, params, features=part, components=components) for n, part in of
+    ]
+    joined = {"components": components, "projections": projected}
+    three = run(pca.main, parted, "three.h5", params=params, features=parted["parts"], **joined)
+    assert read_arrays(three)["X_pca"].shape == read_arrays(one)["X_pca"].shape == (len(obs), 59)
+    assert read_attrs(three) == read_attrs(one)
+    assert read_attrs(one)["regress_keys"] == "total_counts"
+    assert sorted(notices) == sorted(said)
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize("target_sum", [1e4, None])

@@ -6,6 +6,7 @@ import os
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from lib import device as devices
 from runs import sheet_of
@@ -67,9 +68,11 @@ def test_what_headers_tell_wrong_is_one_message_before_any_job(run, cohort_files
 def test_sample_left_empty_by_its_limits(run, cohort_files):
     run.write([{**line, "min_genes": "4000"} for line in sheet_of(cohort_files[:1])], cells={"max_genes": None})
     text = message(run, "results/cohort/genes.parquet")
-    assert "sample P1: none of its 350 cells is left: {'min_genes': 350}" in text
+    assert "none of the cohort's 350 cells are left" in text
+    assert "Where the cells went, by sample: P1: 0 of 350 cells kept, min_genes took 350" in text
     assert "Loosen the limits" in text
-    assert not (run.folder / "results/samples/P1/cells.parquet").exists()
+    (notice,) = run.record("logs/samples/P1/cells.log")["notices"]
+    assert notice.startswith("sample P1: none of its 350 cells is left (min_genes 350): the cohort goes on without it.")
 
 
 @pytest.mark.slow
@@ -77,9 +80,14 @@ def test_fewer_cells_than_components_and_neighbours(run, cohort_files, tmp_path)
     few = tmp_path / "few.h5ad"
     ad.read_h5ad(cohort_files[0])[:60].copy().write_h5ad(few)
     run.write([{"sample": "few", "path": str(few)}], pca={"n_comps": 90}, hvg={"n_top_genes": 600, "span": 0.9})
-    text = message(run, "results/cohort/pca.h5")
-    assert "n_comps is 90, but" in text
-    assert "Set `pca: n_comps` to" in text
+    run.snakemake("results/atlas.h5ad")
+    n_obs = len(pd.read_parquet(run.folder / "results/cohort/obs.parquet"))
+    assert n_obs < 60
+    told = [text for log in ("pca", "neighbors") for text in run.record(f"logs/cohort/{log}.log")["notices"]]
+    assert told == [
+        f"pca: n_comps: {n_obs - 1} components instead of 90: there are {n_obs} cells x 600 highly variable genes",
+        f"tsne: perplexity: {n_obs - 1} neighbours instead of 90: there are {n_obs} cells only",
+    ]
 
 
 @pytest.mark.slow
