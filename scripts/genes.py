@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from lib import device as devices
 from lib import stage
-from lib.cohort import gene_columns, gene_keys
+from lib.cohort import gene_keys, named_by_id
 from lib.counts import Counts, Stream, column_counts, column_sums
 from lib.errors import UserError
 from lib.files import column_names, read_table, write_table
@@ -127,7 +127,9 @@ def main(snakemake: Any) -> None:
     samples = [sample for sample, mask in kept.items() if mask.any()]
     paths = dict(zip(params.samples, snakemake.input.counts, strict=True))
     stores = [Counts(paths[sample], device) for sample in samples]
-    keys = [gene_keys(store, params.gene_key) for store in stores]
+    named = [[store.names("var", name) for name in ("_index", "gene_symbols", "gene_ids")] for store in stores]
+    shared = set().union(*(named_by_id(*of_store) for of_store in named))
+    keys = [gene_keys(store, params.gene_key, shared) for store in stores]
     universe = gene_universe(keys, samples, params.genes["join"], params.genes["min_shared"])
     union = len(pd.unique(np.concatenate(keys)))
     stage.log.info("%d genes (%s join) of %d in all samples", len(universe), params.genes["join"], union)
@@ -135,18 +137,27 @@ def main(snakemake: Any) -> None:
     genes = pd.DataFrame(index=universe, columns=["gene_symbols", "gene_ids"], dtype=object)
     totals, n_cells, n_samples = (np.zeros(len(universe), np.int64) for _ in range(3))
     flags: dict[str, np.ndarray] = {}
-    for sample, store in zip(samples, stores, strict=True):
-        columns = gene_columns(store, universe, params.gene_key)
+    other_ids: set[str] = set()
+    for sample, store, of_store, (_, symbols, ids) in zip(samples, stores, keys, named, strict=True):
+        columns = universe.get_indexer(of_store).astype(np.int32)
         at, mine = columns[columns >= 0], columns >= 0
-        for name in genes:
+        for name, values in (("gene_symbols", symbols[mine]), ("gene_ids", ids[mine])):
             new = genes[name].isna().to_numpy()[at]
-            genes.iloc[at[new], genes.columns.get_loc(name)] = store.names("var", name)[mine][new]
+            genes.iloc[at[new], genes.columns.get_loc(name)] = values[new]
+        known = (ids != symbols)[mine] & (genes["gene_ids"] != genes["gene_symbols"]).to_numpy()[at]
+        other_ids.update(universe[at[known & (genes["gene_ids"].to_numpy()[at] != ids[mine])]])
         for name, mask in Genes.of(store).flags.items():
             flags.setdefault(name, np.zeros(len(universe), bool))[at] |= mask[mine]
         sums = gene_sums(Counts(store.path, device, kept[sample], columns, len(universe)))
         totals, n_cells = totals + sums[0], n_cells + sums[1]
         n_samples[at] += 1
 
+    if other_ids and params.gene_key == "gene_symbols":
+        stage.notice(
+            "%d genes are joined by their symbols although their ids differ between samples (%s): these were counted "
+            "against different annotations. To join by the ids: ingest: gene_key: gene_ids",
+            *(len(other_ids), shortened(sorted(other_ids))),
+        )
     all_of = Genes(genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy(), flags)
     families = gene_families(params.gene_families, all_of)
     genes = genes.assign(total_counts=totals, n_cells_by_counts=n_cells, n_samples=n_samples, **families)

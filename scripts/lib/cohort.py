@@ -78,7 +78,7 @@ class Cohort(Stores):
         self._first = self.rows.start - int(starts[used[0]])  # kept cells before the stream's, in these tables
         stores = []
         for i in used:
-            columns = gene_columns(Counts(counts[i]), self.genes.index, gene_key)
+            columns = gene_columns(Counts(counts[i]), self.genes, gene_key)
             stores.append(Counts(counts[i], device, mine[i], columns, len(self.genes)))
         super().__init__(stores)
 
@@ -175,11 +175,24 @@ def kind_of(values: pd.Series) -> str:
     return "numbers" if pd.api.types.is_numeric_dtype(values.dtype) else "text"
 
 
-def gene_columns(store: Counts, genes: pd.Index, gene_key: str) -> np.ndarray:
-    """For each gene of a store its position in `genes`, -1 where it is not there; int32."""
-    return genes.get_indexer(gene_keys(store, gene_key)).astype(np.int32)
+def gene_columns(store: Counts, genes: pd.DataFrame, gene_key: str) -> np.ndarray:
+    """For each gene of a store its position in the cohort's genes table, -1 where it is not there; int32."""
+    shared = named_by_id(genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy())
+    return genes.index.get_indexer(gene_keys(store, gene_key, shared)).astype(np.int32)
 
 
-def gene_keys(store: Counts, gene_key: str) -> np.ndarray:
-    """What a store's genes are joined on: unique symbols (its var_names) or ids."""
-    return store.names("var", "_index" if gene_key == "gene_symbols" else gene_key)
+def gene_keys(store: Counts, gene_key: str, shared: set[str]) -> np.ndarray:
+    """What a store's genes are joined on: unique symbols (its var_names) or ids.
+
+    A symbol of `shared`, which several genes of another sample have, is named with the gene's id as it is there.
+    """
+    keys = store.names("var", "_index" if gene_key == "gene_symbols" else gene_key)
+    if gene_key == "gene_symbols" and shared and len(alone := np.flatnonzero(np.isin(keys, list(shared)))):
+        ids = store.names("var", "gene_ids")[alone]
+        keys[alone] = [f"{keys[i]}-{gene_id}" for i, gene_id in zip(alone, ids, strict=True)]
+    return keys
+
+
+def named_by_id(names: np.ndarray, symbols: np.ndarray, ids: np.ndarray) -> set[str]:
+    """The symbols that do not name one gene, so that `ingest` named their genes `{symbol}-{id}`."""
+    return {symbols[i] for i in np.flatnonzero(names != symbols) if names[i].endswith(f"-{ids[i]}")}

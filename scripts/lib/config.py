@@ -277,6 +277,12 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
                 f"`{key}` names {name}, which this run computes itself, and later. A column of this name in a file is "
                 f"kept as {name}_file: name that, or another"
             )
+        if "/" in name:
+            plain = name.replace("/", "_")
+            yield (
+                f"`{key}` names {name}; from version 0.13 on, AnnData refuses names of columns with a /. Rename it in "
+                f"the file (adata.obs = adata.obs.rename(columns={{{name!r}: {plain!r}}})) or in the sheet"
+            )
     for name in config["markers"]["groupings"] or []:
         if re.match(r"(leiden|louvain|kmeans)_", name) and name not in clusterings:
             yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"

@@ -31,12 +31,14 @@ def files(tmp_path, monkeypatch):
         X[obs.index.isin(EMPTY), :-1] = 0
         writer = CountsWriter(tmp_path / f"{sample}.h5ad", 20)
         writer.append(sp.csr_matrix(X))
-        writer.close(obs, pd.DataFrame({"gene_symbols": GENES}, GENES))
+        writer.close(obs, pd.DataFrame({"gene_symbols": GENES, "gene_ids": GENES}, GENES))
         kept = obs.index != "c5-A"
         write_table(obs.assign(kept=kept, reason=""), tmp_path / f"{sample}.parquet", "sample")
         paths.counts.append(tmp_path / f"{sample}.h5ad")
         paths.cells.append(tmp_path / f"{sample}.parquet")
-    write_table(pd.DataFrame({"gene_symbols": GENES, "kept": [True] * 19 + [False]}, GENES), paths.genes)
+    write_table(
+        pd.DataFrame({"gene_symbols": GENES, "gene_ids": GENES, "kept": [True] * 19 + [False]}, GENES), paths.genes
+    )
     write_table(pd.DataFrame({"highly_variable": [True, False] * 9 + [True]}, GENES[:19]), paths.hvg)
     return paths
 

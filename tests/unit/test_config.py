@@ -74,6 +74,7 @@ def test_null_is_a_value_and_not_the_default():
         ({"batch_key": "leiden_0.6"}, "`batch_key` names leiden_0.6, which this run .* kept as leiden_0.6_file"),
         ({"batch_key": "total_counts"}, "`batch_key` names total_counts"),
         ({"label_key": "kept"}, "`label_key` names kept, which"),
+        ({"label_key": "cell/type"}, r"`label_key` names cell/type; .*rename\(columns={.cell/type.: .cell_type.}\)"),
         ({"device": "cuda"}, "`device` is 'cuda', not one of auto, cpu, gpu"),
     ],
 )

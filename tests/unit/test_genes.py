@@ -32,11 +32,12 @@ def test_mixed_references_are_refused_by_name():
     assert len(gene_universe(keys, ["a", "b", "odd"], "inner", 0.25)) == 1
 
 
-def store(path, X, genes, sample, kept):
+def store(path, X, genes, sample, kept, symbols=None, ids=None):
     obs = pd.DataFrame({"sample": sample}, index=[f"c{i}-{sample}" for i in range(len(kept))])
     writer = CountsWriter(path / f"{sample}.h5ad", len(genes))
     writer.append(sp.csr_matrix(X))
-    writer.close(obs, pd.DataFrame({"gene_symbols": genes, "gene_ids": genes}, index=genes))
+    symbols, ids = (genes if names is None else names for names in (symbols, ids))
+    writer.close(obs, pd.DataFrame({"gene_symbols": symbols, "gene_ids": ids}, index=genes))
     write_table(obs.assign(kept=kept, reason=np.where(kept, "", "min_genes")), path / f"{sample}.parquet")
 
 
@@ -103,7 +104,9 @@ def test_features_hold_selected_genes_and_every_genes_total(tmp_path):
 def test_outer_join_counts_absent_genes_as_zero(two_samples):
     path, _ = two_samples
     union = gene_universe([A, B], ["a", "b"], "outer", 0.5)
-    write_table(pd.DataFrame({"gene_symbols": union, "kept": True}, index=union), path / "genes.parquet")
+    write_table(
+        pd.DataFrame({"gene_symbols": union, "gene_ids": union, "kept": True}, index=union), path / "genes.parquet"
+    )
     outer = cohort(path)
     X = np.vstack([chunk.X.toarray() for chunk in outer.chunks()])
     of_a = outer.obs(["sample"])["sample"].to_numpy() == "a"
@@ -176,3 +179,22 @@ def test_an_empty_samples_columns_have_no_say(tmp_path):
     joined = kept_cells([tmp_path / "b.parquet", tmp_path / "a.parquet"])
     assert joined["depth"].dtype == np.int64
     assert joined.index.tolist() == ["x", "y"]
+
+
+def test_ids_decide_where_samples_have_one_symbol_for_several_genes(tmp_path, job, notices):
+    """TWIN is E1 and E2 in a, E2 alone in b; in c, whose annotation is another, X is E9."""
+    kept = np.ones(3, bool)
+    of_a = {"symbols": np.array(["TWIN", "TWIN", "X"]), "ids": np.array(["E1", "E2", "E3"])}
+    X = np.array([[1, 10, 100]] * 3)
+    store(tmp_path, X, np.array(["TWIN-E1", "TWIN-E2", "X"]), "a", kept, **of_a)
+    store(tmp_path, X[:, 1:], np.array(["TWIN", "X"]), "b", kept, ids=np.array(["E2", "E3"]))
+    store(tmp_path, X[:, :0:-1], np.array(["X", "TWIN"]), "c", kept, ids=np.array(["E9", "E2"]))
+    files = {kind: [tmp_path / f"{s}.{end}" for s in "abc"] for kind, end in (("counts", "h5ad"), ("cells", "parquet"))}
+    params = {"samples": ["a", "b", "c"], "batch_key": "sample", "genes": SETTINGS, "gene_key": "gene_symbols"}
+    genes_stage.main(job({"genes": "genes.parquet"}, params | {"gene_families": {}}, **files))
+    table = read_table(tmp_path / "genes.parquet")
+    assert table["total_counts"].to_dict() == {"TWIN-E2": 90, "X": 900}
+    assert table["gene_ids"].to_dict() == {"TWIN-E2": "E2", "X": "E3"}
+    assert notices[-1].startswith("1 genes are joined by their symbols although their ids differ between samples (X)")
+    whole = Cohort(files["counts"], files["cells"], tmp_path / "genes.parquet", "gene_symbols")
+    assert np.vstack([chunk.X.toarray() for chunk in whole.chunks()]).tolist() == [[10, 100]] * 9

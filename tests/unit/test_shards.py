@@ -48,7 +48,8 @@ def files(tmp_path, request) -> dict:
     X = sp.csr_matrix(rng.poisson(depth * level * rng.gamma(2, 0.5, (400, N_GENES))).astype(np.uint16))
     kept = rng.random(400) < 0.8
     kept[300:330] = False
-    var = pd.DataFrame({"gene_symbols": [f"G{i}" for i in range(N_GENES)]}, [f"G{i}" for i in range(N_GENES)])
+    names_of_genes = [f"G{i}" for i in range(N_GENES)]
+    var = pd.DataFrame({"gene_symbols": names_of_genes, "gene_ids": names_of_genes}, names_of_genes)
     obs = pd.DataFrame({"donor": pd.Categorical(rng.choice(["a", "b"], 400))}, [f"c{i}" for i in range(400)])
     obs["type"] = pd.Categorical(rng.choice(["x", "y", "z"], 400))
     obs["total_counts"] = np.asarray(X.sum(1)).ravel()
