@@ -94,5 +94,5 @@ def test_cells_rich_in_mitochondria(run):
     said(
         notices,
         "hvg: n_top_genes: all",
-        r"sample heart: none of its 400 cells is left \(max_pct_counts_MT 400\).*MT: 20 takes 100 % of heart \(median 5",
+        r"sample heart: none of its 400 cells is left \(max_pct_counts_MT 400\).*20 takes 100 % of heart \(median 5",
     )
