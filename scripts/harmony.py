@@ -1,8 +1,7 @@
 """Harmony: the cells' principal components, corrected for their batches.
 
 Harmony alternates soft clustering, which is rewarded for clusters that mix the batches, with a linear correction per
-cluster and batch. Source: Korsunsky et al. 2019; harmonypy 2 (Harmony 2, whose ridge penalty is estimated per cluster),
-which computes it on the CPU.
+cluster and batch. Source: Korsunsky et al. 2019; what is computed, and how, is in `lib.harmony_algorithm`.
 """
 
 from collections.abc import Sequence
@@ -40,7 +39,7 @@ def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def harmonize(
     X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed: int, device: devices.Device, n_jobs: int
 ) -> np.ndarray:
-    """The integrated components: by harmonypy, on a GPU by `lib.harmony2`.
+    """The integrated components: from a cluster for every 30 cells, 100 at most.
 
     Parameters
     ----------

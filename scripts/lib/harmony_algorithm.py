@@ -12,9 +12,8 @@ are added in order. So equal seeds give equal results on a kind of device, with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, combinations
@@ -32,7 +31,7 @@ from .errors import UserError
 ALPHA = 0.2  # the estimated penalty: this share of the cells expected in the cluster
 BLOCK_SIZE = 0.05  # share of the cells that are reassigned together
 BATCH_PROP_CUTOFF = 1e-5  # a cluster corrects the batches of which it holds more than this share
-EPSILON_HARMONY = 1e-2  # converged when the objective falls by less than this share
+EPSILON_HARMONY = 1e-2  # converged when the objective changes by no more than this share
 MAX_ITER_KMEANS = 4  # rounds of reassignment between two corrections
 SMALLEST_PIVOT = 1e-10  # of the largest; below it the ridge system is singular
 
@@ -113,15 +112,15 @@ class Cells:
     Z
         cells x components, float32: as given.
     Z_corr
-        The same, corrected; from a correction's end to the next one, scaled to unit length.
+        The same, corrected; scaled to unit length while they are clustered.
     R
         cells x clusters, float32: the soft clusters.
     batches
         Their batches.
     map
-        `map`, or that of a pool of threads.
+        `map`, or that of a pool of threads, for functions of pieces.
     step
-        Cells of a piece.
+        Cells of a piece, whole tiles.
     """
 
     Z: Any
@@ -132,13 +131,8 @@ class Cells:
     step: int
 
     def pieces(self, start: int, stop: int) -> list[slice]:
-        """Consecutive rows."""
+        """Consecutive rows from start to stop."""
         return [slice(first, min(first + self.step, stop)) for first in range(start, stop, self.step)]
-
-    def scale(self) -> None:
-        """Scale Z_corr to unit length."""
-        xp = self.batches.xp
-        list(self.map(lambda rows: _scale_to_unit_length(self.Z_corr[rows], xp), self.pieces(0, len(self.Z))))
 
 
 def harmonize(
@@ -190,45 +184,32 @@ def harmonize(
     UserError
         If `lamb` is so small that the correction is not determined.
     """
-    xp, rng, n = device.xp, np.random.default_rng(seed), len(X)
+    xp, rng = device.xp, np.random.default_rng(seed)
     batches, order = Batches.sort(codes, xp)
     host = np.asarray(X, dtype=np.float32)[order]
-    Z = xp.asarray(host)
+    Z, R = xp.asarray(host), xp.empty((len(X), nclust), dtype=xp.float32)
     step = max(1, PIECE[device.name] // max(nclust, Z.shape[1], *batches.sizes) // TILE) * TILE
-    with _mapping(device, n_jobs) as each:
-        cells = Cells(Z, Z.copy(), xp.empty((n, nclust), dtype=xp.float32), batches, each, step)
-        cells.scale()
-        Y = _kmeans(cells, nclust, rng, device)
-        objective = None
+    # Each thread limits its BLAS itself: one on OpenMP knows its limit by thread
+    with threadpool_limits(1), ThreadPoolExecutor(n_jobs, initializer=threadpool_limits, initargs=(1,)) as threads:
+        cells = Cells(Z, Z.copy(), R, batches, map if device.is_gpu or n_jobs == 1 else threads.map, step)
+        Y, objective = _kmeans(cells, nclust, rng, device), None
         for iteration in range(max_iter_harmony):
             before, objective = _cluster(cells, Y, theta, sigma, rng, objective)
             Y = _correct(cells, Y, lamb)
-            fall = (before - objective) / abs(before)
-            stage.log.info("iteration %d: objective %.6g", iteration + 1, objective)
-            if abs(fall) <= EPSILON_HARMONY:
+            stage.log.info("iteration %d: objective %.6g, before %.6g", iteration + 1, objective, before)
+            if abs(before - objective) <= EPSILON_HARMONY * abs(before):
                 stage.log.info("converged")
                 break
-            if iteration + 1 < max_iter_harmony:
-                cells.scale()
         else:
-            stage.notice("not converged %s", fall)
+            stage.notice(
+                "Harmony has not converged in %d iterations: in the last one its objective went from %.6g to %.6g, and "
+                "a change of at most %g %% counts as converged. See in the figures whether the batches mix, and raise "
+                "`harmony: max_iter_harmony`.",
+                *(max_iter_harmony, before, objective, 100 * EPSILON_HARMONY),
+            )
+    # On a CPU the memory of Z, which is not needed any more
     host[order] = device.to_host(cells.Z_corr)
     return host
-
-
-@contextmanager
-def _mapping(device: Device, n_jobs: int) -> Iterator[Callable]:
-    """`map`: on a CPU that of `n_jobs` threads, in each of which BLAS has one."""
-    if device.is_gpu:
-        yield map
-        return
-    with threadpool_limits(1):
-        if n_jobs == 1:
-            yield map
-            return
-        # A BLAS on OpenMP knows its limit by thread
-        with ThreadPoolExecutor(n_jobs, initializer=threadpool_limits, initargs=(1,)) as pool:
-            yield pool.map
 
 
 def _product(A: Any, B: Any, xp: ModuleType) -> Any:
@@ -265,7 +246,8 @@ def _kmeans(cells: Cells, n_clusters: int, rng: np.random.Generator, device: Dev
     """Centroids of some of the cells' unit vectors, from k-means++: n_clusters x components, of unit length."""
     xp, n = device.xp, len(cells.Z)
     some = rng.choice(n, min(n, KMEANS_CELLS * n_clusters), replace=False)
-    X = cells.Z_corr[xp.asarray(some)]
+    X = cells.Z[xp.asarray(some)]
+    _scale_to_unit_length(X, xp)
     Y = xp.asarray(_seeds(device.to_host(X[: SEEDING_CELLS * n_clusters]), n_clusters, rng))
     for _ in range(LLOYD_STEPS):
         half = 0.5 * (Y * Y).sum(axis=1)
@@ -334,44 +316,41 @@ def _assign(cells: Cells, block: list[Any], Y: Any, sigma: float, reward: Any, k
 
 
 def _cluster(
-    cells: Cells,
-    Y: Any,
-    theta: float,
-    sigma: float,
-    rng: np.random.Generator,
-    before: float | None,
+    cells: Cells, Y: Any, theta: float, sigma: float, rng: np.random.Generator, before: float | None
 ) -> tuple[float, float]:
-    """Set R to soft clusters that mix the batches, by MAX_ITER_KMEANS rounds over the blocks.
+    """Set R to soft clusters that mix the batches, in MAX_ITER_KMEANS rounds over random blocks of cells.
 
     A block's cells are assigned by what all other cells leave: R ~ exp(-d / sigma) ((2 E + 1) / (O + E + 1))^theta,
     with the last factor for each of the cell's batches.
 
     Returns
     -------
-    The objective before, if it is not given that of the clusters without regard to batches, and after.
+    The objective before (if None is given, that of the clusters without regard to batches) and after.
     """
-    batches, xp = cells.batches, cells.batches.xp
+    batches, xp, n = cells.batches, cells.batches.xp, len(cells.Z)
 
-    def objective() -> float:
-        """Distances, entropy of the clusters, and their dependence on the batches; per 2000 cells."""
-        return float(sigma * (sum(energies) - (observed * rewarded()).sum())) * 2000 / len(cells.Z)
-
-    def rewarded() -> Any:
+    def reward() -> Any:
         expected = batches.expected(observed)
         return theta * (xp.log(2 * expected + 1) - xp.log(observed + expected + 1))
 
-    n = len(cells.Z)
-    blocks = [np.sort(rows) for rows in np.array_split(rng.permutation(n), min(n, round(1 / BLOCK_SIZE)))]
-    blocks = [[xp.asarray(rows[piece]) for piece in cells.pieces(0, len(rows))] for rows in blocks]
-    nothing = xp.zeros((sum(batches.sizes), len(Y)))
-    sums, energies = map(list, zip(*(_assign(cells, b, Y, sigma, nothing, False) for b in blocks), strict=True))
+    def objective() -> float:
+        """Distances, entropy of the clusters, and their dependence on the batches; per 2000 cells."""
+        return float(sigma * (sum(energies) - (observed * reward()).sum())) * 2000 / n
+
+    list(cells.map(lambda rows: _scale_to_unit_length(cells.Z_corr[rows], xp), cells.pieces(0, n)))
+    drawn = [np.sort(block) for block in np.array_split(rng.permutation(n), min(n, round(1 / BLOCK_SIZE)))]
+    blocks = [[xp.asarray(block[piece]) for piece in cells.pieces(0, len(block))] for block in drawn]
+    no_reward = xp.zeros((sum(batches.sizes), len(Y)))
+    assigned = [_assign(cells, block, Y, sigma, no_reward, keep=False) for block in blocks]
+    sums, energies = map(list, zip(*assigned, strict=True))
     observed = sum(sums)
-    before = objective() if before is None else before
+    if before is None:
+        before = objective()
     for left in reversed(range(MAX_ITER_KMEANS)):
-        for b in rng.permutation(len(blocks)):
-            observed = observed - sums[b]
-            sums[b], energies[b] = _assign(cells, blocks[b], Y, sigma, rewarded(), keep=left == 0)
-            observed = observed + sums[b]
+        for i in rng.permutation(len(blocks)):
+            observed = observed - sums[i]
+            sums[i], energies[i] = _assign(cells, blocks[i], Y, sigma, reward(), keep=left == 0)
+            observed = observed + sums[i]
     return before, objective()
 
 
@@ -381,15 +360,15 @@ def _correct(cells: Cells, Y: Any, lamb: float | None) -> Any:
     bounds = zip(batches.bounds[:-1].tolist(), batches.bounds[1:].tolist(), strict=True)
     pieces = [(c, rows) for c, (start, stop) in enumerate(bounds) for rows in cells.pieces(start, stop)]
     sums = xp.zeros((len(batches.combinations), len(Y), cells.Z.shape[1] + 1))
-    for (c, _), part in zip(
-        pieces, cells.map(lambda piece: _moments(cells.R[piece[1]], cells.Z[piece[1]], xp), pieces), strict=True
-    ):
+    moments = cells.map(lambda piece: _moments(cells.R[piece[1]], cells.Z[piece[1]], xp), pieces)
+    for (c, _), part in zip(pieces, moments, strict=True):
         sums[c] += part
     shifts, Y = _ridge(sums, Y, lamb, batches)
 
     def correct(piece: tuple[int, slice]) -> None:
         c, rows = piece
-        shift = sum(shifts[key][level] for key, level in zip(batches.keys, batches.combinations[c], strict=True))
+        levels = batches.combinations[c].tolist()
+        shift = sum(shifts[key][level] for key, level in zip(batches.keys, levels, strict=True))
         xp.subtract(cells.Z[rows], cells.R[rows] @ shift, out=cells.Z_corr[rows])
 
     list(cells.map(correct, pieces))
