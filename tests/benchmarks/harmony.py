@@ -3,9 +3,9 @@
     uv run python tests/benchmarks/harmony.py --cells 20000 100000 --runs 5
 
 The components are simulated: 20 types in 8 batches, each of which shifts its cells; types and shifts differ less from
-component to component.
-Both sides get the workflow's defaults and 100 clusters, and each the same seed in all runs. Each number is the least of several runs, for
-what else a machine does only adds to it; where others use its cores, CPU seconds say more than those on the wall.
+component to component. Both sides get the workflow's defaults and 100 clusters, and each the same seed in all runs.
+Each number is the least of several runs, for what else a machine does only adds to it; where others use its cores, CPU
+seconds say more than those on the wall.
 """
 
 from __future__ import annotations
