@@ -1,18 +1,16 @@
 """Harmony: the cells' principal components, corrected for their batches.
 
 Harmony alternates soft clustering, which is rewarded for clusters that mix the batches, with a linear correction per
-cluster and batch. Source: Korsunsky et al. 2019; harmonypy 2 (Harmony 2, whose ridge penalty is estimated per cluster),
-which computes it on the CPU.
+cluster and batch. Source: Korsunsky et al. 2019; what is computed, and how, is in `lib.harmony_algorithm`.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib import device as devices
-from lib import harmony2, stage
+from lib import harmony_algorithm, stage
 from lib.categories import as_categories
 from lib.errors import UserError
 from lib.files import read_arrays, read_table, write_arrays
@@ -41,7 +39,7 @@ def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def harmonize(
     X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed: int, device: devices.Device, n_jobs: int
 ) -> np.ndarray:
-    """The integrated components: by harmonypy, on a GPU by `lib.harmony2`.
+    """The integrated components: from a cluster for every 30 cells, 100 at most.
 
     Parameters
     ----------
@@ -63,27 +61,9 @@ def harmonize(
     cells x components, float32.
     """
     nclust = max(1, min(round(len(X_pca) / 30), 100))
-    if device.is_gpu:
-        codes = np.stack([pd.factorize(obs[key], sort=True)[0] for key in obs], axis=1)
-        theta, sigma, lamb, max_iter = (config[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))
-        return harmony2.harmonize(X_pca, codes, theta, sigma, lamb, nclust, max_iter, seed, device)
-    import harmonypy
-
-    # harmonypy writes to the terminal by a handler of its own; without it, its lines reach our log
-    logging.getLogger("harmonypy").handlers.clear()
-    result = harmonypy.run_harmony(
-        X_pca,
-        obs,
-        list(obs.columns),
-        theta=config["theta"],
-        lamb=config["lamb"],
-        sigma=config["sigma"],
-        nclust=nclust,
-        max_iter_harmony=config["max_iter_harmony"],
-        random_state=seed,
-        ncores=n_jobs,
-    )
-    return result.Z_corr.astype(np.float32)
+    codes = np.stack([pd.factorize(obs[key], sort=True)[0] for key in obs], axis=1)
+    theta, sigma, lamb, max_iter = (config[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))
+    return harmony_algorithm.harmonize(X_pca, codes, theta, sigma, lamb, nclust, max_iter, seed, device, n_jobs)
 
 
 def main(snakemake: Any) -> None:

@@ -322,9 +322,11 @@ def pca(job: Job) -> Need:
 
 
 def harmony(job: Job) -> Need:
-    """Some copies of the components, and each cell's share in 100 clusters."""
-    tables = 4 * job.n_kept * (8 * job.n_comps + 2 * 100)
-    memory = {"mem": PYTHON + 20 * MB + tables, "gpu_mem": PYTHON + CUPY + tables}
+    """Some copies of the components, each cell's share in 100 clusters, and these clusters' sums in each batch."""
+    sums = 5 * 8 * 100 * job.n_comps * job.n_batches
+    tables = 4 * job.n_kept * (4 * job.n_comps + 100) + 700 * job.n_kept + sums
+    mem = PYTHON + THREAD * (job.threads - 1) + 20 * MB + tables
+    memory = {"mem": mem, "gpu_mem": PYTHON + CUPY + 4 * job.n_kept * (8 * job.n_comps + 2 * 100)}
     seconds = 5 + 1e-4 * job.n_kept * (1 + job.n_batches / 20)
     disk, vram = 4 * job.n_comps * job.n_kept, 600 * MB + 4 * job.n_kept * (6 * job.n_comps + 4 * 100)
     return Need(**memory, seconds=seconds, disk=disk, vram=vram)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from carried import STAGES, Carried
-from lib import device as devices
 from lib.files import read_arrays, read_table
 from lib.fuzzy import read_graph
 from lib.markers import read_markers
@@ -118,31 +117,18 @@ def test_pca(carried):
 
 
 def test_harmony(carried):
-    """r >= 0.99 per component, but where harmonypy with other seeds is farther from itself.
+    """The same algorithm from the same random numbers: equal to 1e-4 of the largest value.
 
-    Both start from random centroids. On PBMC of three technologies two seeds of harmonypy agree to 0.93 on average in
-    the seventh component, to 0.90 at worst, and in all others to 0.98 or better.
+    On a CPU, components that are changed by 3e-7 of themselves change the result by 2e-6 of its largest value; the rest
+    leaves room for cells that another rounding puts into another cluster of k-means.
     """
-    import harmony
-
     (cpu, gpu), *_ = carried.both("harmony")
     cpu, gpu = read_arrays(cpu), read_arrays(gpu)
     assert cpu.keys() == gpu.keys()
     if not cpu:
         pytest.skip("one batch: Harmony is skipped")
-    n_pcs = 20  # components beyond these carry noise, which no correction settles
-    X_pca = read_arrays(carried.cpu("cohort/pca.h5")[0], "X_pca")["X_pca"]
-    obs = read_table(carried.cpu("cohort/obs.parquet")[0])[[carried.config.get("batch_key", "sample")]].astype(str)
-    config = {"theta": 2, "sigma": 0.1, "lamb": None, "max_iter_harmony": 10}
-    others = [harmony.harmonize(X_pca, obs, config, seed, devices.cpu(), 4) for seed in range(1, 5)]
-
-    def correlations(X: np.ndarray) -> np.ndarray:
-        return np.array([np.corrcoef(cpu["X_pca_harmony"][:, pc], X[:, pc])[0, 1] for pc in range(n_pcs)])
-
-    # The GPU's is one draw more: it may be somewhat beyond the worst of four
-    spread = np.min([correlations(X) for X in others], axis=0) - 0.02
-    found = correlations(gpu["X_pca_harmony"])
-    assert (found >= np.minimum(0.99, spread)).all(), (found, spread)
+    (one,), (two,) = cpu.values(), gpu.values()
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-4 * np.abs(one).max())
 
 
 def test_neighbors(carried):
