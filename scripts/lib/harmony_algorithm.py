@@ -214,12 +214,12 @@ def harmonize(
 
 def _product(A: Any, B: Any, xp: ModuleType) -> Any:
     """`A.T @ B`, float64: of TILE rows in float32, and the sum of these products in float64."""
+    if len(A) <= TILE:
+        return (A.T @ B).astype(xp.float64)
     whole = len(A) // TILE * TILE
-    total = (A[whole:].T @ B[whole:]).astype(xp.float64)
-    if whole:
-        tiles = A[:whole].reshape(-1, TILE, A.shape[1]).transpose(0, 2, 1)
-        total += xp.matmul(tiles, B[:whole].reshape(-1, TILE, B.shape[1])).sum(axis=0, dtype=xp.float64)
-    return total
+    tiles = A[:whole].reshape(-1, TILE, A.shape[1]).transpose(0, 2, 1)
+    total = xp.matmul(tiles, B[:whole].reshape(-1, TILE, B.shape[1])).sum(axis=0, dtype=xp.float64)
+    return total + _product(A[whole:], B[whole:], xp)
 
 
 def _moments(A: Any, X: Any, xp: ModuleType) -> Any:
