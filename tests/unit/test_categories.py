@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from lib import categories
 from lib.cohort import kept_cells
-from lib.files import key_of, name_of_key, write_table
+from lib.files import write_table
 
 
 def ordered(values, names, flag=True):
@@ -129,15 +129,3 @@ def test_an_order_that_is_lost_is_told(tmp_path, caplog):
     joined = kept_cells(cells(tmp_path, one={"stage": stages[0]}, two={"stage": stages[1]}))
     assert not joined["stage"].cat.ordered
     assert "obs column stage: the samples order its categories differently" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "name", ["P1", "a/b", "a_b", "a%2Fb", "50%", "% MT", "%", "%00", "", ".", "..", "./a", "γδ T/NK", "%%2F/"]
-)
-def test_keys_are_reversible(name):
-    key = key_of(name)
-    assert name_of_key(key) == name
-    assert "/" not in key
-    assert not key.startswith(".")
-    assert key
-    assert name in ("", "%00") or name == key or "/" in name or "%2F" in name or name.startswith(".")

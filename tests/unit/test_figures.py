@@ -370,7 +370,8 @@ def test_expression_by_group_is_scanpys():
 def test_expression_by_group_in_parts(tmp_path, monkeypatch):
     """Samples in parts, by several threads: equal to the last bit whatever the threads, and exact for the cells."""
     rng = np.random.default_rng(0)
-    genes = pd.DataFrame({"gene_symbols": [f"G{i}" for i in range(9)], "kept": True}, [f"G{i}" for i in range(9)])
+    names = [f"G{i}" for i in range(9)]
+    genes = pd.DataFrame({"gene_symbols": names, "gene_ids": names, "kept": True}, names)
     write_table(genes, tmp_path / "genes.parquet")
     X, kept, files = rng.poisson(0.7, (150, 9)), rng.random(150) > 0.2, []
     for sample, rows in enumerate((slice(0, 80), slice(80, 150))):

@@ -222,7 +222,8 @@ def artifacts(tmp_path):
         {"type": labels.to_numpy(), "kept_counts": totals, "total_counts": totals},
         index=[f"c{i}" for i in range(X.shape[0])],
     )
-    var = pd.DataFrame({"gene_symbols": [name.upper() for name in names], "kept": True}, index=names)
+    symbols = [name.upper() for name in names]
+    var = pd.DataFrame({"gene_symbols": symbols, "gene_ids": names, "kept": True}, index=names)
     writer = CountsWriter(tmp_path / "counts.h5ad", X.shape[1])
     writer.append(X)
     writer.close(obs, var)
