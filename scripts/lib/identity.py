@@ -8,13 +8,16 @@ follows from theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEY = "somersault-cells"  # of the attribute of an HDF5 file, and of a parquet file's metadata
 BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd
@@ -22,9 +25,9 @@ MODULUS = 1 << 64
 BLOCK = 1 << 16  # bytes hashed at a time
 
 
-def mark_of_names(names: Iterable[str], scope: str) -> str:
+def mark_of_names(names: Sequence[str] | pd.Index, scope: str) -> str:
     """The mark of cells with these names, in this order; `scope` is sample or cohort."""
-    names = [str(name) for name in names]
+    names = np.asarray(names, dtype=object)  # pandas 3 has its strings elsewhere, and gives them one by one slowly
     text = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
     weights = np.multiply.accumulate(np.r_[np.uint64(1), np.full(BLOCK - 1, BASE, np.uint64)])[::-1]
     found = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,12 +146,12 @@ class Scaling:
     def attrs(self) -> dict[str, Any]:
         """The scalars that `read` needs; `max_value` is NaN for None."""
         max_value = np.nan if self.max_value is None else self.max_value
-        return {"target_sum": self.target_sum, "max_value": max_value, "regress_keys": ",".join(self.regress_keys)}
+        return {"target_sum": self.target_sum, "max_value": max_value, "regress_keys": json.dumps(self.regress_keys)}
 
     @classmethod
     def read(cls, path: str | Path) -> Scaling:
         """The scaling that `pca.h5` holds."""
         attrs = read_attrs(path)
         max_value = None if np.isnan(attrs["max_value"]) else attrs["max_value"]
-        keys = tuple(filter(None, attrs["regress_keys"].split(",")))
+        keys = tuple(json.loads(attrs["regress_keys"]))
         return cls(attrs["target_sum"], keys, **read_arrays(path, "coefficients", "mean", "std"), max_value=max_value)
