@@ -39,7 +39,7 @@ KMEANS_CELLS = 256  # cells per cluster that k-means looks at, as in faiss
 SEEDING_CELLS = 50  # cells per cluster that k-means++ draws its centroids from
 LLOYD_STEPS = 10
 TILE = 512  # so many cells are summed in float32, and the sums of tiles in float64
-PIECE = {"cpu": 2**16, "gpu": 2**23}  # most elements of a temporary array: what a core's cache holds; 32 MiB
+PIECE = {"cpu": 2**17, "gpu": 2**23}  # most elements of a temporary array: what a core's cache holds; 32 MiB
 TINY = float(np.finfo(np.float32).tiny)
 
 

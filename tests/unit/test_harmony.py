@@ -127,7 +127,7 @@ def test_batches_of_the_same_types_mix():
 
 def test_equal_seeds_give_equal_results_with_any_number_of_threads():
     rng = np.random.default_rng(0)
-    # Blocks of 1,500 cells: three pieces each
+    # Blocks of 1,500 cells: two pieces each
     X, batch = rng.normal(size=(30_000, 5)).astype(np.float32), rng.integers(0, 3, 30_000)
     X += batch[:, None]
     obs, config = pd.DataFrame({"batch": batch.astype(str)}), CONFIG | {"max_iter_harmony": 2}
