@@ -48,9 +48,10 @@ def complete(config: Mapping[str, Any], schema_file: str | Path) -> dict[str, An
         errors = sorted(Draft202012Validator(schema).iter_errors(dict(config)), key=lambda error: list(error.path))
         problems = [_explain(error) for error in errors]
     if not problems:
-        config = _with_defaults(config, schema, schema)
+        given, config = config, _with_defaults(config, schema, schema)
         for section, key in (("qc", "gene_families"), ("cells", "max_pct_counts")):
             config[section][key] = {name: value for name, value in config[section][key].items() if value is not None}
+        _without_families(config, given)
         problems = list(_contradictions(config))
     if problems:
         raise UserError("the config is not right:\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -210,6 +211,25 @@ def stored_names(columns: Iterable[str], sheet: Collection[str], keep: Collectio
         taken.add(stored)
         names[name] = stored
     return names
+
+
+def _without_families(config: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Leave out what hangs on a gene family that the config takes away, with null or by naming others instead.
+
+    A limit, a regressor or a metric that the config itself (`given`) names stays, unless the family is null there.
+    """
+    families = config["qc"]["gene_families"]
+    removed = {name for name, genes in ((given.get("qc") or {}).get("gene_families") or {}).items() if genes is None}
+    for section, key, prefix in (
+        ("cells", "max_pct_counts", ""),
+        ("cells", "mad_metrics", "pct_counts_"),
+        ("regress_out", "keys", "pct_counts_"),
+    ):
+        named, own = config[section][key], (given.get(section) or {}).get(key) is not None
+        of_family = {name: name.removeprefix(prefix) for name in named if name.startswith(prefix)}
+        lost = {name for name, family in of_family.items() if family in removed or not (own or family in families)}
+        kept = [name for name in named if name not in lost]
+        config[section][key] = {name: named[name] for name in kept} if isinstance(named, dict) else kept
 
 
 def _unknown_keys(config: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> Iterator[str]:

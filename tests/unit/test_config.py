@@ -83,6 +83,22 @@ def test_mistakes_are_named(config, message):
         complete(**config)
 
 
+@pytest.mark.parametrize("families", [{"MT": None}, {"HB": ["HB"]}, {"MT": None, "RIBO": ["RPS"]}])
+def test_what_hangs_on_a_family_goes_with_it(families):
+    config = complete(qc={"gene_families": families}, cells={"mad": 5})
+    assert config["cells"]["max_pct_counts"] == {}
+    assert config["cells"]["mad_metrics"] == ["log1p_total_counts", "log1p_n_genes_by_counts"]
+    assert config["regress_out"]["keys"] == ["total_counts"]
+
+
+def test_what_the_config_asks_of_a_family_that_it_takes_away():
+    asked = {"cells": {"max_pct_counts": {"MT": 20}}, "regress_out": {"keys": ["pct_counts_MT"]}}
+    config = complete(qc={"gene_families": {"MT": None}}, **asked)
+    assert (config["cells"]["max_pct_counts"], config["regress_out"]["keys"]) == ({}, [])
+    with pytest.raises(UserError, match="max_pct_counts: MT` is no gene family"):
+        complete(qc={"gene_families": {"HB": ["HB"]}}, **asked)
+
+
 def test_all_mistakes_at_once():
     with pytest.raises(UserError) as error:
         complete(pca={"n_comps": 0}, hvg={"span": 2}, seed=-1)
