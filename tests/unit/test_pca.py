@@ -42,7 +42,7 @@ def scanpy_matrix(adata: ad.AnnData, keys: tuple[str, ...], scale: bool) -> np.n
     return adata.X.toarray() if sp.issparse(adata.X) else np.asarray(adata.X)
 
 
-@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("scale", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("keys", [KEYS, ()])
 def test_pbmc3k_equals_scanpy(pbmc3k, keys, scale):
     adata = features(pbmc3k)
