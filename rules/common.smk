@@ -10,28 +10,26 @@ from pathlib import Path
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.append(str(HOME / "scripts"))
 
-from lib import cards, code
-from lib import config as settings
-from lib import device as devices
-from lib import headers, notices, resources, sizes
-from lib.errors import UserError
-from lib.names import escape, unescape
+from lib.inputs import config as settings
+from lib.inputs import headers, sizes
+from lib.inputs import sheet as sheets
+from lib.run import cards, code, diagnosis, notices, resources
+from lib.run.errors import UserError
+from lib.store.names import escape, unescape
 from snakemake.exceptions import WorkflowError
 
 try:
     complete = settings.complete(config, HOME / "config/schemas/config.schema.yaml")
-    SHEET = settings.read_sheet(
-        settings.find_sheet(complete["samples"], HOME), complete
-    )
+    SHEET = sheets.read_sheet(sheets.find_sheet(complete["samples"], HOME), complete)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 config.clear()
 config.update(complete)  # in the schema's order, whatever the file's
 
-DEVICE = devices.choose(config["device"])
+DEVICE = diagnosis.choose(config["device"])
 GPU = int(DEVICE == "gpu")  # what a rule that computes on it asks for
 GPU_ENV = f"../envs/{DEVICE}.yaml"
-if GPU and not devices.unusable() and "vram_mb" not in workflow.global_resources:
+if GPU and not diagnosis.unusable() and "vram_mb" not in workflow.global_resources:
     # Jobs side by side share this machine's cards as far as their memory goes
     workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
 
@@ -121,32 +119,32 @@ def patient_number(wildcards):
 
 def sheet_obs(wildcards):
     """What the sheet adds to a sample's obs."""
-    return settings.sheet_obs(SHEET, wildcards.sample)
+    return sheets.sheet_obs(SHEET, wildcards.sample)
 
 
 def cell_suffix(wildcards):
     """What names a sample's cells."""
-    return settings.cell_suffix(SAMPLES, wildcards.sample)
+    return sheets.cell_suffix(SAMPLES, wildcards.sample)
 
 
 def cell_limits(wildcards):
     """The `cells` section of the config with the sample's own limits."""
-    return settings.cell_limits(SHEET, wildcards.sample, config["cells"])
+    return sheets.cell_limits(SHEET, wildcards.sample, config["cells"])
 
 
 def doublet_options(wildcards):
     """The `doublets` section of the config with the sample's own rate and threshold."""
-    return settings.doublet_options(SHEET, wildcards.sample, config["doublets"])
+    return sheets.doublet_options(SHEET, wildcards.sample, config["doublets"])
 
 
 def counts_slot(wildcards):
     """Where a sample's file keeps its counts."""
-    return settings.counts_slot(SHEET, wildcards.sample, config)
+    return sheets.counts_slot(SHEET, wildcards.sample, config)
 
 
 def orientation(wildcards):
     """Whether a sample's table of text has a line per cell or per gene."""
-    return settings.orientation(SHEET, wildcards.sample, config)
+    return sheets.orientation(SHEET, wildcards.sample, config)
 
 
 def file_version(wildcards):
@@ -281,9 +279,9 @@ def check_device():
         GPU
         and workflow.local_exec
         and not only_looks()
-        and (problem := devices.unusable())
+        and (problem := diagnosis.unusable())
     ):
-        raise WorkflowError(devices.refusal(problem))
+        raise WorkflowError(diagnosis.refusal(problem))
 
 
 def cores(stage):

@@ -22,19 +22,21 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata.io import write_elem
-from lib import device as devices
-from lib import stage
-from lib.categories import as_categories, category_colours, natural_order
-from lib.clock import spending
-from lib.cohort import Cohort, with_results
-from lib.compressed import CompressedArray, pool
-from lib.counts import Stream, row_sums
-from lib.errors import UserError
-from lib.files import LIBVER, read_arrays, read_attrs, read_table, replacing
-from lib.fuzzy import read_graph
-from lib.h5ad import plain_strings
-from lib.markers import FLOATS, read_markers
-from lib.scaling import log_normalize, target_of
+from lib.methods.fuzzy import read_graph
+from lib.methods.markers import FLOATS, read_markers
+from lib.methods.scaling import log_normalize, target_of
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.clock import spending
+from lib.run.errors import UserError
+from lib.run.progress import progress, timed
+from lib.store.categories import as_categories, category_colours, natural_order
+from lib.store.cohort import Cohort, with_results
+from lib.store.compressed import CompressedArray, pool
+from lib.store.csr import row_sums
+from lib.store.files import LIBVER, read_arrays, read_attrs, read_table, replacing
+from lib.store.h5ad import plain_strings
+from lib.store.stream import Stream
 
 PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # whose versions the atlas names
 
@@ -66,7 +68,7 @@ def write_matrices(
     values, numbers = CompressedArray(X, "data", np.float32), CompressedArray(layer, "data", np.int32)
     indices = CompressedArray(X, "indices", np.int32)
     lengths = [np.zeros(1, np.int64)]
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "X and counts"):
+    for chunk in progress(counts.chunks(), counts.n_obs, "X and counts"):
         sums = device.to_host(row_sums(chunk.X, device))
         if len(other := np.flatnonzero(sums != totals[chunk.rows])):
             row = chunk.start + other[0]
@@ -332,7 +334,7 @@ def main(snakemake: Any) -> None:
         elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns)}
         elements |= {"obsm": obsm, "varm": {"PCs": loadings(pca["PCs"], var["highly_variable"].to_numpy())}}
         elements |= {"obsp": obsp, "varp": {}}
-        with stage.timed("the other slots"), spending("write"):
+        with timed("the other slots"), spending("write"):
             for name, element in elements.items():
                 write_elem(file, name, element)
     size = Path(snakemake.output.atlas).stat().st_size / 1e6

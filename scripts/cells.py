@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from lib import stage
-from lib.counts import Counts
-from lib.files import read_table, replacing, write_table
-from lib.ledgers import MUCH, describe_limit, shares_taken
-from lib.thresholds import failing, threshold_reasons
+from lib.methods.ledgers import MUCH, describe_limit, shares_taken
+from lib.methods.thresholds import failing, threshold_reasons
+from lib.run import stage
+from lib.store.counts import Counts
+from lib.store.files import read_table, replacing, write_table
 
 
 def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tuple[str, str]]) -> pd.DataFrame:

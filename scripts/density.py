@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import stage
-from lib.categories import as_categories
-from lib.errors import UserError
-from lib.files import read_table, write_table
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.store.categories import as_categories
+from lib.store.files import read_table, write_table
 
 STEPS = 6  # grid steps in a bandwidth
 REACH = 5  # bandwidths after which a kernel ends

@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
-from lib import cards, stage
-from lib import device as devices
-from lib.errors import UserError
+from lib.run import cards, diagnosis, stage
+from lib.run import device as devices
+from lib.run.errors import UserError
 
 WRITTEN = 128 << 20  # bytes that try the disk
 SLOW = 20  # MB/s: of a disk below this, a run waits
@@ -123,11 +123,11 @@ def rapids() -> dict[str, tuple[str, str]]:
 
 def check_gpu(wanted: bool) -> Iterator[Finding]:
     """Driver, cards and RAPIDS; whatever is amiss is wrong where the config wants a GPU, else noted."""
-    problem = devices.unusable()
+    problem = diagnosis.unusable()
     if problem:
         yield Finding("GPU", WRONG if wanted else GOOD, f"{'not usable: ' if wanted else 'none used: '}{problem}")
         return
-    yield Finding("driver", GOOD, str(devices.driver_version()))
+    yield Finding("driver", GOOD, str(diagnosis.driver_version()))
     for card in cards.visible():
         yield Finding("card", GOOD, f"{card.ordinal}: {card.uuid}, {card.memory_mb:,} MB")
     found = rapids()
@@ -231,7 +231,7 @@ def examine(home: Path, gpu: bool, device: devices.Device, folder: Path) -> Iter
 def main(snakemake: Any) -> None:
     """Print every finding; fail where one is wrong."""
     gpu, wrong = bool(snakemake.resources.get("gpu", 0)), 0
-    device = devices.of(snakemake) if gpu and devices.unusable() is None else devices.cpu()
+    device = devices.of(snakemake) if gpu and diagnosis.unusable() is None else devices.cpu()
     for finding in examine(Path(snakemake.params.home), gpu, device, Path("results")):
         line = f"{finding.state:5} {finding.what}: {finding.found}"
         print(line, flush=True)

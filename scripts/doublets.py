@@ -29,29 +29,21 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import hvg_statistics as statistics
-from lib import knn, stage
-from lib.categories import name_of
-from lib.counts import (
-    Chunk,
-    Counts,
-    InMemory,
-    Stream,
-    column_counts,
-    column_sums,
-    dense,
-    row_sums,
-    rows_of_nonzeros,
-    select_genes,
-    select_rows,
-)
-from lib.eigen import leading_eigenpairs
-from lib.errors import UserError
-from lib.files import LIBVER, read_table, replacing, write_table
-from lib.ledgers import shortened
-from lib.names import escape_key
-from lib.thresholds import threshold_reasons
+from lib.methods import hvg_statistics as statistics
+from lib.methods import knn
+from lib.methods.eigen import leading_eigenpairs
+from lib.methods.ledgers import shortened
+from lib.methods.thresholds import threshold_reasons
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.run.progress import Pace, progress
+from lib.store.categories import name_of
+from lib.store.counts import Counts
+from lib.store.csr import column_counts, column_sums, dense, row_sums, rows_of_nonzeros, select_genes, select_rows
+from lib.store.files import LIBVER, read_table, replacing, write_table
+from lib.store.names import escape_key
+from lib.store.stream import Chunk, InMemory, Stream
 
 MIN_CELLS_OF_GENE = 3  # scanpy's filters within scrublet
 MIN_GENES_OF_CELL = 3
@@ -176,7 +168,7 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
     """
     xp = counts.device.xp
     n_cells = xp.zeros(counts.n_vars, np.int64)
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "cells per gene"):
+    for chunk in progress(counts.chunks(), counts.n_obs, "cells per gene"):
         n_cells += column_counts(chunk.X, counts.device)
     n_cells = counts.device.to_host(n_cells)
     genes = n_cells >= MIN_CELLS_OF_GENE
@@ -188,7 +180,7 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
     factors = xp.where(scored, xp.median(totals[scored]) / xp.maximum(totals, 1), 0)
 
     sums = xp.zeros((2, expressed.n_vars))
-    for chunk in stage.progress(expressed.chunks(), counts.n_obs, "normalised sums"):
+    for chunk in progress(expressed.chunks(), counts.n_obs, "normalised sums"):
         values = chunk.X.data * factors[chunk.rows][rows_of_nonzeros(chunk.X, counts.device)]
         sums[0] += column_sums(chunk.X, values, counts.device)
         sums[1] += column_sums(chunk.X, values * values, counts.device)
@@ -277,7 +269,7 @@ def _normalized(counts: Stream, scored: np.ndarray) -> Iterator[tuple[Any, Any]]
     """The scored cells' counts as shares of their totals: dense chunks, float32, and the genes' sums in float64."""
     device, xp = counts.device, counts.device.xp
     max_cells = max(1, DENSE[device.name] // max(counts.n_vars, 1))
-    for chunk in stage.progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
+    for chunk in progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
         X = select_rows(chunk.X, scored[chunk.rows], device)
         shares = X.data * (TARGET_SUM / xp.maximum(row_sums(X, device), 1))[rows_of_nonzeros(X, device)]
         Z = device.sparse.csr_matrix((shares.astype(np.float32), X.indices, X.indptr), X.shape)
@@ -332,7 +324,7 @@ def neighbor_scores(
     k = max(2, round(n_neighbors * (1 + r)))
     points = device.xp.concatenate([cells, simulated])
     n_simulated = device.xp.zeros(len(points))
-    pace = stage.Pace("neighbours", len(points), "cells and simulated doublets")
+    pace = Pace("neighbours", len(points), "cells and simulated doublets")
     for rows, indices, _ in knn.exact_blocks(points, k - 1, n_jobs=n_jobs, device=device):
         n_simulated[rows] = (indices >= len(cells)).sum(1)
         pace.step(len(indices))

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import stage
-from lib.cohort import Cohort, kept_cells
-from lib.counts import Counts, CountsWriter, Stream, row_sums, select_genes, select_rows
-from lib.files import read_table, replacing, write_table
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import progress
+from lib.store.cohort import Cohort, kept_cells
+from lib.store.counts import Counts, CountsWriter
+from lib.store.csr import row_sums, select_genes, select_rows
+from lib.store.files import read_table, replacing, write_table
+from lib.store.stream import Stream
 
 
 def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -> np.ndarray:
@@ -25,7 +28,7 @@ def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -
     device = counts.device
     columns = np.where(selected, np.cumsum(selected) - 1, -1).astype(np.int32)
     totals = []
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "features"):
+    for chunk in progress(counts.chunks(), counts.n_obs, "features"):
         totals.append(device.to_host(row_sums(chunk.X, device)))
         X = select_rows(chunk.X, totals[-1] > 0, device)
         writer.append(select_genes(X, columns, int(selected.sum()), device))

@@ -3,9 +3,9 @@
 from typing import Any
 
 from features import write_store
-from lib import device as devices
-from lib import stage
-from lib.cohort import Cohort
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.cohort import Cohort
 
 
 def main(snakemake: Any) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import matplotlib.patheffects as effects
 import numpy as np
 import pandas as pd
-from lib import plots, stage
-from lib.categories import as_categories
-from lib.cohort import with_results
-from lib.files import read_table
+from lib.figures import plots, words
+from lib.run import stage
+from lib.run.progress import timed
+from lib.store.categories import as_categories
+from lib.store.cohort import with_results
+from lib.store.files import read_table
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -67,7 +69,7 @@ def by_value(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], seed: 
     """Cells shaded by a number, counts on a log scale, up to the 99.5th percentile; cells without one are grey."""
     numbers = values.to_numpy(dtype=float)
     known = np.isfinite(numbers)
-    fig, ax = embedding_panel(axes_names, plots.metric_label(str(values.name)))
+    fig, ax = embedding_panel(axes_names, words.metric_label(str(values.name)))
     if not known.all():
         plots.points(ax, *X[~known].T, plots.rgba([plots.BACKGROUND] * (~known).sum()), seed)
     if known.any():
@@ -76,7 +78,7 @@ def by_value(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], seed: 
         norm = (LogNorm if log else Normalize)(low, max(high, low + 1e-9))
         shown = np.maximum(numbers[known], 1) if log else numbers[known]
         drawn = plots.points(ax, *X[known].T, shown, seed, norm=norm, cmap="viridis")
-        plots.colour_bar(ax, drawn, plots.metric_label(str(values.name)))
+        plots.colour_bar(ax, drawn, words.metric_label(str(values.name)))
     return fig
 
 
@@ -158,7 +160,7 @@ def main(snakemake: Any) -> None:
     table = table.assign(**{name: as_categories(table[name]) for name in snakemake.params.groupings})
 
     def draw(name: str, path: str) -> None:
-        with stage.timed(name):
+        with timed(name):
             plots.save(figure_of(embedding, table, name, seed, named=name in clusterings), path)
 
     tasks = [partial(draw, *pair) for pair in zip(snakemake.params.colours, snakemake.output, strict=True)]

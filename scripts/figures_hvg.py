@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from lib import plots, stage
-from lib.files import read_table
+from lib.figures import plots
+from lib.run import stage
+from lib.store.files import read_table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import plots, stage, tables
-from lib.cohort import Cohort
-from lib.counts import Counts, InMemory, Stores, Stream, rows_of_nonzeros
-from lib.files import read_table
-from lib.markers import Groups, read_groups
-from lib.scaling import log_normalize, target_of
+from lib.figures import plots, tables
+from lib.methods.markers import Groups, read_groups
+from lib.methods.scaling import log_normalize, target_of
+from lib.run import stage
+from lib.run.progress import Pace
+from lib.store.cohort import Cohort
+from lib.store.counts import Counts, Stores
+from lib.store.csr import rows_of_nonzeros
+from lib.store.files import read_table
+from lib.store.stream import InMemory, Stream
 from matplotlib.figure import Figure
 
 MAX_DOTS = 100  # columns of the dot plot, shared among the groups, at most MAX_EACH for one
@@ -50,7 +54,7 @@ def expression_by_group(
     n_groups = len(groups.names)
     codes = np.where(groups.codes < 0, n_groups, groups.codes)
     found = np.zeros((2, n_groups + 1, counts.n_vars))
-    pace = stage.Pace("expression", counts.n_obs)
+    pace = Pace("expression", counts.n_obs)
     with ThreadPoolExecutor(threads) as pool:
         consecutive = parts(counts)
         sums = pool.map(lambda part: sums_by_group(*part, codes, totals, target_sum), consecutive)

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import plots, stage
-from lib.files import read_arrays, read_attrs, read_table
+from lib.figures import plots
+from lib.run import stage
+from lib.store.files import read_arrays, read_attrs, read_table
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

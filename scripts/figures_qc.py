@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import plots, stage, tables
-from lib.categories import united
-from lib.files import column_names, read_table
-from lib.ledgers import MORE, MUCH, describe_limit, shares_taken
+from lib.figures import plots, tables, words
+from lib.methods.ledgers import MORE, MUCH, describe_limit, shares_taken
+from lib.run import stage
+from lib.store.categories import united
+from lib.store.files import column_names, read_table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -68,7 +69,7 @@ def violins(
         ax.set_yticks(range(len(order)), [])
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.set_xlabel(plots.metric_label(metric))
+        ax.set_xlabel(words.metric_label(metric))
         plots.draw_limits(ax, "x", limits.get(metric, []))
         ax.tick_params(axis="x", top=len(order) > 60, labeltop=len(order) > 60)
     axes[0, 0].set_yticklabels(order, size=8 if len(order) <= 60 else 6.5)
@@ -150,7 +151,7 @@ def attrition_bars(lost: pd.DataFrame) -> Figure:
     axes[0, 0].set_xlabel("cells")
     axes[0, 1].set_xlabel("% of the sample's cells")
     axes[0, 1].set_xlim(0, 100)
-    shown = {f"{plots.reason_label(name)} ({n:,})": colours[name] for name, n in lost.sum().items() if n}
+    shown = {f"{words.reason_label(name)} ({n:,})": colours[name] for name, n in lost.sum().items() if n}
     plots.outside_legend(axes[0, 1], shown)
     return fig
 
@@ -198,7 +199,7 @@ def main(snakemake: Any) -> None:
     tell_uneven(ledger, cells, params.batch_key)
     cells["empty"] = cells["kept"] & ~cells.index.isin(read_table(snakemake.input.obs, columns=[]).index)
     ledger, cells["kept"] = with_empty(ledger, cells, params.batch_key), cells["kept"] & ~cells["empty"]
-    limits = plots.limits(params.cells)
+    limits = words.limits(params.cells)
     batch_key, seed = params.batch_key, snakemake.params.seed
     tasks = [
         lambda: plots.save(violins(cells, batch_key, metrics, limits), output.violins, dpi=110),
@@ -207,7 +208,7 @@ def main(snakemake: Any) -> None:
     ]
     plots.draw_all(tasks, snakemake.threads)
     tables.write_tsv(ledger, output.attrition_table)
-    counted = attrition(ledger).rename(columns=plots.reason_label).reset_index()
+    counted = attrition(ledger).rename(columns=words.reason_label).reset_index()
     tables.write_html(counted, output.attrition_html, "Cells kept, and removed by each step")
     of_batches = summary(cells, params.batch_key, metrics)
     tables.write_tsv(of_batches, output.summary)

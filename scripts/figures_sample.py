@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from h5py import File
-from lib import plots, stage
-from lib.categories import as_categories
-from lib.files import column_names, read_table
-from lib.names import unescape
+from lib.figures import plots, words
+from lib.run import stage
+from lib.store.categories import as_categories
+from lib.store.files import column_names, read_table
+from lib.store.names import unescape
 from matplotlib.figure import Figure
 
 
@@ -39,7 +40,7 @@ def qc_scatter(
     for ax, metric in zip(axes[0], against, strict=True):
         plots.metric_scatter(ax, cells, metric, limits, each, seed)
     n = reason.value_counts()
-    shown = {f"{plots.reason_label(name)} ({n[name]:,})": colour for name, colour in colours.items() if n.get(name)}
+    shown = {f"{words.reason_label(name)} ({n[name]:,})": colour for name, colour in colours.items() if n.get(name)}
     plots.outside_legend(axes[0, -1], shown, bbox_to_anchor=(1.1, 1.0))
     return fig
 
@@ -85,7 +86,7 @@ def doublet_histograms(
             plots.log_axis(ax.yaxis)
             if np.isfinite(thresholds[batch]):
                 plots.draw_limits(ax, "x", [round(thresholds[batch], 3)])
-            ax.set_xlabel(plots.metric_label("doublet_score"))
+            ax.set_xlabel(words.metric_label("doublet_score"))
         called = (observed[batch] > thresholds[batch]).sum()
         left.set_title(f"{batch}: {called:,} of {len(observed[batch]):,} cells called", loc="left", pad=12)
         right.set_title("simulated doublets", loc="left", pad=12)
@@ -103,7 +104,7 @@ def main(snakemake: Any) -> None:
     cells = read_table(snakemake.input.cells, columns=[*metrics, *([f"pct_counts_{family}"] if family else [])])
     ledger = pd.read_csv(snakemake.input.ledger, sep="\t", dtype=str, keep_default_na=False)
     reasons = [reason for reason in ledger["reason"].unique() if reason]
-    limits = plots.limits(params.cells)
+    limits = words.limits(params.cells)
     if cells[params.batch_key].nunique() == 1:
         for metric, at in outlier_limits(cells, params.cells).items():
             limits[metric] = limits.get(metric, []) + at

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import stage
-from lib.cohort import gene_keys, named_by_id
-from lib.counts import Counts, Stream, column_counts, column_sums
-from lib.errors import UserError
-from lib.files import column_names, read_table, write_table
-from lib.genelists import Genes, gene_families
-from lib.ledgers import shortened, where_cells_went
+from lib.inputs.genelists import Genes, gene_families
+from lib.methods.ledgers import shortened, where_cells_went
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.run.progress import progress
+from lib.store.cohort import gene_keys, named_by_id
+from lib.store.counts import Counts
+from lib.store.csr import column_counts, column_sums
+from lib.store.files import column_names, read_table, write_table
+from lib.store.stream import Stream, halving
 
 MIN_CELLS = 3  # of the cohort
 
@@ -58,12 +61,12 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
     return shared
 
 
-@stage.halving
+@halving
 def gene_sums(counts: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Total count and number of cells with the gene, per gene of a stream; int64, exact."""
     xp, device = counts.device.xp, counts.device
     totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "gene sums"):
+    for chunk in progress(counts.chunks(), counts.n_obs, "gene sums"):
         totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)
         n_cells += column_counts(chunk.X, device)
     return device.to_host(totals), device.to_host(n_cells)

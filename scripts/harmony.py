@@ -1,7 +1,7 @@
 """Harmony: the cells' principal components, corrected for their batches.
 
 Harmony alternates soft clustering, which is rewarded for clusters that mix the batches, with a linear correction per
-cluster and batch. Source: Korsunsky et al. 2019; what is computed, and how, is in `lib.harmony_algorithm`.
+cluster and batch. Source: Korsunsky et al. 2019; what is computed, and how, is in `lib.methods.harmony_algorithm`.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import harmony_algorithm, stage
-from lib.categories import as_categories
-from lib.errors import UserError
-from lib.files import read_arrays, read_table, write_arrays
+from lib.methods import harmony_algorithm
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.store.categories import as_categories
+from lib.store.files import read_arrays, read_table, write_arrays
 
 
 def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Highly variable genes, within batches and over them.
 
-A flavour gives each gene a statistic in each batch (`lib.hvg_statistics`): the variance of standardised clipped counts
-(seurat_v3, seurat_v3_paper), the dispersion among genes of similar mean (seurat, cell_ranger), the variance of Pearson
-residuals (pearson_residuals), or the probability that a gene has more zeros than Poisson counts would
+A flavour gives each gene a statistic in each batch (`lib.methods.hvg_statistics`): the variance of standardised clipped
+counts (seurat_v3, seurat_v3_paper), the dispersion among genes of similar mean (seurat, cell_ranger), the variance of
+Pearson residuals (pearson_residuals), or the probability that a gene has more zeros than Poisson counts would
 (poisson_gene_selection). Genes are ranked by it in each batch, and over the batches by
 
     seurat_v3                                the median rank, then in how many batches they are among the first n
@@ -11,10 +11,9 @@ residuals (pearson_residuals), or the probability that a gene has more zeros tha
     poisson_gene_selection                   the same number, then the median rank
 
 Ties keep the genes' order, so that exactly n_top_genes are selected, or all that there are. A batch ranks nothing in
-which no two cells differ. A flavour reads the counts once or twice
-(`lib.config.hvg_passes`), each time for sums (`next_sums`), which shards of the cells may have made (hvg_sums.py).
-Sources: scanpy.pp.highly_variable_genes, scanpy.experimental.pp.highly_variable_genes,
-scvi.data.poisson_gene_selection.
+which no two cells differ. A flavour reads the counts once or twice (`lib.inputs.config.hvg_passes`), each time for sums
+(`next_sums`), which shards of the cells may have made (hvg_sums.py). Sources: scanpy.pp.highly_variable_genes,
+scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
 """
 
 import difflib
@@ -23,20 +22,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import config as settings
-from lib import device as devices
-from lib import hvg_statistics as statistics
-from lib import stage
-from lib.cohort import Cohort, kept_cells
-from lib.counts import Stream
-from lib.errors import UserError
-from lib.files import read_table, write_table
-from lib.genelists import read_names
-from lib.hvg_statistics import Batches
-from lib.ledgers import shortened, where_cells_went
-from lib.scaling import target_of
-from lib.shards import combine
-from lib.tables import write_tsv
+from lib.figures.tables import write_tsv
+from lib.inputs import config as settings
+from lib.inputs.genelists import read_names
+from lib.methods import hvg_statistics as statistics
+from lib.methods.hvg_statistics import Batches
+from lib.methods.ledgers import shortened, where_cells_went
+from lib.methods.scaling import target_of
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.store.cohort import Cohort, kept_cells
+from lib.store.files import read_table, write_table
+from lib.store.shards import combine
+from lib.store.stream import Stream
 
 Sums = dict[str, np.ndarray]  # what a pass returns
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs instead of n_top_genes

@@ -7,10 +7,10 @@ what clipping takes off them, for which each shard fits the deviations of the ba
 from typing import Any
 
 from hvg import next_sums, read_choice, read_passes
-from lib import device as devices
-from lib import stage
-from lib.cohort import Cohort
-from lib.files import write_arrays
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.cohort import Cohort
+from lib.store.files import write_arrays
 
 
 def main(snakemake: Any) -> None:

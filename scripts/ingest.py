@@ -1,7 +1,8 @@
 """One sample's counts, validated and written once as the store that every later stage streams.
 
-Any format that `lib.readers` knows comes in; what goes out is `counts.h5ad`: raw integer counts, CSR, sorted rows,
-unique names of cells and genes, and in obs the file's columns and the sample sheet's. The source is opened read-only.
+Any format that `lib.inputs.readers` knows comes in; what goes out is `counts.h5ad`: raw integer counts, CSR, sorted
+rows, unique names of cells and genes, and in obs the file's columns and the sample sheet's. The source is opened
+read-only.
 """
 
 import time
@@ -14,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import stage
-from lib.clock import counted
-from lib.compressed import pool
-from lib.config import stored_names
-from lib.counts import Chunk, CountsWriter
-from lib.errors import UserError
-from lib.files import replacing
-from lib.headers import NO_CELLS
-from lib.readers import NotSortedError, Reader, open_counts
+from lib.inputs.headers import NO_CELLS
+from lib.inputs.readers import NotSortedError, Reader, open_counts
+from lib.inputs.sheet import stored_names
+from lib.run import stage
+from lib.run.clock import counted
+from lib.run.errors import UserError
+from lib.run.progress import progress
+from lib.store.compressed import pool
+from lib.store.counts import CountsWriter
+from lib.store.files import replacing
+from lib.store.stream import Chunk
 
 
 def cell_table(
@@ -206,7 +209,7 @@ def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Pat
         sums: list[Future] = []
         try:
             with closing(ahead(reader.chunks())) as matrices:
-                for chunk in stage.progress(chunks(matrices), reader.n_obs, "ingest"):
+                for chunk in progress(chunks(matrices), reader.n_obs, "ingest"):
                     writer.append(chunk.X)
                     sums.append(pool().submit(np.sum, chunk.X.data, dtype=np.int64))
             total = int(sum(found.result() for found in sums))

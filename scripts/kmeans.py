@@ -6,11 +6,11 @@ Source: Arthur & Vassilvitskii 2007 (k-means++); scikit-learn's KMeans, and on t
 from typing import Any
 
 import numpy as np
-from lib import device as devices
-from lib import stage
-from lib.clusters import write_clusters
-from lib.files import read_table
-from lib.representation import representation
+from lib.methods.clusters import write_clusters
+from lib.methods.representation import representation
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.files import read_table
 
 STARTS = 10
 TOLERANCE = 1e-6  # the relative gain of inertia below which cuVS stops

@@ -8,11 +8,11 @@ communities of w / W - resolution * (d / 2W)^2: w, the weight within; d, the sum
 from typing import Any
 
 import numpy as np
-from lib import device as devices
-from lib import stage
-from lib.clusters import by_leiden, by_louvain, cugraph_communities, to_igraph, write_clusters
-from lib.files import read_table
-from lib.fuzzy import read_graph
+from lib.methods.clusters import by_leiden, by_louvain, cugraph_communities, to_igraph, write_clusters
+from lib.methods.fuzzy import read_graph
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.files import read_table
 
 STARTS = 2  # of Leiden on the GPU
 MAX_REFINED = 50_000  # cells up to which igraph's Leiden goes on from cuGraph's communities, in a second or two

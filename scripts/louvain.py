@@ -7,11 +7,11 @@ the resolution that scanpy leaves at 1; on the GPU cuGraph's louvain. Both maxim
 from typing import Any
 
 import numpy as np
-from lib import device as devices
-from lib import stage
-from lib.clusters import by_louvain, cugraph_communities, to_igraph, write_clusters
-from lib.files import read_table
-from lib.fuzzy import read_graph
+from lib.methods.clusters import by_louvain, cugraph_communities, to_igraph, write_clusters
+from lib.methods.fuzzy import read_graph
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.files import read_table
 
 
 def louvain(connectivities: Any, resolution: float, seed: int, device: devices.Device) -> np.ndarray:

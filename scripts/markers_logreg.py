@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from lib import device as devices
-from lib import stage
-from lib.counts import Counts, Stores, Stream
-from lib.counts import dense as dense_array
-from lib.files import read_table
-from lib.markers import rank_genes, read_groups, write_markers
-from lib.scaling import Scaling, log_normalize, regressors
+from lib.methods.markers import rank_genes, read_groups, write_markers
+from lib.methods.scaling import Scaling, log_normalize, regressors
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import Pace, timed
+from lib.store.counts import Counts, Stores
+from lib.store.csr import dense as dense_array
+from lib.store.files import read_table
+from lib.store.stream import Stream, halving
 from scipy.optimize import minimize
 
 CHUNK_VALUES = {"cpu": 20_000_000, "gpu": 40_000_000}  # values of a dense chunk: 80 or 160 MB
@@ -62,7 +64,7 @@ class DenseRows:
             for Z, y in self.kept:
                 yield Z.astype(np.float32, copy=False), y
 
-    @stage.halving
+    @halving
     def _keep(self, dtype: Any) -> list[tuple[Any, Any]]:
         return [(Z.astype(dtype, copy=False), y) for Z, y in self._read()]
 
@@ -73,7 +75,7 @@ class DenseRows:
             yield (Z, y) if bool((y >= 0).all()) else (Z[y >= 0], y[y >= 0])
 
 
-@stage.halving
+@halving
 def loss_gradient(W: np.ndarray, rows: Rows, n_groups: int, xp: Any) -> tuple[float, np.ndarray]:
     """The summed loss of all cells, and its gradient.
 
@@ -127,7 +129,7 @@ def logistic_regression(
         Most steps of the optimiser.
     """
     shape = 1 if n_groups == 2 else n_groups, n_vars + 1
-    pace, passes = stage.Pace("fit", max_iter, "iterations at most"), 0
+    pace, passes = Pace("fit", max_iter, "iterations at most"), 0
 
     def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal passes
@@ -167,7 +169,7 @@ def main(snakemake: Any) -> None:
     n_groups, (C, max_iter) = len(groups.names), (params.logreg[key] for key in ("C", "max_iter"))
     W = np.zeros((0, counts.n_vars))
     if n_groups:
-        with stage.timed("fit"):
+        with timed("fit"):
             rows = DenseRows(counts, groups.codes, dense)
             W = logistic_regression(rows, int(groups.sizes.sum()), counts.n_vars, n_groups, device, C, max_iter)
     if n_groups == 2:

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib import device as devices
-from lib import stage
-from lib.cohort import Cohort, kept_genes
-from lib.compressed import pool
-from lib.counts import Stream, rows_of_nonzeros, sums_by_key
-from lib.files import read_table
-from lib.markers import rank_genes, read_groups, write_markers
-from lib.scaling import log_normalize, target_of
-from lib.shards import combine
+from lib.methods.markers import rank_genes, read_groups, write_markers
+from lib.methods.scaling import log_normalize, target_of
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import progress, timed
+from lib.store.cohort import Cohort, kept_genes
+from lib.store.compressed import pool
+from lib.store.csr import rows_of_nonzeros, sums_by_key
+from lib.store.files import read_table
+from lib.store.shards import combine
+from lib.store.stream import Stream, halving
 from scipy.special import stdtr
 
 
-@stage.halving
+@halving
 def group_sums(
     counts: Stream, codes: np.ndarray, n_groups: int, totals: np.ndarray, target_sum: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +46,7 @@ def group_sums(
     """
     xp, device = counts.device.xp, counts.device
     sums, squares = xp.zeros((n_groups, counts.n_vars)), xp.zeros((n_groups, counts.n_vars))
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "group sums"):
+    for chunk in progress(counts.chunks(), counts.n_obs, "group sums"):
         X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
         sums += group_column_sums(X, X.data, codes[chunk.rows], n_groups, device)
         squares += group_column_sums(X, X.data**2, codes[chunk.rows], n_groups, device)
@@ -129,11 +131,11 @@ def main(snakemake: Any) -> None:
         cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), obs=files.obs)
         totals, target_sum = read_totals(files.obs, params.target_sum)
         sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
-    with stage.timed("tests"):
+    with timed("tests"):
         statistics = welch(sums, squares, groups.sizes)
         genes = kept_genes(files.genes)
         table = rank_genes(groups.names, statistics, genes.index.to_numpy(), genes["gene_symbols"].to_numpy())
-    with stage.timed("tables"):
+    with timed("tables"):
         write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
 
 

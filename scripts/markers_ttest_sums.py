@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from lib import device as devices
-from lib import stage
-from lib.cohort import Cohort
-from lib.files import write_arrays
-from lib.markers import read_groups
+from lib.methods.markers import read_groups
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.cohort import Cohort
+from lib.store.files import write_arrays
 from markers_ttest import group_sums, read_totals
 
 

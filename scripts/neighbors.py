@@ -6,12 +6,13 @@ others. t-SNE weighs 3 * perplexity others (van der Maaten 2014), so that many a
 
 from typing import Any
 
-from lib import device as devices
-from lib import stage
-from lib.files import write_arrays
-from lib.fuzzy import fuzzy_graph
-from lib.knn import nearest
-from lib.representation import representation
+from lib.methods.fuzzy import fuzzy_graph
+from lib.methods.knn import nearest
+from lib.methods.representation import representation
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import timed
+from lib.store.files import write_arrays
 
 
 def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int:
@@ -36,9 +37,9 @@ def main(snakemake: Any) -> None:
         n_neighbors = len(X)
     k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
     stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
-    with stage.timed("neighbours"):
+    with timed("neighbours"):
         indices, distances = nearest(X, k, metric, snakemake.params.seed, snakemake.threads, device=device)
-    with stage.timed("fuzzy graph"):
+    with timed("fuzzy graph"):
         graph = fuzzy_graph(indices[:, : n_neighbors - 1], distances[:, : n_neighbors - 1], device)
     arrays = {
         "indices": indices,

@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lib import device as devices
-from lib import stage
-from lib.counts import Counts, Stores, Stream, column_sums, rows_of_nonzeros
-from lib.eigen import leading_eigenpairs
-from lib.errors import UserError
-from lib.files import read_arrays, read_table, write_arrays
-from lib.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
+from lib.methods.eigen import leading_eigenpairs
+from lib.methods.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.run.progress import progress, timed
+from lib.store.counts import Counts, Stores
+from lib.store.csr import column_sums, rows_of_nonzeros
+from lib.store.files import read_arrays, read_table, write_arrays
+from lib.store.stream import Stream, halving
 
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
 
 
-@stage.halving
+@halving
 def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_sum: float) -> dict[str, Any]:
     """Pass 1: R'R, R'X and the column sums of X^2, float64, of the log-normalised features X.
 
@@ -46,7 +49,7 @@ def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_s
     xp, device = counts.device.xp, counts.device
     RX = xp.zeros((design.shape[1], counts.n_vars))
     X2 = xp.zeros(counts.n_vars)
-    for chunk in stage.progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "regression sums"):
+    for chunk in progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "regression sums"):
         X = log_normalize(chunk.X, totals[chunk.rows], target_sum, device, np.float64)
         R = xp.asarray(design[chunk.rows])
         rows = rows_of_nonzeros(X, device)
@@ -77,12 +80,12 @@ def solve_scaling(
     return Scaling(target_sum, keys, B, mean, std if scale else np.ones_like(std), max_value if scale else None)
 
 
-@stage.halving
+@halving
 def gram(counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling) -> tuple[Any, Any]:
     """Pass 2: the lower triangle of Z'Z, genes x genes, and Z's column sums, float64; Z is the scaled matrix."""
     xp, device = counts.device.xp, counts.device
     ZZ, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
-    for chunk in stage.progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "Gram matrix"):
+    for chunk in progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "Gram matrix"):
         Z = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
         for rows in blocks(counts.n_vars):  # half the products, and no second matrix of this size
             ZZ[rows, : rows.stop] += Z[:, rows].T @ Z[:, : rows.stop]
@@ -134,7 +137,7 @@ def leading_components(
     return PCs, variance, total
 
 
-@stage.halving
+@halving
 def project(
     counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling, PCs: np.ndarray, center: np.ndarray
 ) -> np.ndarray:
@@ -143,7 +146,7 @@ def project(
     loadings = xp.asarray(PCs, np.float32)
     shift = xp.asarray(center @ PCs, np.float32)
     X_pca = np.empty((counts.n_obs, PCs.shape[1]), np.float32)
-    for chunk in stage.progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "projection"):
+    for chunk in progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "projection"):
         Z = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
         X_pca[chunk.rows] = device.to_host(Z @ loadings - shift)
     return X_pca
@@ -174,7 +177,7 @@ def pca(
     sums = normal_sums(counts, totals, design, target_sum)
     scaling = solve_scaling(sums, counts.n_obs, target_sum, regress_keys, scale, max_value)
     ZZ, Z_sums = gram(counts, totals, design, scaling)
-    with stage.timed("eigenvectors"):
+    with timed("eigenvectors"):
         PCs, variance, total = leading_components(ZZ, Z_sums, counts.n_obs, n_comps, counts.device)
     X_pca = project(counts, totals, design, scaling, PCs, counts.device.to_host(Z_sums) / counts.n_obs)
     arrays = {"X_pca": X_pca, "PCs": PCs.astype(np.float32), "variance": variance, "variance_ratio": variance / total}

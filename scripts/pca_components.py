@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from lib import device as devices
-from lib import stage
-from lib.files import read_table, write_arrays
-from lib.scaling import Scaling
-from lib.shards import combine
+from lib.methods.scaling import Scaling
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import timed
+from lib.store.files import read_table, write_arrays
+from lib.store.shards import combine
 from pca import components_of, leading_components
 
 
@@ -16,7 +17,7 @@ def main(snakemake: Any) -> None:
     n_obs = len(read_table(files.obs, []))
     sums = combine(files.gram, "ZZ", "sums")
     n_comps = components_of(snakemake.params.n_comps, n_obs, len(sums["ZZ"]))
-    with stage.timed("eigenvectors"):
+    with timed("eigenvectors"):
         ZZ, Z_sums = (device.xp.asarray(sums[name]) for name in ("ZZ", "sums"))
         PCs, variance, total = leading_components(ZZ, Z_sums, n_obs, n_comps, device)
     arrays = {"PCs": PCs, "center": sums["sums"] / n_obs, "variance": variance, "variance_ratio": variance / total}

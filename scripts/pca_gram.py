@@ -5,11 +5,11 @@ Each shard adds up the sums of pass 1 and solves for the scaling, which takes le
 
 from typing import Any
 
-from lib import device as devices
-from lib import stage
-from lib.counts import Counts
-from lib.files import write_arrays
-from lib.shards import combine, rows_of_part
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.counts import Counts
+from lib.store.files import write_arrays
+from lib.store.shards import combine, rows_of_part
 from pca import gram, read_cells, solve_scaling
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from lib import device as devices
-from lib import stage
-from lib.counts import Counts
-from lib.files import read_arrays, write_arrays
-from lib.scaling import Scaling
-from lib.shards import rows_of_part
+from lib.methods.scaling import Scaling
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.counts import Counts
+from lib.store.files import read_arrays, write_arrays
+from lib.store.shards import rows_of_part
 from pca import project, read_cells
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from lib import device as devices
-from lib import stage
-from lib.counts import Counts
-from lib.files import write_arrays
-from lib.shards import rows_of_part
+from lib.run import device as devices
+from lib.run import stage
+from lib.store.counts import Counts
+from lib.store.files import write_arrays
+from lib.store.shards import rows_of_part
 from pca import normal_sums, read_cells
 
 

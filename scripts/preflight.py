@@ -1,7 +1,7 @@
 """What the jobs of a whole run will ask for, before anything is submitted, and whether each fits.
 
-Snakemake's own list of jobs, of a dry run that forces all of them, with the resources that `lib.resources` computes for
-each. A table has a line a rule: its jobs, what the largest of them asks for, and what all of them write.
+Snakemake's own list of jobs, of a dry run that forces all of them, with the resources that `lib.run.resources` computes
+for each. A table has a line a rule: its jobs, what the largest of them asks for, and what all of them write.
 """
 
 import re
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from lib import stage
-from lib.errors import UserError
-from lib.resources import MODELS
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.run.resources import MODELS
 
 RESOURCES = ("mem_mb", "vram_mb", "runtime", "disk_mb")
 COLUMNS = {"mem_mb": "memory GB", "vram_mb": "GPU memory GB", "runtime": "time h:mm", "disk_mb": "disk GB"}

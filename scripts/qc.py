@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import stage
-from lib.counts import Counts, Stream, column_counts, column_sums, row_sums, rows_of_nonzeros
-from lib.files import write_table
-from lib.genelists import Genes, gene_families
+from lib.inputs.genelists import Genes, gene_families
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import progress
+from lib.store.counts import Counts
+from lib.store.csr import column_counts, column_sums, row_sums, rows_of_nonzeros
+from lib.store.files import write_table
+from lib.store.stream import Stream, halving
 
 
 def cell_metrics(
@@ -79,7 +82,7 @@ def gene_metrics(totals: np.ndarray, n_cells: np.ndarray, n_obs: int) -> pd.Data
     )
 
 
-@stage.halving
+@halving
 def qc_metrics(
     counts: Stream, families: dict[str, np.ndarray], percent_top: Sequence[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -97,7 +100,7 @@ def qc_metrics(
     xp, device = counts.device.xp, counts.device
     per_cell: list[dict[str, np.ndarray]] = []
     totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
-    for chunk in stage.progress(counts.chunks(), counts.n_obs, "metrics"):
+    for chunk in progress(counts.chunks(), counts.n_obs, "metrics"):
         metrics = cell_metrics(chunk.X, families, percent_top, device)
         per_cell.append({name: device.to_host(values) for name, values in metrics.items()})
         totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lib import stage
-from lib.errors import UserError
+from lib.run import stage
+from lib.run.errors import UserError
 
 
 def main(snakemake: Any) -> None:

@@ -1,6 +1,6 @@
 """What every job took: the run records of a cohort's jobs as one table, and as a timeline.
 
-A record is what `lib.stage.run` leaves beside a job's log. Jobs that ran in an earlier run, and whose results still
+A record is what `lib.run.stage.run` leaves beside a job's log. Jobs that ran in an earlier run, and whose results still
 hold, are there with the time at which they ran.
 """
 
@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from lib import plots, stage, tables
-from lib.notices import notices, read_records
+from lib.figures import plots, tables
+from lib.run import stage
+from lib.run.notices import notices, read_records
 from matplotlib.figure import Figure
 
 KINDS = {"import": "#E69F00", "read": "#56B4E9", "compute": "#0072B2", "write": "#D55E00"}  # as they lie in a bar

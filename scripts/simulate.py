@@ -31,8 +31,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from lib import stage
-from lib.files import replacing
+from lib.run import stage
+from lib.store.files import replacing
 from scipy.sparse import csr_matrix
 
 BLOCK = 500  # cells drawn at once, and with a generator of their own

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import stage
-from lib.files import read_arrays, read_attrs, read_table, write_table
-from lib.representation import representation
+from lib.methods.representation import representation
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import Pace, timed
+from lib.store.files import read_arrays, read_attrs, read_table, write_table
 
 EXAGGERATED = 250  # the first iterations, of n_iter, that run with early_exaggeration
 STEPS = 25  # iterations between two looks at the clock
@@ -72,7 +73,7 @@ def _opentsne(
     learning_rate = "auto" if config["learning_rate"] is None else 4 * config["learning_rate"]
     embedding = TSNEEmbedding(start, affinities, learning_rate=learning_rate, n_jobs=n_jobs, random_state=seed)
     exaggerated = min(EXAGGERATED, config["n_iter"])
-    pace = stage.Pace("layout", config["n_iter"], "iterations")
+    pace = Pace("layout", config["n_iter"], "iterations")
     said = {"callbacks": lambda *_: pace.step(STEPS), "callbacks_every_iters": STEPS}
     embedding.optimize(exaggerated, exaggeration=config["early_exaggeration"], momentum=0.5, inplace=True, **said)
     embedding.optimize(config["n_iter"] - exaggerated, momentum=0.8, inplace=True, **said)
@@ -118,7 +119,7 @@ def _cuml(
         random_state=seed,
         output_type="cupy",
     )
-    with stage.timed("layout"):
+    with timed("layout"):
         embedding = model.fit_transform(xp.asarray(start, np.float32), knn_graph=(indices, distances))
     return device.to_host(embedding).astype(np.float32, order="C"), model.kl_divergence_
 

@@ -2,18 +2,19 @@
 
 Source: McInnes, Healy & Melville 2018; umap-learn's `simplicial_set_embedding`, called as scanpy.tl.umap calls it, and
 on the GPU cuML's, called as rapids_singlecell.tl.umap calls it.
-This file is named as umap-learn's package: `scripts/` must stand behind it on `sys.path`, as it does under Snakemake.
 """
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import device as devices
-from lib import stage
-from lib.files import read_attrs, read_table, write_table
-from lib.fuzzy import read_graph
-from lib.representation import representation
+from lib.methods.fuzzy import read_graph
+from lib.methods.representation import representation
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.imports import import_library
+from lib.run.progress import LOG_EVERY, LogLines, timed
+from lib.store.files import read_attrs, read_table, write_table
 
 SMALL = 10_000  # cells up to which n_epochs null is 500, and not 200, as in umap-learn
 PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # as tqdm's bar
@@ -50,6 +51,7 @@ def _umap_learn(
     graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
 ) -> np.ndarray:
     """By one thread, which a seeded layout takes."""
+    import_library("umap")  # which this file has the name of, too
     from umap.umap_ import find_ab_params, simplicial_set_embedding
 
     a, b = find_ab_params(config["spread"], config["min_dist"])
@@ -70,7 +72,7 @@ def _umap_learn(
         densmap=False,
         densmap_kwds={},
         output_dens=False,
-        tqdm_kwds={"file": stage.LogLines(), "mininterval": stage.LOG_EVERY, "bar_format": PACE, "disable": False},
+        tqdm_kwds={"file": LogLines(), "mininterval": LOG_EVERY, "bar_format": PACE, "disable": False},
     )
     return layout
 
@@ -85,7 +87,7 @@ def _cuml(
     a, b = find_ab_params(config["spread"], config["min_dist"])
     edges = device.sparse.csr_matrix(graph).tocoo()
     edges.has_canonical_format = True  # or cuML would sort them again
-    with stage.timed("layout"):
+    with timed("layout"):
         layout = simplicial_set_embedding(
             data=xp.zeros((len(X), 1), np.float32),  # of which cuML takes the number of rows alone
             graph=edges,

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
-from lib.categories import as_categories
-from lib.cohort import kept_cells
-from lib.counts import CountsWriter, InMemory
-from lib.files import write_arrays, write_table
-from lib.markers import Groups, rank_genes, write_markers
+from lib.methods.markers import Groups, rank_genes, write_markers
+from lib.store.categories import as_categories
+from lib.store.cohort import kept_cells
+from lib.store.counts import CountsWriter
+from lib.store.files import write_arrays, write_table
+from lib.store.stream import InMemory
 
 CONFIG = {
     "seed": 0,

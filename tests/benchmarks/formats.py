@@ -3,7 +3,7 @@
     uv run python tests/benchmarks/formats.py --cells 20000
 
 Writes simulated counts (30,000 genes, some 2,400 non-zeros a cell) in every format, reads each three times in row
-chunks from a warm page cache, and prints a table; the best of the three reads counts. `store` is `lib.counts`.
+chunks from a warm page cache, and prints a table; the best of the three reads counts. `store` is `lib.store.counts`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import zarr
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
-from lib.compressed import CHUNK
-from lib.counts import Counts, CountsWriter
+from lib.store.compressed import CHUNK
+from lib.store.counts import Counts, CountsWriter
 from simulate import Design, simulate
 from zarr.codecs import BloscCodec, ZstdCodec
 

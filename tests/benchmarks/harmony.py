@@ -27,9 +27,9 @@ from run import HOME, RESULTS, cpu
 
 sys.path.append(str(HOME / "scripts"))
 
-from lib import config as settings
-from lib import device as devices
-from lib.harmony_algorithm import harmonize
+from lib.inputs import config as settings
+from lib.methods.harmony_algorithm import harmonize
+from lib.run import device as devices
 
 CONFIG = settings.complete({}, HOME / "config/schemas/config.schema.yaml")["harmony"]
 THETA, SIGMA, LAMB, MAX_ITER = (CONFIG[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))

@@ -1,4 +1,4 @@
-"""What a finished run's jobs took at most, for the test of the models of resources (`scripts/lib/resources.py`).
+"""What a finished run's jobs took at most, for the test of the models of resources (`scripts/lib/run/resources.py`).
 
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
@@ -24,8 +24,9 @@ import yaml
 HOME = Path(__file__).resolve().parents[2]
 sys.path.append(str(HOME / "scripts"))
 
-from lib import config as settings  # noqa: E402
-from lib.sizes import questions, sizes_of  # noqa: E402
+from lib.inputs import config as settings  # noqa: E402
+from lib.inputs import sheet as sheets  # noqa: E402
+from lib.inputs.sizes import questions, sizes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = HOME / "config/schemas/config.schema.yaml"
@@ -53,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     os.chdir(args.folder)
     whole = settings.complete(yaml.safe_load(args.config.read_text()), SCHEMA)
-    sheet = settings.read_sheet(whole["samples"], whole)
+    sheet = sheets.read_sheet(whole["samples"], whole)
     samples = {name: asdict(sizes_of(question)) for name, question in questions(sheet, whole).items()}
     found = jobs(args.folder)
     device = "cpu" if all(job["peak_gpu_mb"] is None for job in found) else "gpu"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from carried import HOME, STAGES, Carried, on_gpu, snakemake
-from lib import device as devices
+from lib.run import diagnosis
 
 COHORTS = ["demo", "pbmc3k", "pbmc_3tech"]
 TWICE = "pbmc_3tech"  # the cohort on which every stage runs a second time
@@ -18,7 +18,7 @@ TWICE = "pbmc_3tech"  # the cohort on which every stage runs a second time
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    problem = devices.unusable()
+    problem = diagnosis.unusable()
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.gpu)

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 from carried import HOME
-from lib import cards, device
+from lib.run import cards, diagnosis
 
 JOB = """
 import sys
 sys.path.append(sys.argv[1])
 import tempfile
 tempfile.tempdir = sys.argv[2]
-from lib import device
+from lib.run import device
 found = device.gpu(int(sys.argv[3]))
 held = found.xp.ones(1 << 20)
 print(found.xp.cuda.Device().id, flush=True)
@@ -39,7 +39,7 @@ def job(folder, mb: int) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture(scope="module")
 def room() -> list[int]:
     """What can be claimed of each card, in MB."""
-    if device.unusable():
+    if diagnosis.unusable():
         pytest.skip("needs a GPU")
     return [cards.room(card) for card in cards.visible()]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from carried import STAGES, Carried
-from lib.files import read_arrays, read_table
-from lib.fuzzy import read_graph
-from lib.markers import read_markers
+from lib.methods.fuzzy import read_graph
+from lib.methods.markers import read_markers
+from lib.store.files import read_arrays, read_table
 from sklearn.manifold import trustworthiness
 from sklearn.metrics import adjusted_rand_score
 

@@ -67,7 +67,7 @@ def blobs():
 @pytest.fixture
 def notices(monkeypatch) -> list[str]:
     """What stages say to the user in this test."""
-    from lib import stage
+    from lib.run import stage
 
     said: list[str] = []
     monkeypatch.setattr(stage, "_NOTICES", said)
@@ -95,7 +95,7 @@ def job(tmp_path):
 def cohort(tmp_path, blobs):
     """The blobs as a cohort's artifacts: paths of pca.h5, obs.parquet and neighbors.h5, no Harmony."""
     import neighbors
-    from lib.files import write_arrays, write_table
+    from lib.store.files import write_arrays, write_table
 
     X, labels = blobs
     paths = SimpleNamespace(pca=tmp_path / "pca.h5", obs=tmp_path / "obs.parquet", neighbors=tmp_path / "neighbors.h5")

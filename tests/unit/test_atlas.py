@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from atlases import CONFIG, build, numbered, run_atlas, slashed
-from lib.categories import PALETTE
-from lib.errors import UserError
-from lib.files import read_table, write_arrays, write_table
-from lib.markers import rank_genes, write_markers
+from lib.methods.markers import rank_genes, write_markers
+from lib.run.errors import UserError
+from lib.store.categories import PALETTE
+from lib.store.files import read_table, write_arrays, write_table
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from lib import cards
-from lib.cards import CONTEXT_MB, Card, claim, claimed, room
+from lib.run import cards
+from lib.run.cards import CONTEXT_MB, Card, claim, claimed, room
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TWO = [Card(0, "GPU-a", 16_000), Card(1, "GPU-b", 80_000)]
@@ -19,7 +19,7 @@ TWO = [Card(0, "GPU-a", 16_000), Card(1, "GPU-b", 80_000)]
 def claimant(folder: Path, need_mb: int, card: Card) -> subprocess.Popen:
     """Another process that claims memory on a card and then does nothing."""
     code = (
-        f"import sys, time; sys.path.append({str(SCRIPTS)!r}); from pathlib import Path; from lib.cards import *\n"
+        f"import sys, time; sys.path.append({str(SCRIPTS)!r}); from pathlib import Path; from lib.run.cards import *\n"
         f"claim({need_mb}, [{card!r}], Path({str(folder)!r})); print('has it', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

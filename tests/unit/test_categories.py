@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from lib import categories
-from lib.cohort import kept_cells
-from lib.files import write_table
+from lib.store import categories
+from lib.store.cohort import kept_cells
+from lib.store.files import write_table
 
 
 def ordered(values, names, flag=True):

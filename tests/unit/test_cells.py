@@ -9,11 +9,11 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 from cells import ledger, tell_losses
-from lib.counts import CountsWriter
-from lib.errors import UserError
-from lib.files import read_table, write_table
-from lib.ledgers import shares_taken, where_cells_went
-from lib.thresholds import failing, threshold_reasons
+from lib.methods.ledgers import shares_taken, where_cells_went
+from lib.methods.thresholds import failing, threshold_reasons
+from lib.run.errors import UserError
+from lib.store.counts import CountsWriter
+from lib.store.files import read_table, write_table
 
 ARTICLE = {"min_genes": 200, "max_genes": 5000, "max_pct_counts": {"MT": 20}, "mad": None}
 

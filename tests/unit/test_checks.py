@@ -9,7 +9,7 @@ import doctor
 import preflight
 import pytest
 from doctor import GOOD, ODD, WRONG, in_range
-from lib import device as devices
+from lib.run import diagnosis
 
 HOME = Path(__file__).parents[2]
 DRY_RUN = """
@@ -103,14 +103,14 @@ def test_an_extra_brings_its_packages(monkeypatch):
 
 @pytest.mark.parametrize(("wanted", "state"), [(True, WRONG), (False, GOOD)])
 def test_no_gpu_is_wrong_where_one_is_wanted(monkeypatch, wanted, state):
-    monkeypatch.setattr(devices, "unusable", lambda: "no driver.")
+    monkeypatch.setattr(diagnosis, "unusable", lambda: "no driver.")
     (finding,) = doctor.check_gpu(wanted)
     assert finding.state == state
     assert "no driver." in finding.found
 
 
 def test_rapids_of_two_releases_is_wrong(monkeypatch):
-    monkeypatch.setattr(devices, "unusable", lambda: None)
+    monkeypatch.setattr(diagnosis, "unusable", lambda: None)
     monkeypatch.setattr(doctor.cards, "visible", lambda: [doctor.cards.Card(0, "GPU-1", 80_000)])
     versions = {"rmm-cu13": "26.10.0", "cuvs-cu13": "26.10.1", "cuml-cu13": "26.10.0", "pylibcugraph-cu13": "26.10.0"}
 

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from lib import clock
+from lib.run import clock
 
 
 @pytest.fixture(autouse=True)

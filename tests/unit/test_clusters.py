@@ -12,10 +12,10 @@ import louvain
 import numpy as np
 import pandas as pd
 import pytest
-from lib import clusters
-from lib import device as devices
-from lib.clusters import by_falling_size, merge, to_igraph
-from lib.fuzzy import read_graph
+from lib.methods import clusters
+from lib.methods.clusters import by_falling_size, merge, to_igraph
+from lib.methods.fuzzy import read_graph
+from lib.run import device as devices
 from sklearn.metrics import adjusted_rand_score
 
 CPU = devices.cpu()

@@ -1,4 +1,4 @@
-from lib import code
+from lib.run import code
 
 
 def test_a_stage_depends_on_what_it_imports():

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import stage
-from lib.cohort import Cohort
-from lib.counts import Counts, CountsWriter
-from lib.errors import UserError
-from lib.files import read_table, write_table
-from lib.shards import rows_of_part
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.store.cohort import Cohort
+from lib.store.counts import Counts, CountsWriter
+from lib.store.files import read_table, write_table
+from lib.store.shards import rows_of_part
 
 GENES = [f"G{i}" for i in range(20)]
 EMPTY = ["c3-A", "c8-A", "c0-B"]  # whose counts are all in the gene that is not kept

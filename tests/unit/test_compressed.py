@@ -3,8 +3,8 @@
 import h5py
 import numpy as np
 import pytest
-from lib import compressed
-from lib.files import LIBVER
+from lib.store import compressed
+from lib.store.files import LIBVER
 
 
 def written(path, pieces, dtype):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lib import config as settings
-from lib.errors import UserError
+from lib.inputs import config as settings
+from lib.inputs import sheet as sheets
+from lib.run.errors import UserError
 
 HOME = Path(__file__).parents[2]
 SCHEMA = HOME / "config" / "schemas" / "config.schema.yaml"
@@ -118,7 +119,7 @@ def test_columns_of_the_file_that_the_config_names_although_a_run_may_write_such
     )
     assert settings.kept_columns(config) == ["leiden_1.0", "umap_density_x"]
     assert settings.kept_columns(complete(label_key="CellType")) == []
-    names = settings.stored_names(["leiden_1.0", "leiden_0.6", "kept", "x", "sample"], ["x"], ["leiden_1.0"])
+    names = sheets.stored_names(["leiden_1.0", "leiden_0.6", "kept", "x", "sample"], ["x"], ["leiden_1.0"])
     assert list(names.values()) == ["leiden_1.0", "leiden_0.6_file", "kept_file", "x_file", "sample_file"]
 
 
@@ -130,7 +131,7 @@ def test_columns_of_the_file_that_the_config_names_although_a_run_may_write_such
     ],
 )
 def test_cells_of_no_two_samples_have_the_same_name(samples, suffixes):
-    assert [settings.cell_suffix(samples, sample) for sample in samples] == suffixes
+    assert [sheets.cell_suffix(samples, sample) for sample in samples] == suffixes
     names = [f"{barcode}-{s}" for s in suffixes for barcode in ("A", "A-1", "A-1-1", "A-2-1", "A-2")]
     assert len(set(names)) == len(names)
 
@@ -144,7 +145,7 @@ def sheet(tmp_path, monkeypatch):
 
     def read(text):
         (tmp_path / "samples.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return settings.read_sheet("samples.tsv", complete())
+        return sheets.read_sheet("samples.tsv", complete())
 
     return read
 
@@ -154,20 +155,20 @@ def test_sheet_keeps_order_obs_and_overrides(sheet):
         "sample\tpath\tsite\tmax_genes\tmax_pct_counts_MT\ts2\nB\tb.h5ad\tlung\t\t5\tx\nA\ta.h5ad\t\t300\t\t\n"
     )
     assert list(read.index) == ["B", "A"]
-    assert settings.sheet_obs(read, "B") == {"site": "lung", "s2": "x"}
-    assert settings.sheet_obs(read, "A") == {"site": None, "s2": None}
+    assert sheets.sheet_obs(read, "B") == {"site": "lung", "s2": "x"}
+    assert sheets.sheet_obs(read, "A") == {"site": None, "s2": None}
     cells = complete()["cells"]
-    assert settings.cell_limits(read, "B", cells) == {**cells, "max_pct_counts": {"MT": 5}}
-    assert settings.cell_limits(read, "A", cells) == {**cells, "max_genes": 300}
+    assert sheets.cell_limits(read, "B", cells) == {**cells, "max_pct_counts": {"MT": 5}}
+    assert sheets.cell_limits(read, "A", cells) == {**cells, "max_genes": 300}
     assert cells == complete()["cells"]
 
 
 def test_doublet_options_of_a_sample(sheet):
     read = sheet("sample\tpath\texpected_doublet_rate\tdoublet_threshold\nA\ta.h5ad\t0.08\t\nB\tb.h5ad\t\t0.3\n")
     doublets = complete()["doublets"]
-    assert settings.doublet_options(read, "A", doublets) == {**doublets, "expected_doublet_rate": 0.08}
-    assert settings.doublet_options(read, "B", doublets) == {**doublets, "threshold": 0.3}
-    assert settings.sheet_obs(read, "A") == {}
+    assert sheets.doublet_options(read, "A", doublets) == {**doublets, "expected_doublet_rate": 0.08}
+    assert sheets.doublet_options(read, "B", doublets) == {**doublets, "threshold": 0.3}
+    assert sheets.sheet_obs(read, "A") == {}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_types_of_sheet_columns(sheet, values, expected):
     read = sheet(
         "sample\tpath\tx\n" + "".join(f"{s}\t{s.lower()}.h5ad\t{v}\n" for s, v in zip("AB", values, strict=True))
     )
-    found = [settings.sheet_obs(read, sample)["x"] for sample in "AB"]
+    found = [sheets.sheet_obs(read, sample)["x"] for sample in "AB"]
     assert [None if value is None or value != value else value for value in found] == expected
     assert [type(value) for value in found] == [float if isinstance(expected[0], float) else type(v) for v in expected]
 
@@ -243,4 +244,4 @@ def test_sheet_mistakes_are_named(sheet, text, message):
 
 def test_missing_sheet_says_what_to_write(tmp_path):
     with pytest.raises(UserError, match=r"does not exist. Write one: tab-separated, with the columns sample and path"):
-        settings.read_sheet(tmp_path / "samples.tsv", complete())
+        sheets.read_sheet(tmp_path / "samples.tsv", complete())

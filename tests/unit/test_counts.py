@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import compressed, device
-from lib.counts import Counts, CountsWriter, InMemory, column_sums, row_sums, rows_of_nonzeros, select_genes
+from lib.run import device
+from lib.store import compressed
+from lib.store.counts import Counts, CountsWriter
+from lib.store.csr import column_sums, row_sums, rows_of_nonzeros, select_genes
+from lib.store.stream import InMemory
 
 CPU = device.resolve("cpu")
 

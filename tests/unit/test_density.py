@@ -6,7 +6,7 @@ import density
 import numpy as np
 import pandas as pd
 import pytest
-from lib.errors import UserError
+from lib.run.errors import UserError
 from scipy.stats import gaussian_kde
 
 # On a scale of 0 to 1: what a grid of six steps a bandwidth leaves of the kernels' shape

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import stage
-from lib.counts import CountsWriter, InMemory
-from lib.errors import UserError
-from lib.files import read_table
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.store.counts import CountsWriter
+from lib.store.files import read_table
+from lib.store.stream import InMemory
 
 DEFAULTS = {
     "enabled": True,

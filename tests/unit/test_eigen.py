@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lib.eigen import leading_eigenpairs
+from lib.methods.eigen import leading_eigenpairs
 
 
 def covariance(n: int, strong: int, seed: int = 0) -> np.ndarray:

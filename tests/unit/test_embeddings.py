@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tsne
-from lib import device as devices
-from lib.fuzzy import read_graph
-from lib.knn import nearest
+from lib.methods.fuzzy import read_graph
+from lib.methods.knn import nearest
+from lib.run import device as devices
 from sklearn.manifold import trustworthiness
 
 CPU = devices.cpu()

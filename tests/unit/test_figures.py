@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from doublets import Doublets, write_simulated
-from lib import plots, tables
-from lib.cohort import Cohort
-from lib.counts import CountsWriter, InMemory
-from lib.files import read_table, write_arrays, write_table
-from lib.markers import Groups
+from lib.figures import plots, tables, words
+from lib.methods.markers import Groups
+from lib.store.cohort import Cohort
+from lib.store.counts import CountsWriter
+from lib.store.files import read_table, write_arrays, write_table
+from lib.store.stream import InMemory
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from snakemake.iocontainers import Namedlist
@@ -89,7 +90,7 @@ def test_colours_of_a_category_agree_between_figures():
 
 
 def test_limits_are_drawn_where_they_cut():
-    fig = figures_sample.qc_scatter(make_cells(), plots.limits(LIMITS), REASONS, "MT", 0)
+    fig = figures_sample.qc_scatter(make_cells(), words.limits(LIMITS), REASONS, "MT", 0)
     genes, mt = fig.axes
     assert lines_at(genes, "y") == [200, 5000]
     assert lines_at(mt, "y") == [20]
@@ -98,7 +99,7 @@ def test_limits_are_drawn_where_they_cut():
 
 def test_scatter_draws_every_cell_in_its_reasons_colour():
     cells = make_cells()
-    fig = figures_sample.qc_scatter(cells, plots.limits(LIMITS), REASONS, "MT", 0)
+    fig = figures_sample.qc_scatter(cells, words.limits(LIMITS), REASONS, "MT", 0)
     drawn = fig.axes[1].collections[0]
     colours = plots.reason_colours(REASONS)
     for reason, n in cells["reason"].value_counts().items():
@@ -109,7 +110,7 @@ def test_scatter_draws_every_cell_in_its_reasons_colour():
 
 
 def test_outlier_limits_are_those_of_the_thresholds():
-    from lib.thresholds import threshold_reasons
+    from lib.methods.thresholds import threshold_reasons
 
     cells = make_cells()
     config = {"mad": 3, "mad_metrics": ["log1p_n_genes_by_counts", "pct_counts_MT"]}

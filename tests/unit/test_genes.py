@@ -9,10 +9,11 @@ import pytest
 import scipy.sparse as sp
 from features import write_features
 from genes import gene_sums, gene_universe
-from lib.cohort import Cohort, kept_cells
-from lib.counts import Counts, CountsWriter, InMemory
-from lib.errors import UserError
-from lib.files import read_table, write_table
+from lib.run.errors import UserError
+from lib.store.cohort import Cohort, kept_cells
+from lib.store.counts import Counts, CountsWriter
+from lib.store.files import read_table, write_table
+from lib.store.stream import InMemory
 
 A, B = np.array(["G1", "G2", "G3", "G4"]), np.array(["G4", "G2", "G9", "G1"])
 

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from leiden import leiden
-from lib import device as devices
-from lib import harmony_algorithm, stage
-from lib.errors import UserError
-from lib.files import read_arrays, read_attrs
-from lib.fuzzy import fuzzy_graph
-from lib.knn import nearest
+from lib.methods import harmony_algorithm
+from lib.methods.fuzzy import fuzzy_graph
+from lib.methods.knn import nearest
+from lib.run import device as devices
+from lib.run import diagnosis, stage
+from lib.run.errors import UserError
+from lib.store.files import read_arrays, read_attrs
 from sklearn.metrics import adjusted_rand_score
 
 CPU = devices.resolve("cpu")
@@ -229,7 +230,7 @@ def test_says_that_lamb_is_too_small(blobs):
 
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_numpy(pbmc_3500):
-    if reason := devices.unusable():
+    if reason := diagnosis.unusable():
         pytest.skip(reason)
     device = devices.resolve("gpu")
     X, obs, _ = pbmc_3500

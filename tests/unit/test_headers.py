@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import config as settings
-from lib import headers, sizes
-from lib.errors import UserError
-from lib.headers import version_of
+from lib.inputs import config as settings
+from lib.inputs import headers, sizes
+from lib.inputs import sheet as sheets
+from lib.inputs.headers import version_of
+from lib.run.errors import UserError
 
 SCHEMA = Path(__file__).parents[2] / "config" / "schemas" / "config.schema.yaml"
 N_OBS, N_VARS = 20, 12
@@ -41,7 +42,7 @@ def problems(tmp_path, monkeypatch):
         lines = pd.DataFrame([{"sample": name, **line} for name, line in rows.items()])
         lines.to_csv("samples.tsv", sep="\t", index=False)
         whole = settings.complete(config, SCHEMA)
-        sheet = settings.read_sheet("samples.tsv", whole)
+        sheet = sheets.read_sheet("samples.tsv", whole)
         _, found = sizes.read_headers(sizes.questions(sheet, whole), tmp_path / "sizes.json")
         for name, texts in sizes.column_problems(sheet, whole).items():
             found[name] = found.get(name, []) + texts

@@ -21,10 +21,11 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 from hvg import Batches, highly_variable_genes
-from lib import hvg_statistics as statistics
-from lib.counts import CountsWriter, InMemory
-from lib.errors import UserError
-from lib.files import read_table, write_table
+from lib.methods import hvg_statistics as statistics
+from lib.run.errors import UserError
+from lib.store.counts import CountsWriter
+from lib.store.files import read_table, write_table
+from lib.store.stream import InMemory
 
 FLAVORS = ["seurat_v3", "seurat_v3_paper", "seurat", "cell_ranger", "pearson_residuals", "poisson_gene_selection"]
 DEFAULTS = {
@@ -338,7 +339,7 @@ def test_no_batch_left_to_rank(flavor):
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_shards_give_what_one_job_does(simulated, flavor, tmp_path):
     """Also where batches have no fit of their own, or lie in one shard only; sums in another order: rounding."""
-    from lib.files import write_arrays
+    from lib.store.files import write_arrays
 
     X, _ = simulated
     codes = np.repeat([0, 1, 2, 3], [200, 93, 6, 1])

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from lib import identity
-from lib.errors import UserError
-from lib.files import write_arrays, write_table
+from lib.run.errors import UserError
+from lib.store import identity
+from lib.store.files import write_arrays, write_table
 
 NAMES = [f"cell{i}-P{i % 3}" for i in range(30_000)]  # several blocks of bytes
 

@@ -25,9 +25,22 @@ def test_lean_import_leaves_out_what_is_not_used_and_hides_it_from_nobody_else(t
     (tmp_path / f"{unused}.py").write_text("")  # stands for the library, found first
     found = python(f"""
         sys.path.insert(0, {str(tmp_path)!r})
-        from lib.imports import import_lean
+        from lib.run.imports import import_lean
         module = import_lean({name!r})
         print(module is sys.modules[{name!r}], {unused!r} in sys.modules)
         import {unused}
     """)
     assert found == "True False"
+
+
+def test_a_library_is_found_beside_a_stage_of_its_name():
+    found = python(f"""
+        sys.path.insert(0, {str(SCRIPTS)!r})
+        import umap
+        from lib.run.imports import import_library
+        library = import_library("umap")
+        from umap.umap_ import simplicial_set_embedding
+        ours = umap.__file__ == {str(SCRIPTS / "umap.py")!r}
+        print(ours, library.__file__ == umap.__file__, sys.modules["umap"] is library)
+    """)
+    assert found == "True False True"

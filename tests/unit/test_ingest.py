@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from ingest import cell_table, gene_table, make_unique, storable
-from lib import readers
-from lib.errors import UserError
+from lib.inputs import readers
+from lib.run.errors import UserError
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_types_of_the_sheets_columns(adata, run):
 
 
 def test_columns_with_a_slash(adata, run, tmp_path):
-    from lib.counts import Counts
+    from lib.store.counts import Counts
 
     adata.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "a") as file:  # as AnnData below 0.13 writes it
@@ -384,7 +384,7 @@ MEASURED = """
 import logging, resource, sys
 from types import SimpleNamespace as NS
 import anndata.io, ingest
-from lib import readers
+from lib.inputs import readers
 readers.BLOCK = int(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 params = NS(sample="s1", suffix="s1", sheet={},

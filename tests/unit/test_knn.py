@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lib import knn
+from lib.methods import knn
 
 METRICS = ["euclidean", "cosine", "manhattan", "correlation"]
 

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import device as devices
-from lib.counts import CountsWriter, InMemory
-from lib.errors import UserError
-from lib.files import write_arrays, write_table
-from lib.markers import Groups, rank_genes, read_groups, read_markers, write_markers
-from lib.scaling import Scaling, log_normalize, regressors
+from lib.methods.markers import Groups, rank_genes, read_groups, read_markers, write_markers
+from lib.methods.scaling import Scaling, log_normalize, regressors
+from lib.run import device as devices
+from lib.run.errors import UserError
+from lib.store.counts import CountsWriter
+from lib.store.files import write_arrays, write_table
+from lib.store.stream import InMemory
 
 CPU = devices.resolve("cpu")
 

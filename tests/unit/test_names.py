@@ -5,7 +5,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from lib.names import escape, escape_key, unescape
+from lib.store.names import escape, escape_key, unescape
 
 NAMES = ["leiden_0.6", "cell type", "A/1", "A_1", "A=2F1", "", ".", "..", "...", ".hidden", "a.b", "=", "==2F", "%2F"]
 NAMES += ["T/NK", 'B "naive", mature', "γδ T", "\0", "a\nb", "~", "{x}", "*", "-rf", "NA", "é", "e\u0301", "😀", "a:b"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import neighbors
 import numpy as np
 import pytest
-from lib import device as devices
-from lib.errors import UserError
-from lib.files import read_arrays, read_attrs, write_arrays
-from lib.fuzzy import fuzzy_graph, read_graph
-from lib.knn import nearest
-from lib.representation import representation
+from lib.methods.fuzzy import fuzzy_graph, read_graph
+from lib.methods.knn import nearest
+from lib.methods.representation import representation
+from lib.run import device as devices
+from lib.run.errors import UserError
+from lib.store.files import read_arrays, read_attrs, write_arrays
 
 CPU = devices.cpu()
 CONFIG = {"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"}
@@ -42,7 +42,7 @@ def test_neither_blocks_nor_a_second_call_change_the_graph(blobs, monkeypatch):
     found = nearest(blobs[0], 14)
     whole = fuzzy_graph(*found, CPU)
     assert (fuzzy_graph(*found, CPU) != whole).nnz == 0
-    monkeypatch.setattr("lib.fuzzy.BLOCK", 64)
+    monkeypatch.setattr("lib.methods.fuzzy.BLOCK", 64)
     assert (fuzzy_graph(*found, CPU) != whole).nnz == 0
 
 

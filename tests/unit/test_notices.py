@@ -1,4 +1,4 @@
-from lib import notices
+from lib.run import notices
 
 RECORDS = [
     {"rule": "cells", "wildcards": {"sample": "A"}, "notices": ["max_genes takes 40 %"], "code": "1"},

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from lib import stage
-from lib.counts import InMemory
-from lib.errors import UserError
-from lib.files import write_table
-from lib.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
+from lib.methods.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
+from lib.run import stage
+from lib.run.errors import UserError
+from lib.store.files import write_table
+from lib.store.stream import InMemory
 from pca import normal_sums, pca, solve_scaling
 
 KEYS = ("total_counts", "pct_counts_MT")
@@ -165,7 +165,7 @@ def test_the_target_is_scanpys_median():
 
 
 def test_scaling_is_read_as_written(tmp_path):
-    from lib.files import write_arrays
+    from lib.store.files import write_arrays
 
     X, obs = simulated()
     _, scaling = run(X, obs)

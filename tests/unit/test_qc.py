@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from lib.counts import Counts, CountsWriter, InMemory
-from lib.errors import UserError
-from lib.genelists import Genes, gene_families
+from lib.inputs.genelists import Genes, gene_families
+from lib.run.errors import UserError
+from lib.store.counts import Counts, CountsWriter
+from lib.store.stream import InMemory
 from qc import qc_metrics
 
 FAMILIES = {"MT": ["MT-"], "RIBO": ["RPS", "RPL"]}

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import readers
-from lib.errors import UserError
-from lib.readers import NotSortedError, as_counts, first_bad, open_counts
+from lib.inputs import readers
+from lib.inputs.readers import NotSortedError, as_counts, first_bad, open_counts
+from lib.run.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib import config as settings
-from lib import resources, sizes
-from lib.headers import Question
-from lib.resources import MODELS, Load, job_of, needs
-from lib.sizes import Sizes, examined, read_headers, sizes_of
+from lib.inputs import config as settings
+from lib.inputs import sizes
+from lib.inputs.headers import Question
+from lib.inputs.sizes import Sizes, examined, read_headers, sizes_of
+from lib.run import resources
+from lib.run.resources import MODELS, Load, job_of, needs
 
 HOME = Path(__file__).parents[2]
 PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))

@@ -20,13 +20,13 @@ import pca_projection
 import pca_sums
 import pytest
 import scipy.sparse as sp
-from lib.cohort import Cohort
-from lib.counts import Counts, CountsWriter, Stores
-from lib.errors import UserError
-from lib.files import read_arrays, read_attrs, read_table, write_table
-from lib.markers import read_markers
-from lib.scaling import Scaling
-from lib.shards import combine, rows_of
+from lib.methods.markers import read_markers
+from lib.methods.scaling import Scaling
+from lib.run.errors import UserError
+from lib.store.cohort import Cohort
+from lib.store.counts import Counts, CountsWriter, Stores
+from lib.store.files import read_arrays, read_attrs, read_table, write_table
+from lib.store.shards import combine, rows_of
 
 N_GENES = 300
 HVG = {"per_batch": True, "n_top_genes": 60, "span": 0.5, "n_bins": 20, "theta": 100, "clip": None}

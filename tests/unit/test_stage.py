@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from lib import device as devices
-from lib import stage
-from lib.errors import UserError
-from lib.files import read_arrays, read_attrs, read_table, replacing, write_arrays, write_table
+from lib.run import device as devices
+from lib.run import diagnosis, progress
+from lib.run.errors import UserError
+from lib.run.progress import LogLines, Pace
+from lib.store.files import read_arrays, read_attrs, read_table, replacing, write_arrays, write_table
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -27,10 +28,10 @@ def run(folder: Path, main: str, gpu: int = 0) -> subprocess.CompletedProcess[st
     import sys
     from types import SimpleNamespace
     sys.path.append({str(SCRIPTS)!r})
-    from lib import device as devices
-    from lib import stage
-    from lib.errors import UserError
-    from lib.files import replacing
+    from lib.run import device as devices
+    from lib.run import stage
+    from lib.run.errors import UserError
+    from lib.store.files import replacing
     def main(snakemake):
         {main}
     stage.run(main, SimpleNamespace(
@@ -85,7 +86,7 @@ def test_disk_troubles_are_told(tmp_path, error, message):
 
 
 def test_gpu_that_is_not_there_is_said_before_the_stage_begins(tmp_path, monkeypatch):
-    if devices.unusable() is None:
+    if diagnosis.unusable() is None:
         pytest.skip("there is a GPU here")
     done = run(tmp_path, "devices.of(snakemake); open('begun', 'w').close()", gpu=1)
     assert "device: gpu cannot be used here: " in done.stderr
@@ -123,9 +124,9 @@ def test_arrays_and_tables_come_back_and_repeat_to_the_byte(tmp_path):
 
 
 def test_pace_logs_rate_and_time_left(caplog, monkeypatch):
-    monkeypatch.setattr(stage, "LOG_EVERY", 0)
+    monkeypatch.setattr(progress, "LOG_EVERY", 0)
     caplog.set_level("INFO", "somersault")
-    pace = stage.Pace("walk", 8, "miles")
+    pace = Pace("walk", 8, "miles")
     pace.started -= 10  # as if it had begun ten seconds ago
     pace.step(2)
     pace.end()
@@ -137,16 +138,16 @@ def test_pace_logs_rate_and_time_left(caplog, monkeypatch):
 
 def test_lines_that_libraries_print_reach_the_log_whole(caplog):
     caplog.set_level("INFO", "somersault")
-    lines = stage.LogLines()
+    lines = LogLines()
     print("\t", "Building RP forest  with", 9, file=lines)
     print("\r 5 of 9", end="", file=lines, flush=True)
     assert caplog.messages == ["Building RP forest with 9", "5 of 9"]
 
 
 def test_steps_that_libraries_print_become_a_pace(caplog, monkeypatch):
-    monkeypatch.setattr(stage, "LOG_EVERY", 0)
+    monkeypatch.setattr(progress, "LOG_EVERY", 0)
     caplog.set_level("INFO", "somersault")
-    lines = stage.LogLines("descent", "iterations")
+    lines = LogLines("descent", "iterations")
     for i in (1, 2, 3):
         print("\t", i, " / ", 14, file=lines)
     assert re.fullmatch(r"descent: 3 of 14 iterations, \S+ iterations/s, \d+ s left", caplog.messages[-1])

@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from lib import device as devices
+from lib.run import diagnosis
 from runs import sheet_of
 
 
@@ -34,7 +34,7 @@ def test_config_is_refused_before_any_job(run, cohort_files, config, expected):
 
 
 def test_gpu_that_is_not_there_is_refused_before_any_job(run, cohort_files):
-    if devices.unusable() is None:
+    if diagnosis.unusable() is None:
         pytest.skip("there is a GPU here")
     run.write(sheet_of(cohort_files), device="gpu")
     assert "rule hvg" in run.snakemake("--dry-run").stdout  # as on a cluster's login node

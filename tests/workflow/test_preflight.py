@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from lib import device as devices
+from lib.run import diagnosis
 from runs import sheet_of
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def test_doctor_finds_this_machine_in_order(run, cohort_files):
     assert "WRONG" not in text
 
 
-@pytest.mark.skipif(devices.unusable() is None, reason="there is a GPU")
+@pytest.mark.skipif(diagnosis.unusable() is None, reason="there is a GPU")
 def test_doctor_fails_where_the_config_wants_a_gpu_and_there_is_none(run, cohort_files):
     run.write(sheet_of(cohort_files), device="gpu")
     done = run.snakemake("doctor", check=False)

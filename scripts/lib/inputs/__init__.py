@@ -1,0 +1,1 @@
+"""What users give: the config, the sample sheet, the files of all formats."""

@@ -1,0 +1,233 @@
+"""The sample sheet, checked whole before any job runs, and what its lines say of each sample."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.inputs.config import COMPUTED
+from lib.run.errors import UserError
+
+OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # sheet columns that replace `cells` keys
+
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+DOUBLET_OPTIONS = {"expected_doublet_rate": "expected_doublet_rate", "doublet_threshold": "threshold"}  # likewise
+
+
+TEXT = ("sample", "path", "counts", "orientation")
+
+
+NOT_OBS = (*TEXT, *OVERRIDES, *DOUBLET_OPTIONS)  # sheet columns with a meaning of their own
+
+
+NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,14}|(?:0|[1-9]\d*)?\.\d+|(?:0|[1-9]\d*)\.)(?:[eE][+-]?\d+)?")
+
+
+NO_NUMBER = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null")  # what stands for a missing one
+
+
+def read_sheet(path: str | Path, config: Mapping[str, Any]) -> pd.DataFrame:
+    """The sample sheet, indexed by `sample`, in the order of the file.
+
+    Blanks around fields do not count; a blank cell is missing (None, in a column of numbers NaN). A column is of
+    integers or of float64 if all that it holds are numbers (`typed`), else of text (object).
+
+    Raises
+    ------
+    UserError
+        Listing all problems: missing columns, names that repeat or cannot be part of a path, missing files.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"the sample sheet {path} does not exist. Write one: tab-separated, with the columns sample and path, "
+            "a line a sample; or name yours in the config (`samples:`)."
+        )
+    names, lines = _sheet_lines(path)
+    missing = [name for name in ("sample", "path") if name not in names]
+    if missing:
+        raise UserError(
+            f"the sample sheet {path} lacks the column {' and '.join(missing)}; it has {', '.join(names)}. "
+            "Columns are separated by tabs."
+        )
+    problems = [f"the column {name} stands there twice" for name, n in Counter(filter(None, names)).items() if n > 1]
+    for number, line in lines.items():
+        if any(line[len(names) :]) or any(v for name, v in zip(names, line, strict=False) if not name):
+            problems.append(f"line {number} has a field without a name above it: {' | '.join(filter(None, line))}")
+    if not problems:
+        filled = [[value or None for value in line] + [None] * (len(names) - len(line)) for line in lines.values()]
+        columns = {name: [line[i] for line in filled] for i, name in enumerate(names) if name}
+        sheet = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+        problems = list(_sheet_problems(sheet, config))
+    if problems:
+        raise UserError(f"the sample sheet {path} is not right:\n" + "\n".join(f"  - {p}" for p in problems))
+    sheet = pd.DataFrame({name: values if name in TEXT else typed(values) for name, values in sheet.items()})
+    return sheet.set_index(pd.Index(sheet["sample"], dtype=object), drop=False)
+
+
+def _sheet_lines(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The names of the columns, and the fields of each further line by its number, without comments and empty lines."""
+    raw = path.read_bytes()
+    if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UserError(f"the sample sheet {path} is an Excel workbook. Save it as text, separated by tabs.")
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # Excel's Unicode text
+    if b"\0" in raw and not wide:
+        raise UserError(f"the sample sheet {path} is no text. Save it as text, separated by tabs.")
+    try:
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("utf-16" if wide else "cp1252", errors="replace")
+    found = {}
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+        if not line.startswith("#") and line.strip():
+            found[number] = [field.strip() for field in next(csv.reader([line], delimiter="\t"))]
+    return found.pop(next(iter(found), None), []), found
+
+
+def typed(values: pd.Series) -> pd.Series:
+    """A column of text as numbers, where all that is not missing are: int64, or float64 with NaN for the missing.
+
+    Numbers that begin with a needless 0 are names, and so are those of more than 15 digits: such a column stays text.
+    """
+    present = values.notna() & ~values.isin(NO_NUMBER)
+    if not present.any() or not values[present].map(lambda text: bool(NUMBER.fullmatch(text))).all():
+        return values
+    numbers = values.where(present).astype(np.float64)
+    whole = present.all() and values.str.fullmatch(r"[+-]?\d+").all()
+    return numbers.astype(np.int64) if whole else numbers
+
+
+def find_sheet(path: str, home: Path) -> Path:
+    """The sheet's path: in the working directory, or else beside the workflow (the demo's)."""
+    return Path(path) if Path(path).exists() or not (home / path).exists() else home / path
+
+
+def counts_slot(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
+    """Where a sample's file keeps its counts: the sheet's column `counts`, or the config's `ingest: counts`."""
+    return sheet.loc[sample].get("counts") or config["ingest"]["counts"]
+
+
+def orientation(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
+    """Whether a table of text has a line per cell or per gene: as `counts_slot`."""
+    return sheet.loc[sample].get("orientation") or config["ingest"]["orientation"]
+
+
+def cell_limits(sheet: pd.DataFrame, sample: str, cells: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's `cells` section with what the sample's line of the sheet says instead."""
+    line = sheet.loc[sample].dropna()
+    limits = {**cells, "max_pct_counts": dict(cells["max_pct_counts"])}
+    for name, value in line.items():
+        if name in OVERRIDES:
+            limits[name] = float(value)
+        elif name.startswith("max_pct_counts_"):
+            limits["max_pct_counts"][name.removeprefix("max_pct_counts_")] = float(value)
+    return limits
+
+
+def doublet_options(sheet: pd.DataFrame, sample: str, doublets: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's `doublets` section with this sample's own `expected_doublet_rate` and `threshold`."""
+    line = sheet.loc[sample].dropna()
+    return {**doublets, **{key: float(line[name]) for name, key in DOUBLET_OPTIONS.items() if name in line}}
+
+
+def sheet_obs(sheet: pd.DataFrame, sample: str) -> dict[str, Any]:
+    """What the sample's line of the sheet adds to obs: text (None: missing), integers, or floats (NaN: missing)."""
+    found = {}
+    for name in obs_columns(sheet):
+        value = sheet.loc[sample, name]
+        found[name] = value.item() if isinstance(value, np.generic) else value
+    return found
+
+
+def obs_columns(sheet: pd.DataFrame) -> list[str]:
+    """The sheet's columns that become obs."""
+    return [name for name in sheet if name not in NOT_OBS and not name.startswith("max_pct_counts_")]
+
+
+def cell_suffix(samples: Iterable[str], sample: str) -> str:
+    """What names a sample's cells, behind `{barcode}-`: its name.
+
+    If that ends on `-` and another sample's name, the cells of both could have the same names (`A-1` of sample `S`, and
+    `A` of sample `1-S`): then each `-` in the longer name becomes `:`, which stands in no sample's name.
+    """
+    parts, others = sample.split("-"), set(samples)
+    ambiguous = any("-".join(parts[i:]) in others for i in range(1, len(parts)))
+    return sample.replace("-", ":") if ambiguous else sample
+
+
+def stored_names(columns: Iterable[str], sheet: Collection[str], keep: Collection[str]) -> dict[str, str]:
+    """Under which names the store has a file's obs columns.
+
+    `{column}_file`, if the sheet has the column as well, or a stage writes one of this name (`COMPUTED`).
+
+    Parameters
+    ----------
+    columns
+        The file's columns.
+    sheet
+        The sheet's columns of obs.
+    keep
+        Columns that the config takes from the file, although some run may write them.
+    """
+    columns = [str(name) for name in columns]
+    ours = {name for name in columns if name in {"sample", *sheet} or (COMPUTED.fullmatch(name) and name not in keep)}
+    taken, names = {"sample", *sheet, *columns}, {}
+    for name in columns:
+        stored = name
+        while name in ours and stored in taken:
+            stored += "_file"
+        taken.add(stored)
+        names[name] = stored
+    return names
+
+
+def _sheet_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a sheet, all of whose columns are text yet."""
+    if sheet.empty:
+        yield "it names no sample"
+    for name in sheet["sample"][sheet["sample"].duplicated() & sheet["sample"].notna()].unique():
+        yield f"the sample name {name!r} stands on several lines: give each line its own"
+    for name in sheet["sample"]:
+        if name is None:
+            yield "a line has no sample name"
+        elif not SAFE_NAME.fullmatch(name):
+            yield f"the sample name {name!r} cannot be part of a path: use letters, digits, '.', '_' and '-'"
+    for sample, path in zip(sheet["sample"], sheet["path"], strict=True):
+        if not path:
+            yield f"sample {sample} has no path"
+        elif not Path(path).exists() and not path.startswith("demo/"):
+            yield f"sample {sample}: {path} does not exist (relative paths start at {Path.cwd()})"
+    families = config["qc"]["gene_families"]
+    for column in sheet.columns:
+        family = column.removeprefix("max_pct_counts_")
+        if family != column and family not in families:
+            yield f"the column {column} limits a gene family that `qc: gene_families` does not have"
+        if COMPUTED.fullmatch(column) or column == "_index":
+            yield f"the column {column} is named as what this workflow writes itself: give it another name"
+        for sample, value in zip(sheet["sample"], sheet[column], strict=True):
+            if value and (problem := _sheet_value_problem(column, value)):
+                yield f"sample {sample}: {column} is {value!r}, {problem}"
+
+
+def _sheet_value_problem(column: str, value: str) -> str | None:
+    """What is wrong with a value of a column that has a meaning of its own."""
+    if column in (*OVERRIDES, *DOUBLET_OPTIONS) or column.startswith("max_pct_counts_"):
+        number = pd.to_numeric(value, errors="coerce")
+        if pd.isna(number):
+            return "not a number"
+        inside = 0 < number < 1 or (column == "doublet_threshold" and 0 <= number <= 1)
+        return "not between 0 and 1" if column in DOUBLET_OPTIONS and not inside else None
+    if column == "counts" and not re.fullmatch("X|raw|layers/.+", value):
+        return "not X, raw or layers/NAME"
+    known = ("auto", "cells_by_genes", "genes_by_cells")
+    return f"not one of {', '.join(known)}" if column == "orientation" and value not in known else None

@@ -1,0 +1,183 @@
+"""How large each sample is, from the header of its file: what the models of resources (`lib.run.resources`) start from.
+
+Read before anything runs, with what is wrong with the file (`lib.inputs.headers`). What was read is kept in a small
+file, so that the jobs of a cluster, which read the workflow again, open none of the samples' files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from isal import isal_zlib
+
+from lib.inputs import config as settings
+from lib.inputs import sheet as sheets
+from lib.inputs.headers import Header, Question, header_of, unreadable, version_of
+from lib.run.errors import UserError
+
+# Of a file that cannot be read
+BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
+UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, isal_zlib.error)
+SHOWN = 5  # samples that a message names
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a sample is.
+
+    Attributes
+    ----------
+    n_obs, n_vars
+        Cells and genes, of the file.
+    nnz
+        Non-zeros, an estimate where the matrix is dense or text.
+    n_kept
+        Cells that may pass: those with more than `cells: min_genes` non-zeros where the file tells them.
+    n_batches, largest_batch
+        Batches, and cells of the largest.
+    turned
+        Whether the file lies by genes, and is turned round on disk as it is read.
+    """
+
+    n_obs: int
+    n_vars: int
+    nnz: int
+    n_kept: int
+    n_batches: int = 1
+    largest_batch: int = 0
+    turned: bool = False
+
+
+def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Question]:
+    """What is asked of each line of the sheet."""
+    asked, columns = {}, sheets.obs_columns(sheet)
+    numeric, required = config["regress_out"]["keys"], settings.required_columns(config)
+    wanted = tuple((name, key, name in numeric) for name, key in required.items() if name not in columns)
+    for sample in sheet.index:
+        asked[sample] = Question(
+            path=sheet.loc[sample, "path"],
+            counts=sheets.counts_slot(sheet, sample, config),
+            genome=config["ingest"]["genome"],
+            batch_key=config["batch_key"],
+            min_genes=sheets.cell_limits(sheet, sample, config["cells"])["min_genes"] or 0,
+            orientation=sheets.orientation(sheet, sample, config),
+            wanted=wanted,
+            sheet=tuple(name for name in columns if name != "sample"),
+            keep=tuple(settings.kept_columns(config)),
+        )
+    return asked
+
+
+def column_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Per sample what is wrong with the sheet's columns of obs that the config names."""
+    problems: dict[str, list[str]] = {}
+    for name, key in settings.required_columns(config).items():
+        if name not in sheets.obs_columns(sheet):
+            continue
+        must = name in config["regress_out"]["keys"]
+        text = must and not pd.api.types.is_numeric_dtype(sheet[name])
+        for sample, value in sheet[name].items():
+            if text:
+                problems.setdefault(sample, []).append(
+                    f"{key}: the sheet's column {name} is text, not numeric: name another, or make it numbers"
+                )
+            elif pd.isna(value) and (must or key == "batch_key"):
+                problems.setdefault(sample, []).append(f"{key}: the sheet's column {name} is blank: fill it")
+    return problems
+
+
+def check(problems: Mapping[str, list[str]]) -> None:
+    """Refuse samples whose files or lines have problems.
+
+    Raises
+    ------
+    UserError
+        With all of them, what several samples have in common once.
+    """
+    samples_of: dict[str, list[str]] = {}
+    for sample, texts in problems.items():
+        for text in texts:
+            samples_of.setdefault(text, []).append(sample)
+    lines = []
+    for text, samples in samples_of.items():
+        more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
+        lines.append(f"  - sample{'s' * (len(samples) > 1)} {', '.join(samples[:SHOWN])}{more}: {text}")
+    if lines:
+        raise UserError("the samples are not right:\n" + "\n".join(lines))
+
+
+def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, Sizes], dict[str, list[str]]]:
+    """Each sample's sizes, from `cache` where its file is as it was, else from the file; and what is wrong with it.
+
+    Parameters
+    ----------
+    asked
+        Per sample its file, and what to read of it.
+    cache
+        A JSON file, made where it does not exist, and not written where that is forbidden. Of a file with problems
+        nothing is kept.
+    """
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        known = {}
+    found, answers, problems = {}, {}, {}
+    for sample, question in asked.items():
+        key = json.dumps([*asdict(question).values(), version_of(Path(question.path), question.genome)])
+        if key in known:
+            answers[key] = known[key]
+            found[sample] = Sizes(**known[key])
+            continue
+        found[sample], wrong = examined(question)
+        if wrong:
+            problems[sample] = wrong
+        else:
+            answers[key] = asdict(found[sample])
+    if not answers.keys() <= known.keys():
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            partial = cache.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(answers))
+            partial.replace(cache)
+    return found, problems
+
+
+def examined(question: Question) -> tuple[Sizes, list[str]]:
+    """The sizes of one file, from its bytes alone where its header cannot be read; and what is wrong with it."""
+    path, problems = Path(question.path), []
+    try:
+        return _sized(header_of(question, problems.append), question), problems
+    except UserError as error:
+        problems.append(str(error))
+    except UNREADABLE as error:
+        problems.append(unreadable(path, error))
+    nnz = int(_bytes(path) / BYTES_PER_NONZERO)
+    return _sized(Header(max(1, nnz // NONZEROS_PER_CELL), N_VARS, nnz), question), problems
+
+
+def sizes_of(question: Question) -> Sizes:
+    """The sizes of one file."""
+    return examined(question)[0]
+
+
+def _sized(header: Header, question: Question) -> Sizes:
+    n_obs, nnz = int(header.n_obs), int(header.nnz)
+    if header.per_cell is None:  # kept cells have more than min_genes each
+        n_kept = min(n_obs, int(nnz / (question.min_genes + 1)))
+    else:
+        n_kept = int((header.per_cell > question.min_genes).sum())
+    n_batches, largest = header.batches or (1, n_obs)
+    return Sizes(n_obs, int(header.n_vars), nnz, n_kept, n_batches, min(largest, n_obs), header.turned)
+
+
+def _bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.exists() else 0

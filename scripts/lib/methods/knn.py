@@ -1,0 +1,176 @@
+"""The k nearest neighbours of points among themselves: exact for few points, approximate for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import Any
+
+import numpy as np
+
+from lib.run import device as devices
+from lib.run.progress import LogLines, Pace
+from lib.run.stage import log
+
+# Points up to which all pairs are compared: on the CPU that is quicker than compiling and running NN-descent; a GPU
+# takes seconds for it (an H100 0.4 s for 200,000 points in 40 dimensions, and four times as long for twice the points)
+EXACT_MAX = {"cpu": 50_000, "gpu": 1_200_000}
+SAMPLE = 1000  # points at which the recall of an approximate search is measured
+BLOCK = 8192  # points whose neighbours are found at a time
+MIN_WIDTH = 30  # neighbours that NN-descent refines: of fewer, too many are missed
+METRICS = ("euclidean", "cosine", "manhattan", "correlation")
+
+
+def nearest(
+    X: np.ndarray,
+    k: int,
+    metric: str = "euclidean",
+    seed: int = 0,
+    n_jobs: int = 1,
+    exact: bool | None = None,
+    include_self: bool = False,
+    device: devices.Device | None = None,
+) -> tuple[Any, Any]:
+    """For each point its k nearest other points, the nearest first.
+
+    Cosine and correlation distances are found as Euclidean ones between rows of unit length (of centred rows, for
+    correlation): |a - b|^2 / 2 = 1 - cos(a, b).
+
+    Parameters
+    ----------
+    X
+        points x dimensions, float32.
+    k
+        Neighbours wanted, below the number of points.
+    metric
+        euclidean, cosine, manhattan or correlation.
+    seed
+        Of NN-descent, and of the points at which the GPU's approximate search is measured: equal seeds give equal
+        results.
+    n_jobs
+        Threads of the CPU.
+    exact
+        Compare all pairs (scikit-learn; cuVS), or search approximately: by NN-descent on the CPU (pynndescent: Dong et
+        al. 2011), in an inverted file on the GPU (cuVS's IVF-Flat, the recall logged). None: all pairs up to
+        `EXACT_MAX` points, and on the GPU always for manhattan, which the inverted file has not.
+    include_self
+        Count each point as the first of its own k neighbours, as scanpy and UMAP do.
+    device
+        Where to search and where the result is; None: the CPU.
+
+    Returns
+    -------
+    Indices (int32) and distances (float32), each points x k, on the device.
+
+    Raises
+    ------
+    ValueError
+        If the metric is unknown or there are not enough points for k neighbours.
+    """
+    device = device or devices.cpu()
+    xp, n = device.xp, len(X)
+    others = k - 1 if include_self else k
+    if exact is None:
+        exact = n <= EXACT_MAX[device.name] or (device.is_gpu and metric == "manhattan")
+    if exact:
+        indices, distances = _gathered(exact_blocks(X, others, metric, n_jobs, device), n, others, xp)
+    elif device.is_gpu:
+        indices, distances = _inverted_file(X, others, metric, seed, device)
+    else:
+        indices, distances = _nn_descent(X, others, metric, seed, n_jobs)
+    if include_self:
+        indices = xp.concatenate([xp.arange(n, dtype=np.int32)[:, None], indices], axis=1)
+        distances = xp.concatenate([xp.zeros((n, 1), np.float32), distances], axis=1)
+    return indices, distances
+
+
+def exact_blocks(
+    X: Any, k: int, metric: str = "euclidean", n_jobs: int = 1, device: devices.Device | None = None
+) -> Iterator[tuple[slice, Any, Any]]:
+    """The k nearest other points of a block of points at a time: for what needs no table of them all.
+
+    Yields
+    ------
+    The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k, on the
+    device. Parameters and errors: see `nearest`.
+    """
+    if device is not None and device.is_gpu:
+        yield from _gpu_blocks(*_prepared(X, k, metric, device.xp), k, exact=True)
+        return
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    points, metric, angular = _prepared(X, k, metric)
+    with threadpool_limits(n_jobs):
+        search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points)
+        for start in range(0, len(points), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(points)))
+            distances, indices = search.kneighbors(points[rows])
+            yield rows, *_without_self(indices, distances, np.arange(rows.start, rows.stop), angular)
+
+
+def _gathered(blocks: Iterator[tuple[slice, Any, Any]], n: int, k: int, xp: Any) -> tuple[Any, Any]:
+    """The blocks' indices and distances in two tables of n x k."""
+    indices, distances = xp.empty((n, k), np.int32), xp.empty((n, k), np.float32)
+    pace = Pace("neighbours", n, "points")
+    for rows, *found in blocks:
+        indices[rows], distances[rows] = found
+        pace.step(len(found[0]))
+    return indices, distances
+
+
+def _gpu_blocks(points: Any, metric: str, angular: bool, k: int, exact: bool) -> Iterator[tuple[slice, Any, Any]]:
+    from lib.methods.knn_gpu import neighbor_blocks
+
+    for rows, indices, distances in neighbor_blocks(points, k, metric, exact):
+        yield rows, indices, distances**2 / 2 if angular else distances
+
+
+def _inverted_file(X: Any, k: int, metric: str, seed: int, device: devices.Device) -> tuple[Any, Any]:
+    from lib.methods.knn_gpu import recall
+
+    points, metric, angular = _prepared(X, k, metric, device.xp)
+    n = len(points)
+    indices, distances = _gathered(_gpu_blocks(points, metric, angular, k, exact=False), n, k, device.xp)
+    sample = np.random.default_rng(seed).choice(n, min(SAMPLE, n), replace=False)
+    found = recall(points, indices, metric, sample)
+    log.info("inverted file: %.4f of the neighbours of %d points found", found, len(sample))
+    return indices, distances
+
+
+def _nn_descent(X: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]:
+    from pynndescent import NNDescent
+
+    points, metric, angular = _prepared(X, k, metric)
+    width = min(max(k + 1, MIN_WIDTH), len(points))
+    with redirect_stdout(LogLines("NN-descent", "iterations at most")):
+        index = NNDescent(points, metric=metric, n_neighbors=width, random_state=seed, n_jobs=n_jobs, verbose=True)
+    indices, distances = (found[:, : k + 1] for found in index.neighbor_graph)
+    return _without_self(indices, distances, np.arange(len(points)), angular)
+
+
+def _prepared(X: Any, k: int, metric: str, xp: Any = np) -> tuple[Any, str, bool]:
+    """The points, the metric that finds their neighbours, and whether its distances become |a - b|^2 / 2."""
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
+    if not 0 < k < len(X):
+        raise ValueError(f"{len(X)} points have no {k} other neighbours each")
+    points = xp.asarray(X, np.float32, order="C")
+    if metric in ("euclidean", "manhattan"):
+        return points, metric, False
+    if metric == "correlation":
+        points = points - points.mean(1, keepdims=True)
+    norms = xp.linalg.norm(points, axis=1, keepdims=True)
+    norms[norms == 0] = 1
+    return points / norms, "euclidean", True
+
+
+def _without_self(
+    indices: np.ndarray, distances: np.ndarray, rows: np.ndarray, angular: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """All but the point itself, or but the farthest where it is not among them (hidden by its duplicates)."""
+    itself = indices == rows[:, None]
+    itself[~itself.any(1), -1] = True
+    shape = len(rows), indices.shape[1] - 1
+    distances = distances[~itself].reshape(shape).astype(np.float32)
+    return indices[~itself].reshape(shape).astype(np.int32), distances**2 / 2 if angular else distances

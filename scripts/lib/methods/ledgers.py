@@ -1,0 +1,104 @@
+"""Where cells went: what errors and notices say of the cells that were lost, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lib.store.files import read_table
+
+BATCHES_SHOWN = 12  # of a message that tells batch by batch: those with the fewest cells left
+NAMES_SHOWN = 5
+MUCH = 0.3  # the share of a batch from which on it is told what a limit took
+MORE = 0.15  # likewise, the share beyond that of the median batch
+
+FEW = "so few are usual in matrices of all droplets and in panels of few genes: give the filtered matrix, or lower {}"
+MANY = "so many are usual in full-length protocols and deep sequencing: raise {}"
+LIMITS = {  # a limit's name in the ledger, or how it begins -> the config's key, the metric, and what to do
+    "min_genes": ("cells: min_genes", "n_genes_by_counts", FEW),
+    "max_genes": ("cells: max_genes", "n_genes_by_counts", MANY),
+    "min_counts": ("cells: min_counts", "total_counts", FEW),
+    "max_counts": ("cells: max_counts", "total_counts", MANY),
+    "max_pct_counts_": (
+        "cells: max_pct_counts: ",
+        "pct_counts_",
+        "such shares are usual in some tissues (of MT: heart, kidney), and in dying cells: raise {} if these are well",
+    ),
+    "mad_": ("cells: mad", "", "the cells may be of several kinds: raise {}"),
+    "doublet": ("doublets: threshold", "doublet_score", "look at figures/samples/*/doublets.png, and set {} by eye"),
+}
+
+
+def where_cells_went(cells: Sequence[str | Path], batch_key: str) -> str:
+    """For each batch its cells, those kept, and those lost to each reason, in a sentence; the batches with least first.
+
+    Parameters
+    ----------
+    cells
+        The samples' `cells.parquet`.
+    batch_key
+        Their column that names the batches.
+    """
+    table = pd.concat([read_table(path, [batch_key, "reason"]).astype(str) for path in cells])
+    counted = table.groupby([batch_key, "reason"]).size().unstack(fill_value=0)
+    kept = counted.pop("") if "" in counted else pd.Series(0, index=counted.index)
+    said = []
+    for batch in kept.sort_values(kind="stable").index[:BATCHES_SHOWN]:
+        lost = counted.loc[batch].sort_values(ascending=False, kind="stable")
+        words = "".join(f", {reason} took {n}" for reason, n in lost.items() if n)
+        said.append(f"{batch}: {kept[batch]} of {kept[batch] + lost.sum()} cells kept{words}")
+    more = f"; and {len(kept) - len(said)} more" if len(kept) > len(said) else ""
+    return f"Where the cells went, by {batch_key}: {'; '.join(said)}{more}."
+
+
+def shares_taken(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The share of its cells that each limit took of each batch, 0 to 1.
+
+    Parameters
+    ----------
+    ledger
+        Of one sample, or of several one after the other.
+
+    Returns
+    -------
+    Rows: sample and batch, both strings. Columns: the reasons, in the order in which they apply.
+    """
+    by_batch = [ledger["sample"].astype(str), ledger["batch"].astype(str)]
+    n_cells = ledger["left"].groupby(by_batch).first()
+    removed = ledger.pivot_table(index=by_batch, columns="reason", values="removed", aggfunc="sum", fill_value=0)
+    reasons = [reason for reason in ledger["reason"].unique() if reason]
+    return removed[reasons].div(n_cells, axis=0)
+
+
+def describe_limit(reason: str, shares: pd.Series, cells: pd.DataFrame, batch_key: str, at: object = None) -> str:
+    """Of which batches a limit took which share, the medians of what it judges, and what to do.
+
+    Parameters
+    ----------
+    reason
+        The limit's name in the ledger.
+    shares
+        A column of `shares_taken`: of the batches to be told.
+    cells
+        Their cells' metrics, `sample` and `batch_key`.
+    at
+        Where the limit lies, if that is known.
+    """
+    begins = next(name for name in LIMITS if reason.startswith(name))
+    key, metric, advice = LIMITS[begins]
+    rest = reason.removeprefix(begins)
+    key, metric = (key, metric + rest) if begins == "mad_" else (key + rest, metric + rest)
+    values = cells[metric] if metric in cells else pd.Series(float("nan"), cells.index)
+    medians = values.groupby([cells["sample"].astype(str), cells[batch_key].astype(str)]).median()
+    falling = shares.sort_values(ascending=False, kind="stable")
+    said = [f"{100 * share:.0f} % of {place[1]} (median {medians[place]:.4g})" for place, share in falling.items()]
+    limit = key if at is None else f"{key}: {at:g}"
+    return f"{limit} takes {shortened(said)}; medians are of {metric}: {advice.format(key)}"
+
+
+def shortened(names: Sequence[object], most: int = NAMES_SHOWN) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

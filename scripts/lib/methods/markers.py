@@ -1,0 +1,132 @@
+"""Groups of cells, and the ranked tables of the genes that mark them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from isal import igzip
+from pyarrow import csv, parquet
+
+from lib.run.clock import counted
+from lib.run.errors import UserError
+from lib.run.stage import log
+from lib.store.categories import as_categories
+from lib.store.files import read_table, replacing
+
+MIN_CELLS = 2  # of a group that markers are sought for, as in scanpy
+FLOATS = {"scores": np.float32, "logfoldchanges": np.float32, "pvals": np.float64, "pvals_adj": np.float64}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A grouping of cells.
+
+    Attributes
+    ----------
+    names
+        Of the groups with at least `MIN_CELLS` cells, in the order of the categories, as the atlas has them
+        (`lib.store.categories.as_categories`); none where there are fewer than two such groups.
+    codes
+        Per cell its group's position in `names`, -1: in none; int32.
+    """
+
+    names: list[str]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, labels: pd.Series) -> Groups:
+        """The groups in a column of labels; logs which cells and groups are left out."""
+        labels = as_categories(labels)
+        codes, names = labels.cat.codes.to_numpy(), labels.cat.categories
+        sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+        if (codes < 0).any():
+            log.info("%s: %d of %d cells without a label are left out", labels.name, (codes < 0).sum(), len(codes))
+        large = sizes >= MIN_CELLS
+        if not large.all():
+            left_out = ", ".join(names[~large])
+            log.warning("%s: left out, for they have fewer than %d cells: %s", labels.name, MIN_CELLS, left_out)
+        if large.sum() < 2:
+            log.warning("%s: fewer than two groups to compare, hence no markers", labels.name)
+            large[:] = False
+        positions = np.append(np.where(large, np.cumsum(large) - 1, -1), -1)
+        return cls(list(names[large]), positions[codes].astype(np.int32))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Cells of each group."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+
+def read_groups(name: str, obs: str | Path, clustering: Sequence[str | Path]) -> Groups:
+    """The groups of the cells by a clustering's parquet, or, where that list is empty, by a column of `obs.parquet`.
+
+    Raises
+    ------
+    UserError
+        If obs has no such column.
+    """
+    path = clustering[0] if clustering else obs
+    columns = parquet.read_schema(path).names
+    if name not in columns:
+        raise UserError(
+            f"markers: groupings: {name!r} is neither a clustering nor an obs column; there are {', '.join(columns)}"
+        )
+    return Groups.of(read_table(path, [name])[name])
+
+
+def rank_genes(
+    groups: Sequence[str], statistics: Mapping[str, np.ndarray], names: np.ndarray, symbols: np.ndarray
+) -> pd.DataFrame:
+    """For each group all genes by falling score; equal scores keep the genes' order.
+
+    Parameters
+    ----------
+    groups
+        The groups' names.
+    statistics
+        `scores` and further statistics, each groups x genes.
+    names, symbols
+        The genes' names and symbols.
+
+    Returns
+    -------
+    Table with `group`, `rank` (from 1), `names`, `gene_symbols`, and the statistics in scanpy's dtypes.
+    """
+    order = np.argsort(-statistics["scores"], axis=1, kind="stable")
+    ranks = np.broadcast_to(np.arange(1, order.shape[1] + 1), order.shape)
+    table = {"group": np.repeat(np.array(groups, object), order.shape[1]), "rank": ranks.ravel()}
+    table |= {"names": names[order.ravel()], "gene_symbols": symbols[order.ravel()]}
+    for name, values in statistics.items():
+        table[name] = np.take_along_axis(values, order, 1).ravel().astype(FLOATS[name])
+    return pd.DataFrame(table)
+
+
+@counted("write")
+def write_markers(table: pd.DataFrame, path: str | Path, top: str | Path, n_genes: int) -> None:
+    """Write the table of `rank_genes` as gzipped TSV, and the first `n_genes` of each group as TSV.
+
+    Numbers are written as the shortest text that reads back equal; equal tables give equal bytes.
+    """
+    structural = table["group"].str.contains('["\t\n\r]').any() or table["names"].str.contains('["\t\n\r]').any()
+    options = csv.WriteOptions(
+        include_header=False, delimiter="\t", quoting_style="needed" if structural else "none", batch_size=1 << 16
+    )
+    with replacing(path) as partial, partial.open("wb") as raw, igzip.IGzipFile("", "wb", 2, raw, 0) as file:
+        file.write(("\t".join(table.columns) + "\n").encode())
+        csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
+    with replacing(top) as partial:
+        table[table["rank"] <= n_genes].to_csv(partial, sep="\t", index=False, float_format="%.6g")
+
+
+def read_markers(path: str | Path) -> pd.DataFrame:
+    """Read a table that `write_markers` wrote; `group` and the genes' names are strings."""
+    types = {"group": pa.string(), "names": pa.string(), "gene_symbols": pa.string()}
+    types |= {name: pa.from_numpy_dtype(dtype) for name, dtype in FLOATS.items()}
+    return csv.read_csv(
+        path, parse_options=csv.ParseOptions(delimiter="\t"), convert_options=csv.ConvertOptions(column_types=types)
+    ).to_pandas()

@@ -1,0 +1,157 @@
+"""The matrix that PCA and the markers work on, a chunk at a time: log-normalised, regressed, scaled, clipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.run import device as devices
+from lib.run.errors import UserError
+from lib.store.csr import dense, rows_of_nonzeros
+from lib.store.files import column_names, read_arrays, read_attrs, read_table
+
+METRICS = ("pct_counts_", "total_counts_", "log1p_total_counts_")  # of families, which a cohort may lack
+
+
+def target_of(totals: np.ndarray, target_sum: float | None) -> float:
+    """What normalisation makes each cell's counts sum to: `target_sum`, by default the median of the totals above zero.
+
+    As scanpy.pp.normalize_total on a dense matrix, whose median leaves out cells without counts.
+    """
+    return target_sum or float(np.median(totals[totals > 0]))
+
+
+def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device, dtype: Any = np.float32) -> Any:
+    """log(1 + counts * target_sum / totals) of a CSR chunk, as scanpy's normalize_total and log1p.
+
+    Parameters
+    ----------
+    X
+        cells x genes, CSR counts.
+    totals
+        Counts that each cell has in the kept genes. Cells with none stay zero, as in scanpy.
+    target_sum
+        What each cell's counts sum to before the logarithm.
+
+    Returns
+    -------
+    CSR with `X`'s structure, of `dtype`.
+    """
+    xp = device.xp
+    totals = xp.asarray(totals, dtype=np.float64)
+    factors = xp.where(totals > 0, target_sum / xp.where(totals > 0, totals, 1), 0)
+    data = xp.log1p(X.data * factors[rows_of_nonzeros(X, device)]).astype(dtype)
+    return device.sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)
+
+
+def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
+    """The design matrix of scanpy.pp.regress_out, [1, keys], cells x (1 + keys), float64.
+
+    Keys are standardised, which leaves the residuals as they are and the normal equations well conditioned.
+
+    Raises
+    ------
+    UserError
+        If a key is no numeric column of obs.
+    """
+    numeric = obs.select_dtypes("number").columns
+    columns = [np.ones(len(obs))]
+    for key in keys:
+        if key not in numeric:
+            raise UserError(f"regress_out: keys: {key!r} is no numeric obs column; there are {', '.join(numeric)}")
+        centered = obs[key].to_numpy(np.float64) - obs[key].mean()
+        columns.append(centered / (centered.std() or 1))
+    return np.column_stack(columns)
+
+
+def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) -> tuple[str, ...]:
+    """The columns of `obs.parquet`, of `keys`, that can be regressed out: those known of all kept cells.
+
+    With no more cells than a regression has coefficients there are none. Which are left out is for `say`.
+    """
+    known = column_names(obs)
+    lacking = [key for key in keys if key not in known and key.startswith(METRICS)]
+    found = [key for key in keys if key not in lacking]
+    table = read_table(obs, found)
+    missing = table.isna().sum()
+    said = [f"{key}, which this cohort does not have" for key in lacking]
+    said += [f"{key}, which is missing for {n} of {len(table)} kept cells" for key, n in missing.items() if n]
+    if said:
+        say("not regressed out (regress_out: keys): %s", "; ".join(said))
+    found = [key for key in found if not missing[key]]
+    if found and len(table) <= len(found) + 1:
+        say("nothing is regressed out (regress_out: keys), for only %d cells are left", len(table))
+        return ()
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What turns a chunk of counts into rows of the matrix that PCA sees.
+
+    Attributes
+    ----------
+    target_sum
+        See `log_normalize`.
+    regress_keys
+        obs columns regressed out; none: no regression.
+    coefficients
+        Of the regression, (1 + regress_keys) x genes, the intercept first.
+    mean, std
+        Per gene: subtracted and divided by. `mean` is 0 after a regression; `std` is 1 where scaling is off.
+    max_value
+        Values beyond +-max_value are clipped to it; None: no clipping.
+    """
+
+    target_sum: float
+    regress_keys: tuple[str, ...]
+    coefficients: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    max_value: float | None
+
+    def dense(self, X: Any, totals: Any, design: Any, device: devices.Device) -> Any:
+        """A chunk's rows of the matrix, cells x genes, float32.
+
+        Parameters
+        ----------
+        X
+            cells x genes, CSR counts.
+        totals
+            The cells' counts in the kept genes.
+        design
+            The cells' rows of `regressors`.
+        """
+        xp = device.xp
+        Z = dense(log_normalize(X, totals, self.target_sum, device), device)
+        if self.regress_keys:
+            Z -= xp.asarray(design, np.float32) @ xp.asarray(self.coefficients, np.float32)
+        else:
+            Z -= xp.asarray(self.mean, np.float32)
+        Z /= xp.asarray(self.std, np.float32)
+        if self.max_value is not None:
+            xp.clip(Z, -self.max_value, self.max_value, out=Z)
+        return Z
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `read` needs beside the attributes."""
+        return {"coefficients": self.coefficients, "mean": self.mean, "std": self.std}
+
+    def attrs(self) -> dict[str, Any]:
+        """The scalars that `read` needs; `max_value` is NaN for None."""
+        max_value = np.nan if self.max_value is None else self.max_value
+        return {"target_sum": self.target_sum, "max_value": max_value, "regress_keys": json.dumps(self.regress_keys)}
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scaling:
+        """The scaling that `pca.h5` holds."""
+        attrs = read_attrs(path)
+        max_value = None if np.isnan(attrs["max_value"]) else attrs["max_value"]
+        keys = tuple(json.loads(attrs["regress_keys"]))
+        return cls(attrs["target_sum"], keys, **read_arrays(path, "coefficients", "mean", "std"), max_value=max_value)

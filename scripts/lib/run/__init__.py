@@ -1,0 +1,1 @@
+"""How a stage runs: log, errors, notices, progress, device, resources."""

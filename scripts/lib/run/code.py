@@ -1,0 +1,83 @@
+"""Which code a stage runs: what of this workflow its results may depend on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+@cache
+def version_of(script: Path) -> str:
+    """A hash of a stage's script and of all of this workflow that it imports, comments and docstrings aside."""
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted(closure(script)):
+        digest.update(path.name.encode() + statements(path).encode())
+    return digest.hexdigest()
+
+
+def closure(script: Path) -> set[Path]:
+    """A script, the modules that it imports from this workflow, theirs, and the data files that they name."""
+    found, waiting = set(), [script]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(imported(path))
+    return found
+
+
+@cache
+def imported(path: Path) -> tuple[Path, ...]:
+    """The files of this workflow that one of them imports, or names as a string."""
+    if path.suffix != ".py":
+        return ()
+    return tuple(file for name in _names(_tree(path)) if (file := _file_of(path, name)) is not None)
+
+
+@cache
+def statements(path: Path) -> str:
+    """A file's text without comments on lines of their own, docstrings and blank lines."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix == ".py":
+        for node in ast.walk(_tree(path)):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and _is_text(body[0]):
+                lines[body[0].lineno - 1 : body[0].end_lineno] = [""] * (body[0].end_lineno - body[0].lineno + 1)
+        lines = [line for line in lines if not re.match(r"\s*(#|$)", line)]
+    return "\n".join(lines)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """What may be a file: imported modules as a/b, and strings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = (node.module or "").replace(".", "/")
+            yield module
+            yield from (f"{module}/{alias.name}".strip("/") for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.replace(".", "/") for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            yield node.value
+
+
+def _file_of(path: Path, name: str) -> Path | None:
+    """The file that a module, or a string, stands for: beside the file that names it, or in the folder of scripts."""
+    if not re.fullmatch(r"[\w./-]+", name):
+        return None
+    named = name if "." in name else f"{name}.py"
+    return next((file for folder in (path.parent, SCRIPTS) if (file := folder / named).is_file()), None)

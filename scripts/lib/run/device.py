@@ -1,0 +1,161 @@
+"""The device that a stage computes on: the CPU, or one GPU with a hard cap on its memory.
+
+Which of them is decided once, when the workflow is read (`choose`): a rule that runs on the GPU asks for the resource
+`gpu`, and its stage computes where its job was sent (`of`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from lib.run import diagnosis
+from lib.run.clock import spending
+from lib.run.errors import UserError
+
+SPARE = 0.97  # of a card's memory: the rest is left to contexts and libraries' own allocations
+MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays live.
+
+    `xp` is the array module (NumPy or CuPy) and `sparse` its sparse module: code on counts is written against these
+    two, and names neither NumPy nor SciPy itself.
+
+    Attributes
+    ----------
+    name
+        cpu or gpu.
+    memory
+        Bytes of GPU memory that this process may take; None on the CPU.
+    """
+
+    name: str
+    xp: ModuleType
+    memory: int | None = None
+
+    @cached_property
+    def sparse(self) -> ModuleType:
+        """The sparse module, imported where it is first asked for."""
+        return import_module("cupyx.scipy.sparse" if self.is_gpu else "scipy.sparse")
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether arrays live on a GPU."""
+        return self.name == "gpu"
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """The array as NumPy's."""
+        return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def peak_mb(self) -> float | None:
+        """The highest GPU memory of this process so far, in MB; None on the CPU."""
+        return _STATISTICS[0].allocation_counts.peak_bytes / MB if _STATISTICS else None
+
+    def describe(self) -> dict[str, Any]:
+        """What a run record says of the device: card, driver, CUDA, packages; empty for the CPU."""
+        if not self.is_gpu:
+            return {}
+        runtime = self.xp.cuda.runtime
+        return {
+            "card": runtime.getDeviceProperties(self.xp.cuda.Device().id)["name"].decode(),
+            "card_mb": runtime.memGetInfo()[1] // MB,
+            "cap_mb": self.memory // MB,
+            "driver": diagnosis.driver_version(),
+            "cuda": diagnosis.dotted(runtime.runtimeGetVersion()),
+            "gpu_versions": {name: diagnosis.version_of(name) for name in diagnosis.PACKAGES},
+        }
+
+
+@cache
+def cpu() -> Device:
+    """The CPU: NumPy and SciPy."""
+    return Device("cpu", np)
+
+
+@cache
+def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = None) -> Device:
+    """A GPU: CuPy, whose memory comes from RMM, as does that of cuVS, cuML and pylibcugraph.
+
+    RMM's limiting adaptor refuses what goes beyond the cap, with a MemoryError; its statistics adaptor knows the peak.
+
+    Parameters
+    ----------
+    memory_mb
+        The cap. It is claimed on a card where it is free, before anything is allocated (`lib.run.cards`). None: what is
+        free on the first card.
+    pool
+        Take memory from CUDA's pool, which keeps what is freed for the next allocation; else from cudaMalloc.
+    shard
+        See `lib.run.cards.claim`.
+
+    Raises
+    ------
+    UserError
+        If no GPU can be used: which of driver, card and packages is missing, and how to get it.
+    """
+    if problem := diagnosis.unusable():
+        raise UserError(diagnosis.refusal(problem))
+    from lib.run import cards
+
+    card = None if memory_mb is None else cards.claim(memory_mb, shard=shard)
+    import cupy
+    import rmm.mr
+    from rmm.allocators.cupy import rmm_cupy_allocator
+
+    # CUB's reductions within blocks are no faster here, and take 3 to 5 s each to compile, once on every machine
+    cupy._core.set_reduction_accelerators([])
+    with spending("import"):  # CUDA's start
+        cupy.cuda.Device(0 if card is None else card[0].ordinal).use()
+        cupy.cuda.runtime.free(0)
+    cap = int(cupy.cuda.runtime.memGetInfo()[0] * SPARE) if card is None else card[1] * MB
+    source = rmm.mr.CudaAsyncMemoryResource() if pool else rmm.mr.CudaMemoryResource()
+    resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))
+    rmm.mr.set_current_device_resource(resource)
+    cupy.cuda.set_allocator(rmm_cupy_allocator)
+    _STATISTICS.append(resource)
+    _CURRENT.append(Device("gpu", cupy, cap))
+    return _CURRENT[0]
+
+
+def of(snakemake: Any) -> Device:
+    """The device of a job: the GPU if its rule asked for one (resource `gpu`), with `vram_mb` as its cap."""
+    resources = snakemake.resources
+    if not resources.get("gpu", 0):
+        return cpu()
+    shard = snakemake.wildcards.get("shard")
+    number = None if shard is None else int(shard.partition("-")[0])
+    return gpu(int(resources.get("vram_mb")), bool(resources.get("gpu_pool", 1)), number)
+
+
+def resolve(choice: str = "auto") -> Device:
+    """The device for `auto`, `cpu` or `gpu`, outside a job."""
+    return gpu() if diagnosis.choose(choice) == "gpu" else cpu()
+
+
+def current() -> Device:
+    """The device that this process set up: the GPU, or else the CPU."""
+    return _CURRENT[0] if _CURRENT else cpu()
+
+
+def out_of_memory(error: MemoryError, where: str) -> str:
+    """The message for a stage whose device has too little memory for it."""
+    if not current().is_gpu:
+        return f"out of memory ({error}). Give the rule more (`mem_mb`), or run it on a machine that has more."
+    cap, peak = current().memory / MB, current().peak_mb()
+    return (
+        f"{where} needs more GPU memory than its cap of {cap:.0f} MB: it had {peak:.0f} MB at most, and then {error}. "
+        "Raise `gpu: memory_gb` in the config if that is the cap, run the rule again with a larger "
+        "`--set-resources RULE:vram_mb=...`, use a card with more memory, or set `device: cpu`."
+    )
+
+
+_CURRENT: list[Device] = []  # the GPU, once it is set up
+_STATISTICS: list[Any] = []  # RMM's resource, once a GPU is set up

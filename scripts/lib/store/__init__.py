@@ -1,0 +1,1 @@
+"""Counts and artifacts on disk: how they are written, streamed and named."""

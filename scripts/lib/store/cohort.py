@@ -1,0 +1,198 @@
+"""All samples as one matrix: the kept cells x the kept genes, streamed sample after sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.run import device as devices
+from lib.run.errors import UserError
+from lib.run.stage import log, notice
+from lib.store.categories import united
+from lib.store.counts import Counts, Stores
+from lib.store.files import read_table
+from lib.store.shards import rows_of
+
+
+class Cohort(Stores):
+    """The kept cells of all samples x the kept genes of the cohort, as a stream of counts; once there is `obs`, its.
+
+    Parameters
+    ----------
+    counts
+        The samples' counts stores.
+    cells
+        The samples' `cells.parquet`, in the same order.
+    genes
+        The cohort's `genes.parquet`.
+    gene_key
+        Column of the stores' `var` that matches the genes table: gene_symbols or gene_ids.
+    device
+        Where chunks are wanted.
+    subset
+        Boolean mask over the kept genes: stream these only.
+    shard
+        Stream these cells only ("2-of-3"; `lib.store.shards`); all by default.
+    obs
+        The cohort's `obs.parquet`, whose cells are streamed.
+
+    Attributes
+    ----------
+    n_obs, n_vars
+        Shape of the stream.
+    rows
+        Where its cells stand among all cells of the cohort.
+    genes
+        The kept genes' table, in the order of the stream's columns.
+
+    Raises
+    ------
+    UserError
+        If the samples' kept cells, in their order, are not those of `obs`.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[str | Path],
+        cells: Sequence[str | Path],
+        genes: str | Path,
+        gene_key: str,
+        device: devices.Device | None = None,
+        subset: np.ndarray | None = None,
+        shard: str | None = None,
+        obs: str | Path | None = None,
+    ) -> None:
+        self.genes = kept_genes(genes)
+        if subset is not None:
+            self.genes = self.genes[subset]
+        tables = [read_table(path, columns=["kept"])["kept"] for path in cells]
+        kept = [table.to_numpy() for table in tables] if obs is None else in_cohort(tables, obs)
+        starts = np.cumsum([0, *(mask.sum() for mask in kept)])
+        self.rows = slice(0, int(starts[-1])) if shard is None else rows_of(shard, int(starts[-1]))
+        mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
+        used = [i for i, mask in enumerate(mine) if shard is None or mask.any()]
+        self.cells = [cells[i] for i in used]
+        self._first = self.rows.start - int(starts[used[0]])  # kept cells before the stream's, in these tables
+        stores = []
+        for i in used:
+            columns = gene_columns(Counts(counts[i]), self.genes, gene_key)
+            stores.append(Counts(counts[i], device, mine[i], columns, len(self.genes)))
+        super().__init__(stores)
+
+    def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """The stream's cells' table, in its order: all of `cells.parquet`, or some columns of it."""
+        table = kept_cells(self.cells, columns)
+        mine = slice(self._first, self._first + self.n_obs)
+        return table if len(table) == self.n_obs else table.iloc[mine].copy()
+
+
+def in_cohort(tables: Sequence[pd.Series], obs: str | Path) -> list[np.ndarray]:
+    """For each sample a mask of its cells that are the cohort's; `tables` says which its limits kept.
+
+    Raises
+    ------
+    UserError
+        If these are not the cells of `obs` in their order.
+    """
+    names = read_table(obs, columns=[]).index
+    kept = [table.to_numpy() for table in tables]
+    if sum(mask.sum() for mask in kept) > len(names):
+        kept = [mask & table.index.isin(names) for table, mask in zip(tables, kept, strict=True)]
+    mine = [table.index[mask] for table, mask in zip(tables, kept, strict=True)]
+    if not np.array_equal(np.concatenate(mine), names):
+        raise UserError(
+            f"the samples' kept cells are not those of {obs}, or stand in another order: it is of an earlier run. Make "
+            "it anew: delete it, and run snakemake again."
+        )
+    return kept
+
+
+def kept_genes(genes: str | Path) -> pd.DataFrame:
+    """The kept genes' table."""
+    table = read_table(genes)
+    return table[table["kept"]]
+
+
+def of_rows(kept: np.ndarray, rows: slice, first: int) -> np.ndarray:
+    """The cells of a mask that stand within `rows`, where the first of them is number `first`."""
+    place = first + np.cumsum(kept) - 1
+    return kept & (place >= rows.start) & (place < rows.stop)
+
+
+def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) -> pd.DataFrame:
+    """The kept cells of several `cells.parquet`, one after the other.
+
+    A column stays numbers, or booleans, if it is that in every sample that has values of it, booleans if there in all
+    samples; else it becomes categories of strings (`lib.store.categories.united`), which parquet, h5ad and scanpy take.
+    """
+    tables = []
+    for path in cells:
+        table = read_table(path, columns=None if columns is None else ["kept", *columns])
+        tables.append(table[table["kept"]].drop(columns=["kept"]))
+    if columns is None:
+        tables = [table.drop(columns=["reason"]) for table in tables]
+    tables = [table for table in tables if len(table)] or tables[:1]  # an empty one's columns have no say
+    names = dict.fromkeys(name for table in tables for name in table)
+    joined = {name: joined_column(name, [table.get(name, missing(table)) for table in tables]) for name in names}
+    return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]))
+
+
+def with_results(obs: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:
+    """The cells' table and this run's results beside it; a file's own columns of the same name give way."""
+    results = pd.concat([pd.DataFrame(index=obs.index), *tables], axis=1)
+    if len(own := obs.columns.intersection(results.columns)):
+        log.info("the files' own columns %s are replaced by this run's", ", ".join(own))
+    return pd.concat([obs.drop(columns=own), results], axis=1)
+
+
+def missing(table: pd.DataFrame) -> pd.Series:
+    """A column without a value."""
+    return pd.Series(np.nan, table.index)
+
+
+def joined_column(name: str, parts: Sequence[pd.Series]) -> np.ndarray | pd.Categorical:
+    """The samples' parts of a column of obs, one after the other; see `kept_cells`."""
+    kinds = {kind_of(part) for part in parts if part.notna().any()}
+    if not kinds:
+        return np.full(sum(map(len, parts)), np.nan)
+    if kinds == {"numbers"} or (kinds == {"booleans"} and all(part.notna().all() for part in parts)):
+        return np.concatenate([part.to_numpy() for part in parts])
+    if len(kinds) > 1:
+        notice("obs column %s holds %s: it becomes text", name, " in some samples and ".join(sorted(kinds)))
+    joined = united(parts)
+    if not joined.cat.ordered and any(getattr(part.dtype, "ordered", False) for part in parts):
+        notice("obs column %s: the samples order its categories differently, so that it is not ordered", name)
+    return joined.array
+
+
+def kind_of(values: pd.Series) -> str:
+    """What a column holds: numbers, booleans or text; categories of any kind count as text."""
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return "booleans"
+    return "numbers" if pd.api.types.is_numeric_dtype(values.dtype) else "text"
+
+
+def gene_columns(store: Counts, genes: pd.DataFrame, gene_key: str) -> np.ndarray:
+    """For each gene of a store its position in the cohort's genes table, -1 where it is not there; int32."""
+    shared = named_by_id(genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy())
+    return genes.index.get_indexer(gene_keys(store, gene_key, shared)).astype(np.int32)
+
+
+def gene_keys(store: Counts, gene_key: str, shared: set[str]) -> np.ndarray:
+    """What a store's genes are joined on: unique symbols (its var_names) or ids.
+
+    A symbol of `shared`, which several genes of another sample have, is named with the gene's id as it is there.
+    """
+    keys = store.names("var", "_index" if gene_key == "gene_symbols" else gene_key)
+    if gene_key == "gene_symbols" and shared and len(alone := np.flatnonzero(np.isin(keys, list(shared)))):
+        ids = store.names("var", "gene_ids")[alone]
+        keys[alone] = [f"{keys[i]}-{gene_id}" for i, gene_id in zip(alone, ids, strict=True)]
+    return keys
+
+
+def named_by_id(names: np.ndarray, symbols: np.ndarray, ids: np.ndarray) -> set[str]:
+    """The symbols that do not name one gene, so that `ingest` named their genes `{symbol}-{id}`."""
+    return {symbols[i] for i in np.flatnonzero(names != symbols) if names[i].endswith(f"-{ids[i]}")}

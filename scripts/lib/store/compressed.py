@@ -1,0 +1,167 @@
+"""Compressed 1-D arrays in an HDF5 file, as many chunks at a time as there are threads.
+
+The arrays are plain HDF5 (shuffle and deflate, in chunks of `CHUNK` elements), which every reader has. h5py runs these
+filters in one thread; here the raw chunks are read and written, and threads run the filters: libdeflate inflates at
+twice the speed of isa-l, which deflates at three times that of libdeflate.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import deflate
+import h5py
+import numpy as np
+from isal import isal_zlib
+
+from lib.run.clock import spending
+
+CHUNK = 1 << 18  # elements of an HDF5 chunk
+GROUP = 4  # chunks that one task inflates: each task costs time that only one thread can have
+WAITING = 32  # chunks that may wait for the threads that deflate them
+
+
+class CompressedArray:
+    """A growing 1-D HDF5 dataset (shuffle + deflate) whose chunks are compressed by threads and written raw."""
+
+    def __init__(self, group: h5py.Group, name: str, dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self.dataset = group.create_dataset(
+            name,
+            (0,),
+            self.dtype,
+            maxshape=(None,),
+            chunks=(CHUNK,),
+            compression="gzip",
+            compression_opts=1,
+            shuffle=True,
+        )
+        self.pending: list[np.ndarray] = []
+        self.n = self.n_pending = 0
+        self.deflating: deque[Future] = deque()
+
+    def append(self, values: np.ndarray) -> None:
+        """Add values, of any dtype that casts to the array's; they are not copied, and the caller leaves them alone."""
+        start = 0
+        while start < len(values):
+            piece = values[start : start + CHUNK - self.n_pending]
+            self.pending.append(piece)
+            self.n_pending += len(piece)
+            start += len(piece)
+            if self.n_pending == CHUNK:
+                self._submit()
+
+    def close(self) -> None:
+        """Write what is left, the last chunk partly filled."""
+        if self.n_pending:
+            self._submit()
+        self.dataset.resize((self.n,))  # before its last chunk, which lies partly beyond
+        self._write(0)
+
+    def _submit(self) -> None:
+        self.deflating.append(pool().submit(_deflate, self.pending, self.dtype))
+        self.n += self.n_pending
+        self.pending, self.n_pending = [], 0
+        self._write(WAITING)
+
+    def _write(self, waiting: int) -> None:
+        """Write the oldest chunks until at most `waiting` are left to the threads."""
+        if len(self.deflating) <= waiting:
+            return
+        with spending("write"):
+            if self.n > len(self.dataset):
+                self.dataset.resize((2 * self.n,))  # now and then: each time takes milliseconds
+            first = (self.n - 1) // CHUNK + 1 - len(self.deflating)
+            while len(self.deflating) > waiting:
+                self.dataset.id.write_direct_chunk((first * CHUNK,), self.deflating.popleft().result())
+                first += 1
+
+
+class CompressedReader:
+    """An array that `CompressedArray` wrote, or any with its filters and chunks: where its chunks lie in the file.
+
+    Parameters
+    ----------
+    dataset
+        Of an open file.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self.dtype = dataset.dtype
+        chunks: dict[int, tuple[int, int]] = {}
+        dataset.id.chunk_iter(lambda chunk: chunks.update({chunk.chunk_offset[0]: (chunk.byte_offset, chunk.size)}))
+        self.chunks = chunks
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of an inflated chunk."""
+        return CHUNK * self.dtype.itemsize
+
+    def read(self, fd: int, start: int, stop: int) -> list[Future]:
+        """Elements `start` to `stop` of the file that is open as `fd`, as futures of consecutive pieces."""
+        return [
+            pool().submit(self._values, fd, at, max(start - at, 0), min(stop - at, CHUNK))
+            for at in range(start // CHUNK * CHUNK, stop, CHUNK)
+        ]
+
+    def read_shuffled(self, fd: int, start: int, stop: int, buffer: np.ndarray) -> list[Future]:
+        """Inflate the chunks that hold the elements `start` to `stop` into a buffer of bytes, still shuffled.
+
+        A shuffled chunk has its elements' first bytes, then all their second bytes, and so on.
+        """
+        chunks = list(range(start // CHUNK * CHUNK, stop, CHUNK))
+        return [
+            pool().submit(self._inflate_into, fd, chunks[i : i + GROUP], buffer[i * self.chunk_bytes :])
+            for i in range(0, len(chunks), GROUP)
+        ]
+
+    def _inflate(self, fd: int, at: int) -> np.ndarray:
+        offset, size = self.chunks[at]
+        return np.frombuffer(deflate.zlib_decompress(os.pread(fd, size, offset), self.chunk_bytes), np.uint8)
+
+    def _inflate_into(self, fd: int, chunks: Sequence[int], buffer: np.ndarray) -> None:
+        for i, at in enumerate(chunks):
+            buffer[i * self.chunk_bytes : (i + 1) * self.chunk_bytes] = self._inflate(fd, at)
+
+    def _values(self, fd: int, at: int, low: int, high: int) -> np.ndarray:
+        size = self.dtype.itemsize
+        shuffled = self._inflate(fd, at).reshape(size, CHUNK)
+        values = np.empty((high - low, size), np.uint8)
+        for byte in range(size):
+            values[:, byte] = shuffled[byte, low:high]
+        return values.view(self.dtype).ravel()
+
+
+_POOL: ThreadPoolExecutor | None = None
+
+
+def set_threads(n: int) -> None:
+    """Threads that compress and decompress; by default as many as there are cores."""
+    global _POOL
+    _POOL = ThreadPoolExecutor(n)
+
+
+def pool() -> ThreadPoolExecutor:
+    """The threads that compress and decompress. A task of theirs must not wait for another."""
+    if _POOL is None:
+        set_threads(os.cpu_count() or 1)
+    return _POOL
+
+
+def _deflate(pieces: list[np.ndarray], dtype: np.dtype) -> bytes:
+    """One chunk, zero beyond the pieces: shuffled into its elements' first bytes, their second bytes ..., deflated."""
+    bits = np.dtype(f"u{dtype.itemsize}")
+    n = sum(map(len, pieces))
+    shuffled = np.empty((dtype.itemsize, CHUNK), np.uint8)
+    shuffled[:, n:] = 0
+    at = 0
+    for piece in pieces:
+        values = np.ascontiguousarray(piece, dtype).view(bits)
+        for byte, row in enumerate(shuffled[:, at : at + len(piece)]):
+            np.right_shift(values, 8 * byte, out=row, casting="unsafe")
+        at += len(piece)
+    return isal_zlib.compress(shuffled, 1)

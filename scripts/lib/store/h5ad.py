@@ -1,0 +1,79 @@
+"""Tables in AnnData's layout, as its specification has them, without AnnData: its import takes seconds of a process.
+
+https://anndata.readthedocs.io/en/stable/fileformat-prose.html: dataframe, categorical, array and string-array, 0.2.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from lib.store.names import escape_key, unescape
+
+
+def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
+    """Write a table of numbers, booleans, strings and categories as `anndata.io.write_elem` does; equal on reading.
+
+    Names of columns that HDF5 cannot hold as keys, as those with a slash, are escaped (`names.escape_key`).
+
+    Raises
+    ------
+    TypeError
+        If a column holds anything else.
+    """
+    group, index = parent.create_group(name), escape_key(str(table.index.name or "_index"))
+    _mark(group, "dataframe")
+    group.attrs.update({"_index": index, "column-order": [escape_key(str(column)) for column in table]})
+    _write_array(group, index, table.index.to_numpy(object))
+    for column, values in table.items():
+        key = escape_key(str(column))
+        if not isinstance(values.dtype, pd.CategoricalDtype):
+            _write_array(group, key, values.to_numpy())
+            continue
+        categorical = group.create_group(key)
+        _mark(categorical, "categorical")
+        categorical.attrs["ordered"] = bool(values.cat.ordered)
+        _write_array(categorical, "codes", values.cat.codes.to_numpy())
+        _write_array(categorical, "categories", values.cat.categories.to_numpy())
+
+
+def read_frame(group: h5py.Group) -> pd.DataFrame:
+    """A table that `write_frame` wrote, as `anndata.io.read_elem` reads it."""
+    columns = {unescape(name): _column(group[name]) for name in group.attrs["column-order"]}
+    return pd.DataFrame(columns, index=pd.Index(read_array(group[group.attrs["_index"]]), dtype=object))
+
+
+def read_array(dataset: h5py.Dataset) -> np.ndarray:
+    """An array of numbers, or of strings (object)."""
+    return dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
+
+
+def plain_strings(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its strings as objects: what every version of AnnData writes, and reads, alike."""
+    table = table.set_axis(table.index.astype(object), axis=0)
+    for name, column in table.items():
+        if isinstance(column.dtype, pd.StringDtype):
+            table[name] = column.astype(object)
+        elif isinstance(column.dtype, pd.CategoricalDtype) and isinstance(column.cat.categories.dtype, pd.StringDtype):
+            table[name] = column.cat.rename_categories(column.cat.categories.astype(object))
+    return table
+
+
+def _column(stored: h5py.Dataset | h5py.Group) -> Any:
+    if isinstance(stored, h5py.Dataset):
+        return read_array(stored)
+    categories = read_array(stored["categories"])
+    return pd.Categorical.from_codes(stored["codes"][...], categories, ordered=bool(stored.attrs["ordered"]))
+
+
+def _write_array(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    strings = values.dtype.kind in "OUT"
+    dtype = {"dtype": h5py.string_dtype()} if strings else {}
+    _mark(group.create_dataset(name, data=values, **dtype), "string-array" if strings else "array")
+
+
+def _mark(element: h5py.Group | h5py.Dataset, encoding: str) -> None:
+    element.attrs.update({"encoding-type": encoding, "encoding-version": "0.2.0"})

@@ -1,0 +1,107 @@
+"""Which cells an artifact is of, and in which order: what keeps one cell's values from being taken for another's.
+
+Every artifact with a row a cell carries a mark made of its cells' names. `stage.run` compares the marks of a job's
+inputs before it computes. A mark is `{scope} {cells} {bytes} {hash}`: `sample`, all cells of a sample's file; `cohort`,
+the cohort's cells. The hash is a polynomial of the names' bytes modulo 2^64, so that the mark of consecutive parts
+follows from theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lib.run.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = "somersault-cells"  # of the attribute of an HDF5 file, and of a parquet file's metadata
+BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd
+MODULUS = 1 << 64
+BLOCK = 1 << 16  # bytes hashed at a time
+
+
+def mark_of_names(names: Sequence[str] | pd.Index, scope: str) -> str:
+    """The mark of cells with these names, in this order; `scope` is sample or cohort."""
+    names = np.asarray(names, dtype=object)  # pandas 3 has its strings elsewhere, and gives them one by one slowly
+    text = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
+    weights = np.multiply.accumulate(np.r_[np.uint64(1), np.full(BLOCK - 1, BASE, np.uint64)])[::-1]
+    found = 0
+    for start in range(0, len(text), BLOCK):
+        block = text[start : start + BLOCK]
+        of_block = int((block * weights[-len(block) :]).sum(dtype=np.uint64))
+        found = (found * pow(BASE, len(block), MODULUS) + of_block) % MODULUS
+    return f"{scope} {len(names)} {len(text)} {found:016x}"
+
+
+def joined(marks: Sequence[str]) -> str:
+    """The mark of the cells of several artifacts, one after the other."""
+    n, size, found = 0, 0, 0
+    for mark in marks:
+        scope, n_part, size_part, of_part = mark.split()
+        found = (found * pow(BASE, int(size_part), MODULUS) + int(of_part, 16)) % MODULUS
+        n, size = n + int(n_part), size + int(size_part)
+    return f"{scope} {n} {size} {found:016x}"
+
+
+def read_mark(path: str | Path) -> str | None:
+    """The mark of an artifact; None where it has none, or is no artifact."""
+    try:
+        if str(path).endswith(".parquet"):
+            from pyarrow.parquet import read_schema
+
+            return (read_schema(path).metadata or {}).get(KEY.encode(), b"").decode() or None
+        if str(path).endswith((".h5", ".h5ad")):
+            import h5py
+
+            with h5py.File(path, "r", locking=False) as file:
+                return file.attrs.get(KEY)
+    except (OSError, ValueError):  # a user's file, say, which its reader will refuse
+        pass
+    return None
+
+
+def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
+    """Refuse a job whose inputs are not of the same cells in the same order.
+
+    Parameters
+    ----------
+    inputs
+        The job's input files by name: a path, or several. Those of several samples must agree one by one; what is of
+        the cohort, all of it, where several files may be parts one after the other.
+    part
+        Whether the job is of a shard, some of whose inputs hold its cells alone.
+
+    Raises
+    ------
+    UserError
+        Which files differ, and what to do.
+    """
+    samples: dict[int, tuple[str, str]] = {}
+    cohort: tuple[str, str] | None = None
+    for files in inputs.values():
+        files = [files] if isinstance(files, str | Path) else list(files)
+        marks = [read_mark(file) for file in files]
+        if not marks or None in marks:
+            continue
+        if marks[0].startswith("sample"):
+            for i, (file, mark) in enumerate(zip(files, marks, strict=True)):
+                if samples.setdefault(i, (file, mark))[1] != mark:
+                    _differ(samples[i][0], file)
+        elif not part or len(files) > 1:
+            found = marks[0] if len(set(marks)) == 1 else joined(marks)  # of all cells each, or parts of them
+            cohort = cohort or (files[0], found)
+            if cohort[1] != found:
+                _differ(cohort[0], next(file for file, mark in zip(files, marks, strict=True) if mark != cohort[1]))
+
+
+def _differ(one: str | Path, other: str | Path) -> None:
+    newer, older = sorted((Path(one), Path(other)), key=lambda path: path.stat().st_mtime, reverse=True)
+    raise UserError(
+        f"{newer} and {older} are not of the same cells in the same order: the second is of an earlier run. Make it "
+        f"anew: delete it, and run snakemake again."
+    )

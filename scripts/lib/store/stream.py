@@ -1,0 +1,102 @@
+"""Counts as streams of chunks of cells: what the passes of the stages read."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from lib.run import device as devices
+
+P, R = ParamSpec("P"), TypeVar("R")
+log = logging.getLogger("somersault")
+
+ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
+
+
+SMALLEST = 1 / 64  # of the sizes of chunks: the least that `halve_chunks` comes to
+
+
+_SHARE = 1.0  # of the sizes that chunks have in this process
+
+
+def chunk_size(n: int) -> int:
+    """What is left of a size of chunks after those that `halve_chunks` took off; at least 1."""
+    return max(1, int(_SHARE * n))
+
+
+def halve_chunks() -> bool:
+    """Make the chunks of all streams in this process half as large; False if they are as small as they get."""
+    global _SHARE
+    _SHARE /= 2
+    return _SHARE >= SMALLEST
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive cells of a stream: `X` holds cells `start` to `start + X.shape[0]`, CSR, on the stream's device."""
+
+    start: int
+    X: Any
+
+    @property
+    def rows(self) -> slice:
+        """Where these cells stand among all cells of the stream."""
+        return slice(self.start, self.start + self.X.shape[0])
+
+
+class Stream(Protocol):
+    """Counts as a re-iterable sequence of row chunks: what the stages' functions take."""
+
+    n_obs: int
+    n_vars: int
+    device: devices.Device
+
+    def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
+        """All cells in order, as chunks of at most `max_cells` cells."""
+
+
+class InMemory:
+    """A matrix in memory as a stream, for small batches and for tests."""
+
+    def __init__(self, X: Any, device: devices.Device | None = None, max_cells: int = 1000) -> None:
+        self.device = device or devices.cpu()
+        self.X = self.device.sparse.csr_matrix(X)
+        self.n_obs, self.n_vars = self.X.shape
+        self.max_cells = max_cells
+
+    def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
+        """The matrix by slices of rows."""
+        step = chunk_size(min(self.max_cells, max_cells or self.max_cells))
+        for start in range(0, self.n_obs, step):
+            yield Chunk(start, self.X[start : start + step])
+
+
+def halving(function: Callable[P, R]) -> Callable[P, R]:
+    """A pass over counts that is done again, with chunks half the size, where the device's memory does not suffice.
+
+    The function must start from nothing whenever it is called: its sums are its own.
+
+    Raises
+    ------
+    MemoryError
+        If it does not suffice for the smallest chunks either.
+    """
+
+    @wraps(function)
+    def retrying(*args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except MemoryError as error:
+                message = str(error)
+                if not halve_chunks():
+                    raise
+            # Only now are the frames gone that held the arrays
+            gc.collect()
+            log.warning("out of memory (%s): again, with chunks half as large", message)
+
+    return retrying

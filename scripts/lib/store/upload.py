@@ -1,0 +1,139 @@
+"""Compressed arrays on their way to the GPU: threads inflate into pinned buffers, which travel while it computes.
+
+A span of elements takes the next of a few slots, each a pinned buffer and one on the card. Threads inflate its chunks
+into the first, still shuffled and in the file's dtype; a stream of its own copies it to the second; a kernel there
+unshuffles and widens the rows that are wanted. Reading, travelling and computing so go on at the same time, and the
+compact dtypes travel.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any
+
+import cupy
+import numpy as np
+
+from lib.store.compressed import CHUNK, CompressedReader
+
+_WIDEN = cupy.ElementwiseKernel(
+    "raw uint8 shuffled, raw int32 indptr, raw int64 starts, int32 n_rows, int32 size, int64 chunk",
+    "T value",
+    """
+    int row = 0, end = n_rows;  // indptr[row] <= i < indptr[end]
+    while (end - row > 1) {
+        int middle = (row + end) / 2;
+        if (indptr[middle] <= i) row = middle; else end = middle;
+    }
+    long long at = starts[row] + (i - indptr[row]), block = at / chunk;
+    long long first = block * size * chunk + (at - block * chunk);
+    unsigned int bits = 0;
+    for (int byte = 0; byte < size; ++byte) bits |= (unsigned int)shuffled[first + byte * chunk] << (8 * byte);
+    value = (T)bits;
+    """,
+    "somersault_widen_rows",
+)
+
+
+class Slot:
+    """A pinned buffer, one on the card, and the events of the last copy and of the last kernel that read it."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.pinned = np.frombuffer(cupy.cuda.alloc_pinned_memory(n_bytes), np.uint8, n_bytes)
+        self.card = cupy.empty(n_bytes, np.uint8)
+        self.copied, self.read = cupy.cuda.Event(disable_timing=True), cupy.cuda.Event(disable_timing=True)
+        self.read.record()
+
+
+class Upload:
+    """Spans of several arrays, in the order in which they are asked for.
+
+    Parameters
+    ----------
+    path
+        The file.
+    readers
+        Its arrays, of unsigned integers: data, then indices.
+    largest
+        Elements of the largest span.
+    n_slots
+        Spans that may be on their way at a time.
+    """
+
+    def __init__(self, path: Path, readers: Sequence[CompressedReader], largest: int, n_slots: int) -> None:
+        self.fd, self.readers = os.open(path, os.O_RDONLY), readers
+        n_chunks = (largest - 1) // CHUNK + 2  # a span begins and ends within a chunk
+        self.offsets = np.cumsum([0, *(n_chunks * reader.chunk_bytes for reader in readers)])
+        self.n_slots = n_slots
+        self.slots: list[Slot] = []  # made when asked for: the next one while the threads fill the last
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.submitted = 0
+        self.futures: deque[list[Future]] = deque(maxlen=n_slots)
+
+    def submit(self, start: int, stop: int) -> tuple[Slot, list[Future], int, int]:
+        """Have the threads inflate a span into the next slot."""
+        if len(self.slots) < self.n_slots:
+            self.slots.append(Slot(int(self.offsets[-1])))
+        slot = self.slots[self.submitted % self.n_slots]
+        self.submitted += 1
+        slot.copied.synchronize()
+        futures = [
+            future
+            for reader, offset in zip(self.readers, self.offsets, strict=False)
+            for future in reader.read_shuffled(self.fd, start, stop, slot.pinned[offset:])
+        ]
+        self.futures.append(futures)
+        return slot, futures, start, stop
+
+    def take(self, ticket: tuple[Slot, list[Future], int, int], indptr: np.ndarray, keep: np.ndarray) -> list[Any]:
+        """Some of a span's rows, on the card.
+
+        Parameters
+        ----------
+        ticket
+            Of `submit`.
+        indptr
+            Where the span's rows begin and the last one ends, from 0 on.
+        keep
+            Which of them are wanted.
+
+        Returns
+        -------
+        Their counts (float32, float64 where a count may need it), columns (int32) and indptr (int32).
+        """
+        slot, futures, start, stop = ticket
+        for future in futures:
+            future.result()
+        current = cupy.cuda.get_current_stream()
+        self.stream.wait_event(slot.read)
+        n_chunks = (stop - 1) // CHUNK - start // CHUNK + 1 if stop > start else 0
+        for reader, offset in zip(self.readers, self.offsets, strict=False):
+            span = slice(offset, offset + n_chunks * reader.chunk_bytes)
+            slot.card[span].set(slot.pinned[span], stream=self.stream)
+        slot.copied.record(self.stream)
+        starts = indptr[:-1][keep] + start % CHUNK
+        bounds = np.concatenate([[0], np.cumsum(np.diff(indptr)[keep])])
+        kept, starts = cupy.asarray(bounds.astype(np.int32)), cupy.asarray(starts.astype(np.int64))
+        current.wait_event(slot.copied)
+        arrays = []
+        for reader, offset, dtype in zip(self.readers, self.offsets, self._dtypes(), strict=False):
+            values = cupy.empty(int(bounds[-1]), dtype)
+            if len(values):
+                _WIDEN(slot.card[offset:], kept, starts, len(starts), reader.dtype.itemsize, CHUNK, values)
+            arrays.append(values)
+        slot.read.record(current)
+        return [*arrays, kept]
+
+    def close(self) -> None:
+        """Wait for what still writes into the buffers, and close the file."""
+        wait([future for futures in self.futures for future in futures])
+        self.stream.synchronize()
+        os.close(self.fd)
+
+    def _dtypes(self) -> tuple[Any, Any]:
+        # What CuPy's sparse matrices hold; float32 has every integer up to 2^24
+        return (np.float32 if self.readers[0].dtype.itemsize <= 2 else np.float64), np.int32
