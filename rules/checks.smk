@@ -16,9 +16,8 @@ rule preflight:
         runtime=5,
         disk_mb=1,
     params:
-        command=same_command("--dry-run", "--forceall", "--nolock"),
+        jobs=lambda wildcards: needs_of_all(rules.all.input),
         limits=limits,
-        beside=beside_mb,
         load=whole_load,
     script:
         "../scripts/preflight.py"

@@ -15,6 +15,7 @@ from lib.inputs import headers, sizes
 from lib.inputs import sheet as sheets
 from lib.run import cards, code, diagnosis, notices, resources
 from lib.run.errors import UserError
+from lib.run.plan import plan
 from lib.store.names import escape, unescape
 from snakemake.exceptions import WorkflowError
 
@@ -261,10 +262,8 @@ def limits(wildcards):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         found["mem_mb"] = memory // 10**6
     for name, limit in found.items():
-        # Snakemake has cut a job to what the command line gives: as much is too much
         given = workflow.global_resources.get(name).value
-        if given is not None and given <= (limit or given):
-            found[name] = given - 1
+        found[name] = min((n for n in (limit, given) if n is not None), default=None)
     return found
 
 
@@ -310,14 +309,19 @@ def drawers(wildcards):
     return 1 if job_of(wildcards).n_obs < 40_000 else 4
 
 
-def same_command(*more):
-    """This command line with `more`, and the folder where to run it: the shell's, where `--directory` led elsewhere."""
-    elsewhere = any(word.startswith(("-d", "--directory")) for word in sys.argv)
-    cwd = elsewhere and os.getenv("PWD") or os.getcwd()
-    return {
-        "args": [sys.executable, "-m", "snakemake", *sys.argv[1:], *more],
-        "cwd": cwd,
-    }
+def jobs_of_all(targets):
+    """The jobs of a whole run with these targets that run a script of this workflow, each after those it reads from."""
+    mine = own_rules()
+    return [job for job in plan(mine, targets) if job.log]
+
+
+def needs_of_all(targets):
+    """What each job of a whole run asks for."""
+    names = ("mem_mb", "vram_mb", "runtime", "disk_mb")
+    return [
+        {"rule": job.rule.name} | {name: job.resource(name) for name in names}
+        for job in jobs_of_all(targets)
+    ]
 
 
 def own_rules():
@@ -339,10 +343,15 @@ def hash_of(params):
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+def run_records(targets):
+    """Where the jobs of a whole run leave their run records: beside their logs."""
+    return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]
+
+
 def say_notices():
     """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
     if only_looks():
         return
-    records = notices.read_records(rules.runs.params.records)
+    records = notices.read_records(run_records(rules.all.input))
     found = notices.notices(records, rules.runs.params.versions)
     print(notices.shown(found, NOTICES), file=sys.stderr)

@@ -1,0 +1,73 @@
+"""The jobs of a whole run, from the rules alone: those that are done, too, and those that another process does.
+
+Snakemake's own graph holds what is left to do, in the process that schedules it. A job of a cluster that needs to know
+all jobs, or a preflight that needs all resources, asks the rules for them, by Snakemake's methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job to be: its rule, and the wildcards with which it makes what is wanted."""
+
+    rule: Any
+    wildcards: Mapping[str, str]
+
+    @cached_property
+    def input(self) -> Any:
+        """Its input files, by Snakemake."""
+        return self.rule.expand_input(self.wildcards)[0]
+
+    @property
+    def log(self) -> str:
+        """The path of its log, "" if it has none."""
+        return next(iter(self.rule.expand_log(self.wildcards)), "")
+
+    def resource(self, name: str, attempt: int = 1, cores: int | None = None) -> Any:
+        """What it asks for of a resource, whatever the command line allows; None if it says nothing."""
+        threads = self._evaluated("_cores", attempt=attempt)
+        return self._evaluated(name, attempt=attempt, threads=min(threads, cores or threads))
+
+    def _evaluated(self, name: str, **given: Any) -> Any:
+        from snakemake.iocontainers import Wildcards
+
+        given |= {"input": self.input, "rulename": self.rule.name, "async_run": self.rule.workflow.async_run}
+        return self.rule.resources.get(name).evaluate(Wildcards(fromdict=self.wildcards), **given).value
+
+
+def plan(rules: Iterable[Any], targets: Iterable[str]) -> list[Planned]:
+    """The jobs that make `targets` and all that these need, each after those whose output it reads.
+
+    Parameters
+    ----------
+    rules
+        Snakemake's rules, of which each file has one that makes it, or none.
+    targets
+        Paths.
+    """
+    rules, found, seen = list(rules), {}, set()
+    whole = {str(path): rule for rule in rules for path in rule.output if not path.contains_wildcard()}
+    patterned = [rule for rule in rules if any(path.contains_wildcard() for path in rule.output)]
+
+    def producer(path: str) -> Any:
+        return whole.get(path) or next((rule for rule in patterned if rule.is_producer(path)), None)
+
+    def visit(path: str) -> Iterator[Planned]:
+        if path in seen or (rule := producer(path)) is None:
+            return
+        wildcards = rule.get_wildcards(path)
+        key = rule.name, *sorted(wildcards.items())
+        seen.add(path)
+        if key not in found:
+            job = found[key] = Planned(rule, wildcards)
+            for needed in job.input:
+                yield from visit(str(needed))
+            yield job
+
+    return [job for target in targets for job in visit(str(target))]
