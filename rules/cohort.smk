@@ -35,8 +35,7 @@ rule hvg:
         counts=of_samples("counts.h5ad"),
         cells=of_samples("cells.parquet"),
         genes=f"{COHORT}/genes.parquet",
-        first=of_shards(f"{HVG_SUMS}/1/{{shard}}.h5"),
-        second=of_shards(f"{HVG_SUMS}/2/{{shard}}.h5") if HVG_PASSES == 2 else [],
+        shards=passes("hvg", **dict.fromkeys(HVG_PASSES, SHARDS)),
     output:
         hvg=f"{COHORT}/hvg.parquet",
         batches=f"{COHORT}/hvg_batches.tsv",
@@ -70,9 +69,9 @@ rule features:
         cells=of_samples("cells.parquet"),
         genes=f"{COHORT}/genes.parquet",
         hvg=f"{COHORT}/hvg.parquet",
-        parts=[] if WHOLE else FEATURE_FILES,
+        parts=branch(WHOLE, then=[], otherwise=FEATURE_FILES),
     output:
-        features=f"{COHORT}/features.h5ad" if WHOLE else [],
+        features=branch(WHOLE, then=FEATURE_FILES[0], otherwise=[]),
         obs=f"{COHORT}/obs.parquet",
     log:
         "logs/cohort/features.log",
@@ -98,8 +97,7 @@ rule pca:
     input:
         features=FEATURE_FILES,
         obs=f"{COHORT}/obs.parquet",
-        components=[] if WHOLE else f"{COHORT}/shards/pca_components.h5",
-        projections=of_shards(f"{COHORT}/shards/pca_projection/{{shard}}.h5"),
+        shards=passes("pca", sums=SHARDS, gram=SHARDS, components=1, projection=SHARDS),
     output:
         pca=f"{COHORT}/pca.h5",
     log:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
@@ -18,6 +19,7 @@ from lib.run.errors import UserError
 from lib.run.plan import plan
 from lib.store.names import escape, unescape
 from snakemake.exceptions import WorkflowError
+from snakemake.iocontainers import Wildcards
 
 try:
     complete = settings.complete(config, HOME / "config/schemas/config.schema.yaml")
@@ -66,10 +68,9 @@ COHORT = "results/cohort"
 
 SHARDS = config["shards"]
 WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
-HVG_PASSES = settings.hvg_passes(
-    config["hvg"]["flavor"], config["normalize"]["target_sum"]
-)
-HVG_SUMS = f"{COHORT}/shards/hvg_sums"
+HVG_PASSES = ["first", "second"][
+    : settings.hvg_passes(config["hvg"]["flavor"], config["normalize"]["target_sum"])
+]
 # What travels as one job of a cluster: with shards, whose jobs lie between these stages, what comes after them
 CHAIN = "cohort" if WHOLE else None
 
@@ -77,7 +78,6 @@ CHAIN = "cohort" if WHOLE else None
 wildcard_constraints:
     patient=r"P\d+",
     sample="|".join(map(re.escape, SAMPLES)),
-    shard=rf"\d+-of-{SHARDS}",
     method="|".join(map(re.escape, METHODS)) or "none",
 
 
@@ -86,21 +86,56 @@ def of_samples(name):
     return expand(f"{SAMPLE}/{name}", sample=SAMPLES)
 
 
-def of_shards(path):
-    """What every shard makes, in the order of the cells; nothing where one job reads the whole cohort."""
-    names = [] if WHOLE else [f"{i}-of-{SHARDS}" for i in range(1, SHARDS + 1)]
-    return expand(path, shard=names, allow_missing=True)
+scattergather:
+    shards=SHARDS,
 
 
-FEATURE_FILES = of_shards(f"{COHORT}/features/{{shard}}.h5ad") or [
-    f"{COHORT}/features.h5ad"
-]
+FEATURE_FILES = branch(
+    WHOLE,
+    then=[f"{COHORT}/features.h5ad"],
+    otherwise=gather.shards(f"{COHORT}/features/{{scatteritem}}.h5ad"),
+)
 
 
-def sums_before(wildcards):
-    """What the pass of hvg before this one has left."""
-    first = of_shards(f"{HVG_SUMS}/1/{{shard}}.h5")
-    return [] if wildcards.number == "1" else first
+def passes(stage, of="", **jobs):
+    """What the passes of a stage leave, each of which is so many jobs; nothing where one job reads the whole cohort."""
+    found = []
+    for name, n in jobs.items():
+        path = f"{COHORT}/shards/{stage}/{of}{name}/{{scatteritem}}.h5"
+        several = gather.shards(path, allow_missing=True)
+        found += several if n > 1 else [path.replace("{scatteritem}", "1-of-1")]
+    return [] if WHOLE else found
+
+
+def rule_of_pass(wildcards):
+    """Of `markers_ttest/leiden_0.6/sums` the stage's rule and its wildcards."""
+    stage, *grouping, _ = wildcards.passed.split("/")
+    return workflow.get_rule(stage), Wildcards(
+        fromdict=dict(zip(["grouping"], grouping))
+    )
+
+
+def inputs_of_pass(wildcards):
+    """What the stage reads, but of its shards' files those of the passes before this one."""
+    made, of_stage = rule_of_pass(wildcards)
+    found = made.expand_input(of_stage)[0]
+    name = Path(wildcards.passed).name
+    before = takewhile(lambda file: Path(file).parent.name != name, found.shards)
+    return {**dict(found.items()), "shards": list(before)}
+
+
+def params_of_pass(wildcards):
+    """What the stage's rule takes as params."""
+    made, of_stage = rule_of_pass(wildcards)
+    given = made.params.items()
+    return {
+        name: value(of_stage) if callable(value) else value for name, value in given
+    }
+
+
+def code_of_pass(wildcards):
+    """The version of the stage's code."""
+    return code_of(rule_of_pass(wildcards)[0])
 
 
 def sample_path(wildcards):
@@ -215,24 +250,30 @@ if not WHOLE and load_of(None).n_kept < SHARDS:
     )
 
 
-def job_of(wildcards, threads=1):
-    """What the models of resources are told of a job."""
-    if "patient" in wildcards.keys():
-        load = resources.Load.of([DEMO_SIZES])
-    else:
-        load = load_of(wildcards.get("sample"))
-    grouping = unescape(wildcards.get("grouping", ""))
-    return resources.job_of(load, config, bool(GPU), threads, grouping)
+def asked(stage, wildcards, threads=1):
+    """The model of a job's resources, and what it is told of the job."""
+    part, given = "", wildcards
+    if "passed" in wildcards.keys():
+        made, given = rule_of_pass(wildcards)
+        stage, part = made.name, Path(wildcards.passed).name
+    elif "scatteritem" in wildcards.keys():
+        part = "features"
+    demo = "patient" in wildcards.keys()
+    load = resources.Load.of([DEMO_SIZES]) if demo else load_of(given.get("sample"))
+    grouping = unescape(given.get("grouping", ""))
+    more = {"threads": threads, "grouping": grouping, "part": part}
+    job = resources.Job.of(load, config, bool(GPU), **more)
+    return resources.model_of(stage), job
 
 
 def needs(stage):
-    """The resources of a rule, `mem_mb`, `vram_mb`, `runtime` and `disk_mb`, by the model of its stage."""
+    """The resources of a rule, `mem_mb`, `vram_mb`, `runtime` and `disk_mb`, by the model in its stage's script."""
 
     def need(name):
         def resource(wildcards, threads, attempt):
-            model, job = resources.MODELS[stage], job_of(wildcards, threads)
+            model, job = asked(stage, wildcards, threads)
             beside = beside_mb() if name == "mem_mb" else 0
-            return resources.needs(model, job, attempt)[name] + beside
+            return resources.resources_of(model(job), job, attempt)[name] + beside
 
         return resource
 
@@ -287,7 +328,7 @@ def cores(stage):
     """Threads of a rule: one for small inputs, whose time goes into starting."""
 
     def threads(wildcards):
-        read = resources.read_mb(stage, job_of(wildcards))
+        read = resources.read_mb(*asked(stage, wildcards))
         return 1 if read < 100 else 8 if read < 500 else 16
 
     return threads
@@ -306,7 +347,7 @@ def sample_cores(stage):
 
 def drawers(wildcards):
     """Processes that draw a job's figures: one for few cells, whose time goes into starting."""
-    return 1 if job_of(wildcards).n_obs < 40_000 else 4
+    return 1 if load_of(wildcards.get("sample")).n_obs < 40_000 else 4
 
 
 def jobs_of_all(targets):

@@ -233,7 +233,7 @@ rule figures_density:
     conda:
         "../envs/cpu.yaml"
     resources:
-        **needs("figures_density"),
+        **needs("figures_embedding"),
     params:
         seed=config["seed"],
         colours=[f"density_{DENSITY_KEY}"],

@@ -35,7 +35,7 @@ rule markers_ttest:
         genes=f"{COHORT}/genes.parquet",
         obs=f"{COHORT}/obs.parquet",
         grouping=grouping_file,
-        sums=of_shards(f"{COHORT}/shards/markers_ttest_sums/{{grouping}}/{{shard}}.h5"),
+        shards=passes("markers_ttest", of="{grouping}/", sums=SHARDS),
     output:
         markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",

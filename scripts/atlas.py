@@ -30,6 +30,7 @@ from lib.run import stage
 from lib.run.clock import spending
 from lib.run.errors import UserError
 from lib.run.progress import progress, timed
+from lib.run.resources import MB, N_GROUPS, Job, Need
 from lib.store.categories import as_categories, category_colours, natural_order
 from lib.store.cohort import Cohort, with_results
 from lib.store.compressed import CompressedArray, pool
@@ -269,6 +270,15 @@ def clustering_params(name: str, config: Mapping[str, Any], seed: int) -> dict[s
         return {"params": {"n_clusters": int(number), "random_state": seed}}
     params = {"resolution": float(number), "random_state": seed}
     return {"params": params | {k: v for k, v in config[algorithm].items() if k != "resolutions"}}
+
+
+def needs(job: Job) -> Need:
+    """Chunks that wait to be deflated; tables, components and graph of the cells; all marker tables."""
+    markers = 60 * job.n_rankings * N_GROUPS * job.n_vars
+    cells = job.n_kept * (8 * job.n_comps + 8 * job.k + 500) + 16 * job.edges
+    memory = job.pass_memory(500 * MB, 40 * MB + job.places + markers + cells, gpu_chunk=700 * MB)
+    disk = 6 * job.nnz + job.n_kept * (8 * job.n_comps + 500) + 16 * job.edges + markers
+    return Need(**memory, seconds=15 + 0.2e-6 * job.nnz, disk=disk, vram=job.claim(1100 * MB))
 
 
 def main(snakemake: Any) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from lib.methods.ledgers import MUCH, describe_limit, shares_taken
 from lib.methods.thresholds import failing, threshold_reasons
 from lib.run import stage
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.counts import Counts
 from lib.store.files import read_table, replacing, write_table
 
@@ -77,6 +78,11 @@ def tell_losses(cells: pd.DataFrame, table: pd.DataFrame, batch_key: str, limits
         return
     for text in told:
         stage.notice("sample %s: %s", sample, text)
+
+
+def needs(job: Job) -> Need:
+    """Tables of cells, side by side."""
+    return Need(job.process + 30 * MB + 1.7 * KB * job.n_obs, 5 + 2e-5 * job.n_obs, disk=200 * job.n_obs)
 
 
 def main(snakemake: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from lib.run import stage
 from lib.run.errors import UserError
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.files import read_table, write_table
 
@@ -73,6 +74,11 @@ def density_by(points: np.ndarray, groups: pd.Series) -> np.ndarray:
         if len(cells) < MIN_CELLS:
             stage.log.warning("%s %s: %d cells are too few for a density; set to 1", groups.name, category, len(cells))
     return densities
+
+
+def needs(job: Job) -> Need:
+    """The cells' table, and a grid."""
+    return Need(job.process + 50 * MB + 0.8 * KB * job.n_kept, 10 + 5e-5 * job.n_kept, disk=20 * job.n_kept)
 
 
 def main(snakemake: Any) -> None:

@@ -38,6 +38,7 @@ from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import Pace, progress
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import name_of
 from lib.store.counts import Counts
 from lib.store.csr import column_counts, column_sums, dense, row_sums, rows_of_nonzeros, select_genes, select_rows
@@ -439,6 +440,18 @@ def write_simulated(found: Mapping[str, Doublets], path: str) -> None:
         for batch, result in found.items():
             dataset = group.create_dataset(escape_key(batch), data=result.simulated, track_times=False)
             dataset.attrs["threshold"] = result.threshold
+
+
+def needs(job: Job) -> Need:
+    """A batch's counts where they are few, its cells' components and those of the simulated; the genes' covariance."""
+    share = job.largest_batch / max(1, job.n_obs)
+    held = min(share * job.nnz, HELD[job.device])
+    points = (1 + job.config["doublets"]["sim_doublet_ratio"]) * job.largest_batch
+    tables = 0.7 * KB * points + 1.0 * KB * job.n_obs
+    memory = job.pass_memory(350 * MB, 20 * MB + tables + 10 * held * (not job.gpu), gpu_chunk=470 * MB)
+    covariance = 8 * min(job.n_vars, 5_000) ** 2  # of highly variable genes, rarely more
+    vram = 400 * MB + 4 * covariance + 16 * held + 500 * MB * job.chunk + 2 * KB * points
+    return Need(**memory, seconds=5 + 1e-6 * job.nnz, disk=40 * points, vram=vram)
 
 
 def main(snakemake: Any) -> None:

@@ -1,10 +1,11 @@
 """The kept cells x the highly variable genes: the only second copy of counts, about a tenth of the first.
 
 In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. A cell
-without any leaves the cohort here: `obs.parquet` names the cells of all that comes after. Where shards of the cells
-have written their parts (features_part.py), these stay, and the cells' table alone is joined.
+without any leaves the cohort here: `obs.parquet` names the cells of all that comes after. With shards of the cells each
+writes a part of the features, its cells' table within; the parts stay, and the cells' table alone is joined.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_cells
 from lib.store.counts import Counts, CountsWriter
 from lib.store.csr import row_sums, select_genes, select_rows
@@ -53,20 +55,36 @@ def write_store(cohort: Cohort, hvg: str | Path, path: str | Path) -> pd.DataFra
     return obs
 
 
+def joined_obs(cells: Sequence[str | Path], parts: Sequence[str | Path]) -> pd.DataFrame:
+    """The cells' table, of those that the shards' parts of the features have."""
+    stores = [Counts(part) for part in parts]
+    obs = kept_cells(cells)
+    if len(obs) > sum(store.n_obs for store in stores):  # cells that a part left out
+        obs = obs.loc[np.concatenate([store.names("obs") for store in stores])]
+    return obs.assign(kept_counts=np.concatenate([store.column("kept_counts") for store in stores]))
+
+
+def needs(job: Job) -> Need:
+    """The kept cells' table, twice as it is joined; in a shard one sample's table may be that of all cells."""
+    if job.part:
+        return job.of_shard(needs, 1.0 * KB)
+    memory = job.pass_memory(360 * MB, job.places + 1.5 * KB * job.n_kept, gpu_chunk=250 * MB)
+    disk = 2.5 * job.features_nnz + 200 * job.n_kept
+    need = Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=job.claim(1000 * MB))
+    return job.reduced(need, 30 * MB + 1.6 * KB * job.n_kept)
+
+
 def main(snakemake: Any) -> None:
-    """Read the cohort's counts, write `features.h5ad` and `obs.parquet`; of shards' parts the latter alone."""
-    files = snakemake.input
+    """Read the cohort's counts, write the features and the cells' table; of a shard the former, of all the latter."""
+    files, output, shard = snakemake.input, snakemake.output, snakemake.wildcards.get("scatteritem")
     if files.parts:
-        parts = [Counts(part) for part in files.parts]
-        obs = kept_cells(files.cells)
-        if len(obs) > sum(part.n_obs for part in parts):  # cells that a part left out
-            obs = obs.loc[np.concatenate([part.names("obs") for part in parts])]
-        obs["kept_counts"] = np.concatenate([part.column("kept_counts") for part in parts])
+        obs = joined_obs(files.cells, files.parts)
     else:
         device = devices.of(snakemake)
-        cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device)
-        obs = write_store(cohort, files.hvg, snakemake.output.features)
-    write_table(obs, snakemake.output.obs, "cohort")
+        cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device, shard=shard)
+        obs = write_store(cohort, files.hvg, output.features)
+    if shard is None:
+        write_table(obs, output.obs, "cohort")
 
 
 if __name__ == "__main__":

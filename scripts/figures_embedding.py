@@ -14,6 +14,7 @@ import pandas as pd
 from lib.figures import plots, words
 from lib.run import stage
 from lib.run.progress import timed
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.cohort import with_results
 from lib.store.files import read_table
@@ -149,6 +150,11 @@ def figure_of(embedding: pd.DataFrame, table: pd.DataFrame, name: str, seed: int
     if pd.api.types.is_float_dtype(table[name]) or name in LOG:
         return by_value(X, table[name], axes_names, seed)
     return by_category(X, table[name], axes_names, seed, named)
+
+
+def needs(job: Job) -> Need:
+    """Tables of cells, and the images."""
+    return job.drawn(110 * MB, 1.0 * KB, seconds=90)
 
 
 def main(snakemake: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from lib.figures import plots
 from lib.run import stage
+from lib.run.resources import MB, Job, Need
 from lib.store.files import read_table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -101,6 +102,11 @@ def name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> Non
                 taken.append(box)
                 ax.annotate(name, (gx, gy), (dx, dy + 1), textcoords="offset points", size=7, style="italic")
                 break
+
+
+def needs(job: Job) -> Need:
+    """Tables of genes, and the images."""
+    return job.drawn(110 * MB, 0, seconds=30)
 
 
 def main(snakemake: Any) -> None:

@@ -15,6 +15,7 @@ from lib.methods.markers import Groups, read_groups
 from lib.methods.scaling import log_normalize, target_of
 from lib.run import stage
 from lib.run.progress import Pace
+from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.cohort import Cohort
 from lib.store.counts import Counts, Stores
 from lib.store.csr import rows_of_nonzeros
@@ -188,6 +189,14 @@ def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.
     subset = genes.index[genes["kept"]].isin(names)
     cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, subset=subset, obs=inputs.obs)
     return cohort, cohort.genes.index
+
+
+def needs(job: Job) -> Need:
+    """On the CPU whatever the device: chunks of cells, of all genes where the features lack one that is drawn."""
+    chunk = 45 * CELLS * job.nnz / max(1, job.n_obs)
+    sums = 48 * job.n_groups * job.n_vars
+    mem = PYTHON + 70 * MB + (chunk + sums) * job.threads + job.places + 0.3 * KB * job.n_kept
+    return Need(mem, 30 + 0.4e-6 * job.nnz, 20 * MB)
 
 
 def main(snakemake: Any) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from lib.figures import plots
 from lib.run import stage
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.files import read_arrays, read_attrs, read_table
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -67,6 +68,11 @@ def shown_spaces(X_pca: np.ndarray, harmony: Sequence[str]) -> dict[str, np.ndar
             return {f"PCA; Harmony skipped: {skipped}": shown}
         return {"PCA": shown, "PCA, integrated by Harmony": read_arrays(path)["X_pca_harmony"][:, :4]}
     return {"PCA": shown}
+
+
+def needs(job: Job) -> Need:
+    """Tables of cells, and the images."""
+    return job.drawn(100 * MB, 1.3 * KB, seconds=60)
 
 
 def main(snakemake: Any) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from lib.figures import plots, tables, words
 from lib.methods.ledgers import MORE, MUCH, describe_limit, shares_taken
 from lib.run import stage
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
 from lib.store.files import column_names, read_table
 from matplotlib.axes import Axes
@@ -177,6 +178,11 @@ def tell_uneven(ledger: pd.DataFrame, cells: pd.DataFrame, batch_key: str) -> No
                 "%s (of the median batch it takes %.0f %%)",
                 *(describe_limit(reason, uneven, cells, batch_key), 100 * median),
             )
+
+
+def needs(job: Job) -> Need:
+    """Tables of cells, and the images."""
+    return job.drawn(90 * MB, 0.8 * KB, seconds=60)
 
 
 def main(snakemake: Any) -> None:

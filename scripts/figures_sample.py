@@ -8,6 +8,7 @@ import pandas as pd
 from h5py import File
 from lib.figures import plots, words
 from lib.run import stage
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.files import column_names, read_table
 from lib.store.names import unescape
@@ -93,6 +94,11 @@ def doublet_histograms(
         left.set_ylabel("cells (log)")
         right.set_ylabel("simulated doublets (log)")
     return fig
+
+
+def needs(job: Job) -> Need:
+    """Tables of cells, and the images."""
+    return job.drawn(75 * MB, 0.6 * KB, seconds=30)
 
 
 def main(snakemake: Any) -> None:

@@ -16,6 +16,7 @@ from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import progress
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import gene_keys, named_by_id
 from lib.store.counts import Counts
 from lib.store.csr import column_counts, column_sums
@@ -118,6 +119,12 @@ def tell_families(families: Sequence[str], of_samples: Mapping[str, Sequence[str
                 "gene family %s has no gene in %d of %d samples (%s): their cells pass its limits unjudged",
                 *(family, len(without), len(of_samples), shortened(without)),
             )
+
+
+def needs(job: Job) -> Need:
+    """Two sums a gene."""
+    memory = job.pass_memory(350 * MB, job.places + 0.5 * KB * job.n_obs + 1 * KB * job.n_vars)
+    return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=100 * job.n_vars, vram=job.claim(1000 * MB))
 
 
 def main(snakemake: Any) -> None:

@@ -13,6 +13,7 @@ from lib.methods import harmony_algorithm
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
+from lib.run.resources import CUPY, MB, PYTHON, Job, Need
 from lib.store.categories import as_categories
 from lib.store.files import read_arrays, read_table, write_arrays
 
@@ -65,6 +66,16 @@ def harmonize(
     codes = np.stack([pd.factorize(obs[key], sort=True)[0] for key in obs], axis=1)
     theta, sigma, lamb, max_iter = (config[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))
     return harmony_algorithm.harmonize(X_pca, codes, theta, sigma, lamb, nclust, max_iter, seed, device, n_jobs)
+
+
+def needs(job: Job) -> Need:
+    """Some copies of the components, each cell's share in 100 clusters, and these clusters' sums in each batch."""
+    sums = 5 * 8 * 100 * job.n_comps * job.n_batches
+    points = 4 * job.n_comps * job.n_kept
+    mem = job.process + 20 * MB + 4 * points + 400 * job.n_kept + 700 * job.n_kept + sums
+    gpu_mem = PYTHON + CUPY + 8 * points + 800 * job.n_kept
+    seconds = 5 + 1e-4 * job.n_kept * (1 + job.n_batches / 20)
+    return Need(mem, seconds, points, 600 * MB + 6 * points + 1600 * job.n_kept, gpu_mem, reads=points)
 
 
 def main(snakemake: Any) -> None:

@@ -12,12 +12,13 @@ Pearson residuals (pearson_residuals), or the probability that a gene has more z
 
 Ties keep the genes' order, so that exactly n_top_genes are selected, or all that there are. A batch ranks nothing in
 which no two cells differ. A flavour reads the counts once or twice (`lib.inputs.config.hvg_passes`), each time for sums
-(`next_sums`), which shards of the cells may have made (hvg_sums.py). Sources: scanpy.pp.highly_variable_genes,
+(`next_pass`), which shards of the cells may have made (shard.py). Sources: scanpy.pp.highly_variable_genes,
 scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
 """
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,12 @@ from lib.methods.scaling import target_of
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_cells
 from lib.store.files import read_table, write_table
-from lib.store.shards import combine
+from lib.store.shards import Arrays, Known, Passes, appended
 from lib.store.stream import Stream
 
-Sums = dict[str, np.ndarray]  # what a pass returns
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs instead of n_top_genes
 MIN_GENES = 3  # to select from
 NAMES_SHOWN = 5  # unknown genes that a message spells out
@@ -86,28 +87,34 @@ def highly_variable_genes(
     exclude = np.zeros(counts.n_vars, bool) if exclude is None else exclude
     batches, hvg = joined(batches, hvg), within(hvg, ~exclude)
     check(hvg, include, ~exclude)
-    passes = all_passes(counts, batches, hvg, target_sum)
-    return select(passes, batches, hvg, include, ~exclude, counts.device, seed)[0]
+    known = PASSES.over_all(Cells(counts, batches, hvg, target_sum), settings.hvg_passes(hvg["flavor"], target_sum))
+    return select(list(known.values()), batches, hvg, include, ~exclude, counts.device, seed)[0]
 
 
-def all_passes(counts: Stream, batches: Batches, hvg: Mapping[str, Any], target_sum: float | None) -> list[Sums]:
-    """All passes of the flavour over the counts, one after another."""
-    passes: list[Sums] = []
-    for _ in range(settings.hvg_passes(hvg["flavor"], target_sum)):
-        passes.append(next_sums(counts, batches, hvg, target_sum, passes))
-    return passes
+@dataclass(frozen=True)
+class Cells:
+    """What a pass reads: all cells, or a shard of them.
 
-
-def next_sums(
-    counts: Stream, batches: Batches, hvg: Mapping[str, Any], target_sum: float | None, passes: Sequence[Sums]
-) -> Sums:
-    """The flavour's next pass over the counts, after those whose sums over all cells are known.
-
-    Parameters
+    Attributes
     ----------
-    counts, batches
-        Of all cells, or of a shard.
+    counts
+        cells x genes.
+    batches
+        Theirs.
+    hvg, target_sum
+        See `highly_variable_genes`.
     """
+
+    counts: Stream
+    batches: Batches
+    hvg: Mapping[str, Any]
+    target_sum: float | None
+
+
+def next_pass(cells: Cells, known: Known) -> Arrays:
+    """The flavour's next pass over the counts, after those whose sums over all cells are known."""
+    counts, batches, hvg, target_sum = cells.counts, cells.batches, cells.hvg, cells.target_sum
+    passes = list(known.values())
     flavor, first = hvg["flavor"], not passes
     if flavor in CUTOFFS and target_sum is None and first:
         return {"totals": statistics.cell_totals(counts)}
@@ -127,7 +134,7 @@ def next_sums(
 
 
 def select(
-    passes: Sequence[Sums],
+    passes: Sequence[Arrays],
     batches: Batches,
     hvg: Mapping[str, Any],
     include: np.ndarray,
@@ -165,7 +172,7 @@ def select(
     return table, batch_table(batches, ranked, passes[-1].get("spans"), hvg["span"])
 
 
-def differing(passes: Sequence[Sums], batches: Batches, flavor: str, eligible: np.ndarray) -> np.ndarray:
+def differing(passes: Sequence[Arrays], batches: Batches, flavor: str, eligible: np.ndarray) -> np.ndarray:
     """Whether in each batch there are two cells that differ in genes to choose from: a mask of the batches."""
     first, second = passes[-1 if flavor in CUTOFFS else 0]["sums"][:, :, eligible]
     n = batches.sizes[:, None]
@@ -186,7 +193,7 @@ def batch_table(batches: Batches, ranked: np.ndarray, spans: np.ndarray | None, 
 
 
 def by_variance(
-    passes: Sequence[Sums],
+    passes: Sequence[Arrays],
     batches: Batches,
     ranked: np.ndarray,
     hvg: Mapping[str, Any],
@@ -264,7 +271,7 @@ def by_dispersion(
 
 
 def by_zeros(
-    counted: Sums,
+    counted: Arrays,
     batches: Batches,
     ranked: np.ndarray,
     n_top: int,
@@ -426,13 +433,22 @@ def read_choice(snakemake: Any) -> tuple[Batches, np.ndarray, np.ndarray, pd.Ind
     return batches, include[kept], ~exclude[kept], genes.index[kept]
 
 
-def read_passes(*passes: Sequence[str]) -> list[Sums]:
-    """The sums of each pass over all cells, from those of its shards."""
-    return [combine(files, totals=_appended, deviation=np.fmax, spans=np.fmax) for files in passes if files]
+def read(snakemake: Any, shard: str) -> Cells:
+    """A shard of the cohort's counts, and of what its genes are chosen by, checked."""
+    batches, *_ = read_choice(snakemake)
+    counts = read_counts(snakemake, shard)
+    return Cells(counts, batches.of_shard(counts.rows), snakemake.params.hvg, snakemake.params.target_sum)
 
 
-def _appended(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.concatenate([one, other])
+def read_counts(snakemake: Any, shard: str | None = None) -> Cohort:
+    """The cohort's counts, or a shard of them."""
+    files, device = snakemake.input, devices.of(snakemake)
+    return Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device, shard=shard)
+
+
+PASSES = Passes(
+    {"first": next_pass, "second": next_pass}, read, joins={"totals": appended, "deviation": np.fmax, "spans": np.fmax}
+)
 
 
 def tell(of_batches: pd.DataFrame, hvg: Mapping[str, Any]) -> None:
@@ -454,6 +470,17 @@ def tell(of_batches: pd.DataFrame, hvg: Mapping[str, Any]) -> None:
         )
 
 
+def needs(job: Job) -> Need:
+    """Sums of each batch and gene, and statistics made of them; of a shard also each cell's batch."""
+    if job.part:
+        return replace(job.of_shard(needs, 0.6 * KB), disk=40 * job.n_batches * job.n_vars + 8 * job.n_kept)
+    sums = 64 * job.n_batches * job.n_vars
+    chunk = 330 * MB * (job.shards == 1)
+    memory = job.pass_memory(chunk, 40 * MB + job.places + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
+    vram = job.claim(1900 * MB, sums)
+    return Need(**memory, seconds=5 + 0.3e-6 * job.nnz, disk=200 * job.n_vars, vram=vram)
+
+
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, or what shards made of them, write `hvg.parquet` and `hvg_batches.tsv`."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
@@ -464,12 +491,12 @@ def main(snakemake: Any) -> None:
             "hvg: n_top_genes: all %d genes instead of %d: there are no more (%d kept, %d excluded)",
             *(hvg["n_top_genes"], params.hvg["n_top_genes"], len(eligible), (~eligible).sum()),
         )
-    passes = read_passes(files.first, files.second)
-    if not passes:
-        counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device)
-        passes = all_passes(counts, batches, hvg, params.target_sum)
+    known = PASSES.gathered(files.shards)
+    if not known:
+        cells = Cells(read_counts(snakemake), batches, hvg, params.target_sum)
+        known = PASSES.over_all(cells, settings.hvg_passes(hvg["flavor"], params.target_sum))
     try:
-        table, of_batches = select(passes, batches, hvg, include, eligible, device, params.seed)
+        table, of_batches = select(list(known.values()), batches, hvg, include, eligible, device, params.seed)
     except UserError as error:
         raise UserError(f"{error} {where_cells_went(files.cells, params.batch_key)}") from None
     tell(of_batches, hvg)

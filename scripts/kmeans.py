@@ -10,6 +10,7 @@ from lib.methods.clusters import write_clusters
 from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
+from lib.run.resources import CUPY, MB, Job, Need
 from lib.store.files import read_table
 
 STARTS = 10
@@ -45,6 +46,14 @@ def _cuvs(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> 
     centroids, inertia, n_iter = fit(params, X[order])
     labels, _ = predict(params, X, xp.asarray(centroids))
     return device.to_host(xp.asarray(labels)), inertia, n_iter
+
+
+def needs(job: Job) -> Need:
+    """The components, and their distances to the centres."""
+    points = 4 * job.n_pcs * job.n_kept
+    mem, gpu_mem = job.process + 75 * MB + 5 * points, job.process + CUPY + 5 * points
+    seconds, vram = 10 + 2e-4 * job.n_kept, 500 * MB + 6 * points
+    return Need(mem, seconds, 20 * job.n_kept, vram, gpu_mem, reads=8 * job.n_comps * job.n_kept)
 
 
 def main(snakemake: Any) -> None:

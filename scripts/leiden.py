@@ -8,10 +8,11 @@ communities of w / W - resolution * (d / 2W)^2: w, the weight within; d, the sum
 from typing import Any
 
 import numpy as np
-from lib.methods.clusters import by_leiden, by_louvain, cugraph_communities, to_igraph, write_clusters
+from lib.methods.clusters import by_leiden, by_louvain, cugraph_communities, graph_needs, to_igraph, write_clusters
 from lib.methods.fuzzy import read_graph
 from lib.run import device as devices
 from lib.run import stage
+from lib.run.resources import Job, Need
 from lib.store.files import read_table
 
 STARTS = 2  # of Leiden on the GPU
@@ -52,6 +53,14 @@ def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int,
     )
     stage.log.info("modularity %.4f at resolution %g", found.quality, resolution)
     return np.array(found.membership)
+
+
+def needs(job: Job) -> Need:
+    """The graph, and igraph's or cuGraph's copies of it."""
+    n_iterations = job.config["leiden"]["n_iterations"]
+    seconds = 5 + 1e-6 * job.edges * (n_iterations if n_iterations > 0 else 20)
+    refined = 95 * job.edges * (job.n_kept <= MAX_REFINED)
+    return graph_needs(job, seconds, refined)
 
 
 def main(snakemake: Any) -> None:

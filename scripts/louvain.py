@@ -7,10 +7,11 @@ the resolution that scanpy leaves at 1; on the GPU cuGraph's louvain. Both maxim
 from typing import Any
 
 import numpy as np
-from lib.methods.clusters import by_louvain, cugraph_communities, to_igraph, write_clusters
+from lib.methods.clusters import by_louvain, cugraph_communities, graph_needs, to_igraph, write_clusters
 from lib.methods.fuzzy import read_graph
 from lib.run import device as devices
 from lib.run import stage
+from lib.run.resources import Job, Need
 from lib.store.files import read_table
 
 
@@ -35,6 +36,11 @@ def louvain(connectivities: Any, resolution: float, seed: int, device: devices.D
         modularity = graph.modularity(membership, weights=weights, resolution=resolution)
     stage.log.info("modularity %.4f at resolution %g", modularity, resolution)
     return membership
+
+
+def needs(job: Job) -> Need:
+    """The graph, and igraph's or cuGraph's copies of it."""
+    return graph_needs(job, seconds=5 + 2e-6 * job.edges)
 
 
 def main(snakemake: Any) -> None:

@@ -20,6 +20,7 @@ from lib.methods.scaling import Scaling, log_normalize, regressors
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import Pace, timed
+from lib.run.resources import CUPY, KB, MB, Job, Need
 from lib.store.counts import Counts, Stores
 from lib.store.csr import dense as dense_array
 from lib.store.files import read_table
@@ -148,6 +149,20 @@ def logistic_regression(
     if not result.success:
         stage.log.warning("not converged (%s): raise `markers: logreg: max_iter`", result.message)
     return result.x.reshape(shape)[:, :-1]
+
+
+def needs(job: Job) -> Need:
+    """The scaled features: as float32 or float16 where they fit, in the cache or on a GPU; dense chunks of them."""
+    values = job.n_kept * job.n_top
+    held = 4 * values if 4 * values <= CACHE_BYTES else min(2 * values, CACHE_BYTES)
+    return Need(
+        mem=job.process + 14 * min(20e6, values) + held,
+        seconds=10 + 1.5e-9 * values * job.config["markers"]["logreg"]["max_iter"],
+        disk=40 * job.n_groups * job.n_top,
+        vram=2000 * MB + 2.2 * values,
+        gpu_mem=job.process + CUPY + 100 * MB + 0.6 * KB * job.n_kept,
+        reads=job.features_store + 4 * job.n_comps * job.n_kept,
+    )
 
 
 def main(snakemake: Any) -> None:

@@ -4,12 +4,12 @@ With m, v, n the mean, the variance (divisor n - 1) and the number of cells of a
 group, and m', v', n' in all other groups: t = (m - m') / sqrt(v/n + v'/n'), with
 (v/n + v'/n')^2 / ((v/n)^2 / (n - 1) + (v'/n')^2 / (n' - 1)) degrees of freedom (Welch, 1947), two-sided p-values,
 adjusted within the group (Benjamini & Hochberg, 1995). The means and variances come from group x gene sums of values
-and of squares, in float64, which shards of the cells may have made (markers_ttest_sums.py). Source:
+and of squares, in float64, which shards of the cells may have made (shard.py). Source:
 scanpy.tl.rank_genes_groups(method="t-test").
 """
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from lib.methods.scaling import log_normalize, target_of
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress, timed
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_genes
 from lib.store.compressed import pool
 from lib.store.csr import rows_of_nonzeros, sums_by_key
 from lib.store.files import read_table
-from lib.store.shards import combine
+from lib.store.shards import Arrays, Known, Passes
 from lib.store.stream import Stream, halving
 from scipy.special import stdtr
 
@@ -115,24 +116,61 @@ def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def read_totals(obs: str | Path, target_sum: float | None) -> tuple[np.ndarray, float]:
-    """All cells' counts in the kept genes, and what normalisation makes them: by default their median."""
-    totals = read_table(obs, ["kept_counts"])["kept_counts"].to_numpy()
-    return totals, target_of(totals, target_sum)
+@dataclass(frozen=True)
+class Cells:
+    """What the pass reads: the counts in the kept genes, and the cells' groups and totals.
+
+    Attributes
+    ----------
+    counts, codes, n_groups, totals, target_sum
+        See `group_sums`; of all cells, or of a shard.
+    """
+
+    counts: Stream
+    codes: np.ndarray
+    n_groups: int
+    totals: np.ndarray
+    target_sum: float
+
+
+def sums_pass(cells: Cells, known: Known) -> Arrays:
+    """The only pass."""
+    sums, squares = group_sums(cells.counts, cells.codes, cells.n_groups, cells.totals, cells.target_sum)
+    return {"sums": sums, "squares": squares}
+
+
+def read(snakemake: Any, shard: str | None = None) -> Cells:
+    """The cohort's counts and a grouping."""
+    files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
+    groups = read_groups(params.grouping, files.obs, files.grouping)
+    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
+    counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, shard=shard, obs=files.obs)
+    rows, target_sum = counts.rows, target_of(totals, params.target_sum)
+    return Cells(counts, groups.codes[rows], len(groups.names), totals[rows], target_sum)
+
+
+PASSES = Passes({"sums": sums_pass}, read)
+
+
+def needs(job: Job) -> Need:
+    """Sums of each group and gene, statistics made of them, and a table with a row for each."""
+    sums = 48 * job.n_groups * job.n_vars
+    if job.part:
+        return replace(job.of_shard(needs, 0.3 * KB), disk=sums / 3)
+    table = 120 * job.n_groups * job.n_vars
+    memory = job.pass_memory(340 * MB, job.places + table + 0.8 * KB * job.n_kept)
+    seconds = 10 + 0.2e-6 * job.nnz + 2e-5 * job.n_groups * job.n_vars
+    need = Need(**memory, seconds=seconds, disk=40 * job.n_groups * job.n_vars, vram=job.claim(1200 * MB, sums))
+    return job.reduced(need, 80 * MB + sums + table + 0.8 * KB * job.n_kept)
 
 
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, or what shards made of them, and a grouping; write the ranked genes of each group."""
     files, params = snakemake.input, snakemake.params
     groups = read_groups(params.grouping, files.obs, files.grouping)
-    if files.sums:
-        sums, squares = combine(files.sums, "sums", "squares").values()
-    else:
-        cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), obs=files.obs)
-        totals, target_sum = read_totals(files.obs, params.target_sum)
-        sums, squares = group_sums(cohort, groups.codes, len(groups.names), totals, target_sum)
+    found = (PASSES.gathered(files.shards) or PASSES.over_all(read(snakemake)))["sums"]
     with timed("tests"):
-        statistics = welch(sums, squares, groups.sizes)
+        statistics = welch(found["sums"], found["squares"], groups.sizes)
         genes = kept_genes(files.genes)
         table = rank_genes(groups.names, statistics, genes.index.to_numpy(), genes["gene_symbols"].to_numpy())
     with timed("tables"):

@@ -4,14 +4,16 @@ n_neighbors counts the cell itself, as in scanpy.pp.neighbors: the graph is made
 others. t-SNE weighs 3 * perplexity others (van der Maaten 2014), so that many are kept where it is to run.
 """
 
+from math import log2
 from typing import Any
 
 from lib.methods.fuzzy import fuzzy_graph
-from lib.methods.knn import nearest
+from lib.methods.knn import EXACT_MAX, MIN_WIDTH, nearest
 from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import timed
+from lib.run.resources import CUPY, MB, Job, Need
 from lib.store.files import write_arrays
 
 
@@ -22,6 +24,21 @@ def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int
     if tsne >= n_obs:
         stage.notice("tsne: perplexity: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)
     return max(n_neighbors - 1, min(tsne, n_obs - 1))
+
+
+def needs(job: Job) -> Need:
+    """Of every cell its neighbours: all pairs in blocks, or NN-descent's heaps and trees; and the graph."""
+    found = 8 * job.k * job.n_kept
+    search = 2 * found if job.n_kept <= EXACT_MAX["cpu"] else 90 * MB + 70 * max(job.k, MIN_WIDTH) * job.n_kept
+    graph = 24 * job.edges
+    return Need(
+        mem=job.process + 50 * MB + search + graph,
+        seconds=10 + 5e-7 * job.k * job.n_kept * log2(job.n_kept + 2),
+        disk=found + 10 * job.edges,
+        vram=1200 * MB + 4 * found + 12 * job.n_pcs * job.n_kept,
+        gpu_mem=job.process + CUPY + 2 * found + graph,
+        reads=8 * job.n_comps * job.n_kept,
+    )
 
 
 def main(snakemake: Any) -> None:

@@ -9,10 +9,11 @@ With X the log-normalised features (cells x genes) and R = [1, regressors]:
 3. Each chunk is projected: X_pca (scanpy.pp.pca).
 
 Each component's sign is such that its largest loading is positive. Float32 products, float64 sums. Where the cells are
-in shards, these run the passes (pca_sums.py, pca_gram.py, pca_projection.py), and what they project is joined.
+in shards, each pass runs on every shard (shard.py), and what they project is joined.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import progress, timed
+from lib.run.resources import CUPY, KB, MB, PYTHON, Job, Need
 from lib.store.counts import Counts, Stores
 from lib.store.csr import column_sums, rows_of_nonzeros
-from lib.store.files import read_arrays, read_table, write_arrays
+from lib.store.files import read_table, write_arrays
+from lib.store.shards import WHOLE, Arrays, Known, Passes, appended, rows_of_part
 from lib.store.stream import Stream, halving
 
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
@@ -152,40 +155,93 @@ def project(
     return X_pca
 
 
-def pca(
-    counts: Stream,
-    totals: np.ndarray,
-    design: np.ndarray,
-    n_comps: int,
-    target_sum: float,
-    regress_keys: tuple[str, ...] = (),
-    scale: bool = True,
-    max_value: float | None = 10,
-) -> tuple[dict[str, np.ndarray], Scaling]:
-    """All three passes.
+@dataclass(frozen=True)
+class Cells:
+    """What the passes read: the features, and of all cells what regression and scaling need.
+
+    Attributes
+    ----------
+    counts
+        cells x features: all cells, or a shard of them.
+    totals, design
+        See `normal_sums`; of all cells.
+    rows
+        Where the cells of `counts` stand among all.
+    n_comps
+        Components wanted, as many as there are to have (`components_of`).
+    target_sum, keys, scale, max_value
+        Of the scaling, see `solve_scaling`.
+    """
+
+    counts: Stream
+    totals: np.ndarray
+    design: np.ndarray
+    n_comps: int
+    target_sum: float
+    keys: tuple[str, ...] = ()
+    scale: bool = True
+    max_value: float | None = 10
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def chunks(self) -> tuple[Stream, np.ndarray, np.ndarray]:
+        """The stream, and of its cells the totals and the design."""
+        return self.counts, self.totals[self.rows], self.design[self.rows]
+
+    def scaling(self, known: Known) -> Scaling:
+        """What follows from the sums of pass 1."""
+        options = self.target_sum, self.keys, self.scale, self.max_value
+        return solve_scaling(known["sums"], len(self.totals), *options)
+
+
+def sums_pass(cells: Cells, known: Known) -> Arrays:
+    """Pass 1."""
+    return normal_sums(*cells.chunks, cells.target_sum)
+
+
+def gram_pass(cells: Cells, known: Known) -> Arrays:
+    """Pass 2."""
+    ZZ, sums = gram(*cells.chunks, cells.scaling(known))
+    return {"ZZ": ZZ, "sums": sums}
+
+
+def components_pass(cells: Cells, known: Known) -> Arrays:
+    """The components and the scaling: found once, so that all shards are projected on the same."""
+    found, n_obs, device = known["gram"], len(cells.totals), cells.counts.device
+    with timed("eigenvectors"):
+        ZZ, sums = (device.xp.asarray(found[name]) for name in ("ZZ", "sums"))
+        PCs, variance, total = leading_components(ZZ, sums, n_obs, cells.n_comps, device)
+    arrays = {"PCs": PCs, "variance": variance, "variance_ratio": variance / total}
+    return arrays | {"center": device.to_host(sums) / n_obs} | cells.scaling(known).arrays()
+
+
+def projection_pass(cells: Cells, known: Known) -> Arrays:
+    """Pass 3."""
+    found = known["components"]
+    return {"X_pca": project(*cells.chunks, scaling_of(cells, found), found["PCs"], found["center"])}
+
+
+def scaling_of(cells: Cells, found: Arrays) -> Scaling:
+    """The scaling that was found with the components."""
+    arrays = {name: found[name] for name in ("coefficients", "mean", "std")}
+    return Scaling(cells.target_sum, cells.keys, **arrays, max_value=cells.max_value if cells.scale else None)
+
+
+def pca(cells: Cells, files: Sequence[str | Path] = ()) -> tuple[dict[str, np.ndarray], Scaling]:
+    """All passes, or what shards' jobs have left of them (`files`).
 
     Returns
     -------
     X_pca, PCs, variance and variance_ratio (shares of the variance of all features), and the scaling.
-
-    Raises
-    ------
-    UserError
-        If there are too few cells or features for two components.
     """
-    n_comps = components_of(n_comps, counts.n_obs, counts.n_vars)
-    sums = normal_sums(counts, totals, design, target_sum)
-    scaling = solve_scaling(sums, counts.n_obs, target_sum, regress_keys, scale, max_value)
-    ZZ, Z_sums = gram(counts, totals, design, scaling)
-    with timed("eigenvectors"):
-        PCs, variance, total = leading_components(ZZ, Z_sums, counts.n_obs, n_comps, counts.device)
-    X_pca = project(counts, totals, design, scaling, PCs, counts.device.to_host(Z_sums) / counts.n_obs)
-    arrays = {"X_pca": X_pca, "PCs": PCs.astype(np.float32), "variance": variance, "variance_ratio": variance / total}
-    return arrays, scaling
+    known = PASSES.gathered(files) or PASSES.over_all(cells)
+    found, X_pca = known["components"], known["projection"]["X_pca"]
+    arrays = {"X_pca": X_pca, "PCs": found["PCs"].astype(np.float32)}
+    return arrays | {name: found[name] for name in ("variance", "variance_ratio")}, scaling_of(cells, found)
 
 
-def components_of(n_comps: int, n_obs: int, n_vars: int) -> int:
-    """How many components there are to have of those wanted; says so where these are fewer.
+def components_of(n_comps: int, n_obs: int, n_vars: int, say: Callable[..., None] = stage.notice) -> int:
+    """How many components there are to have of those wanted; that these are fewer is for `say`.
 
     Raises
     ------
@@ -199,38 +255,84 @@ def components_of(n_comps: int, n_obs: int, n_vars: int) -> int:
             "more cells (config: `cells`) or genes (`genes: min_counts`, `hvg`)."
         )
     if n_comps > most:
-        stage.notice(
+        say(
             "pca: n_comps: %d components instead of %d: there are %d cells x %d highly variable genes",
             *(most, n_comps, n_obs, n_vars),
         )
     return min(n_comps, most)
 
 
-def read_cells(
-    obs: str | Path, params: Any, say: Callable[..., None] = stage.log.warning
-) -> tuple[np.ndarray, np.ndarray, float, tuple[str, ...]]:
-    """All cells' totals and design (see `normal_sums`), what normalisation makes their counts sum to, and the columns
-    that are regressed out; those that cannot be are for `say`."""
-    keys = usable_keys(obs, params.regress_keys, say)
-    table = read_table(obs, ["kept_counts", *keys])
+def read(snakemake: Any, shard: str | None = None) -> Cells:
+    """The features and `obs.parquet`; what has to be left out is a notice of the stage, not of its shards."""
+    files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
+    say = stage.log.warning if shard else stage.notice
+    keys = usable_keys(files.obs, params.regress_keys, say)
+    table = read_table(files.obs, ["kept_counts", *keys])
     totals = table["kept_counts"].to_numpy()
-    return totals, regressors(table, keys), target_of(totals, params.target_sum), keys
+    all_cells = shard in (None, WHOLE)
+    counts = Stores([Counts(part, device) for part in files.features if all_cells or Path(part).stem == shard])
+    return Cells(
+        counts=counts,
+        totals=totals,
+        design=regressors(table, keys),
+        n_comps=components_of(params.n_comps, len(totals), counts.n_vars, say),
+        target_sum=target_of(totals, params.target_sum),
+        keys=keys,
+        scale=params.scale["enabled"],
+        max_value=params.scale["max_value"],
+        rows=slice(None) if all_cells else rows_of_part(counts.stores[0], files.obs),
+    )
+
+
+PASSES = Passes(
+    {"sums": sums_pass, "gram": gram_pass, "components": components_pass, "projection": projection_pass},
+    read,
+    joins={"X_pca": appended},
+)
+
+
+def needs(job: Job) -> Need:
+    """The genes' covariance and its eigenvectors; dense chunks of cells; the cells' components."""
+    if job.part:
+        return needs_of_pass(job)
+    covariance, dense = 8 * job.n_top**2, 4 * MAX_CELLS["cpu"] * job.n_top
+    cells = (6 * job.n_comps + 500) * job.n_kept
+    held = 20 * MB + 8 * job.n_comps * job.n_kept + 16 * job.n_comps * job.n_top
+    need = Need(
+        mem=job.process + 40 * MB + 1.2 * covariance + 2 * dense + cells,
+        seconds=10 + 2e-11 * job.n_kept * job.n_top**2 + 1e-8 * job.n_top**2 * job.n_comps,
+        disk=4 * job.n_comps * (job.n_kept + job.n_top) + 64 * job.n_top,
+        vram=1000 * MB + 4 * covariance,
+        gpu_mem=job.process + CUPY + 100 * MB + cells,
+        reads=job.features_store,
+    )
+    return job.reduced(need, held)
+
+
+def needs_of_pass(job: Job) -> Need:
+    """A pass over a shard: what it reads of all cells beside the shard's own; the components, of all shards."""
+    covariance, vectors, part = 8 * job.n_top**2, 16 * job.n_comps * job.n_top, job.shard
+    if job.part == "components":  # of two covariances and their sum
+        mem = PYTHON + 40 * MB + 3.3 * covariance + vectors + 0.1 * KB * job.n_kept
+        seconds = 10 + 1e-8 * job.n_top**2 * job.n_comps
+        vram, disk = 1000 * MB + 4 * covariance, vectors + 64 * job.n_top
+        return Need(mem, seconds, disk, vram, mem + CUPY, reads=4 * covariance)
+    if job.part == "sums":
+        per_cell = job.features_nnz / max(1, job.n_kept)
+        mem = job.process + 50 * MB + 50 * MAX_CELLS["cpu"] * per_cell + 0.3 * KB * job.n_kept
+        vram = 1000 * MB + 100 * MAX_CELLS["gpu"] * per_cell
+        return Need(mem, 10 + 0.2e-6 * part.features_nnz, 64 * job.n_top, vram, mem + CUPY, reads=part.features_store)
+    need = job.of_shard(needs, 0.2 * KB)
+    if job.part == "gram":
+        return replace(need, disk=covariance + 64 * job.n_top, gpu_mem=need.gpu_mem + covariance)
+    seconds = 10 + 1e-10 * part.n_kept * job.n_top * job.n_comps + 0.2e-6 * part.features_nnz
+    return replace(need, mem=need.mem - 1.1 * covariance, seconds=seconds, disk=4 * job.n_comps * part.n_kept)
 
 
 def main(snakemake: Any) -> None:
     """Read the features and `obs.parquet`, or what shards made of them, write `pca.h5`."""
-    files, params = snakemake.input, snakemake.params
-    if files.components:
-        usable_keys(files.obs, params.regress_keys, stage.notice)  # the shards have but logged it
-        arrays = read_arrays(files.components, "PCs", "variance", "variance_ratio")
-        arrays["PCs"], scaling = arrays["PCs"].astype(np.float32), Scaling.read(files.components)
-        arrays["X_pca"] = np.concatenate([read_arrays(path)["X_pca"] for path in files.projections])
-    else:
-        device, scale = devices.of(snakemake), params.scale
-        counts = Stores([Counts(part, device) for part in files.features])
-        totals, design, target_sum, keys = read_cells(files.obs, params, stage.notice)
-        options = keys, scale["enabled"], scale["max_value"]
-        arrays, scaling = pca(counts, totals, design, params.n_comps, target_sum, *options)
+    files = snakemake.input
+    arrays, scaling = pca(read(snakemake), files.shards)
     stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())
     write_arrays(snakemake.output.pca, arrays | scaling.arrays(), files.obs, **scaling.attrs())
 

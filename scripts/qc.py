@@ -14,6 +14,7 @@ from lib.inputs.genelists import Genes, gene_families
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress
+from lib.run.resources import KB, MB, Job, Need
 from lib.store.counts import Counts
 from lib.store.csr import column_counts, column_sums, row_sums, rows_of_nonzeros
 from lib.store.files import write_table
@@ -109,6 +110,13 @@ def qc_metrics(
     for name in [name for name in obs if name.startswith(("total_counts", "n_genes"))]:
         obs.insert(obs.columns.get_loc(name) + 1, f"log1p_{name}", np.log1p(obs[name]))
     return obs, gene_metrics(device.to_host(totals), device.to_host(n_cells), counts.n_obs)
+
+
+def needs(job: Job) -> Need:
+    """Each cell's counts by falling size, a chunk at a time; a row of metrics a cell."""
+    memory = job.pass_memory(320 * MB, 1.2 * KB * job.n_obs, gpu_chunk=220 * MB)
+    disk = 100 * job.n_obs + 40 * job.n_vars
+    return Need(**memory, seconds=5 + 0.2e-6 * job.nnz, disk=disk, vram=job.claim(1000 * MB))
 
 
 def main(snakemake: Any) -> None:

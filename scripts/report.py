@@ -10,6 +10,12 @@ from typing import Any
 
 from lib.run import stage
 from lib.run.errors import UserError
+from lib.run.resources import MB, PYTHON, Job, Need
+
+
+def needs(job: Job) -> Need:
+    """A Snakemake of its own, and every figure as text."""
+    return Need(PYTHON + 300 * MB + 3 * MB * job.n_samples, 60 + 2 * job.n_samples, 50 * MB + 2 * MB * job.n_samples)
 
 
 def main(snakemake: Any) -> None:

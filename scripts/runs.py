@@ -13,6 +13,7 @@ import pandas as pd
 from lib.figures import plots, tables
 from lib.run import stage
 from lib.run.notices import notices, read_records
+from lib.run.resources import KB, MB, PYTHON, Job, Need
 from matplotlib.figure import Figure
 
 KINDS = {"import": "#E69F00", "read": "#56B4E9", "compute": "#0072B2", "write": "#D55E00"}  # as they lie in a bar
@@ -134,6 +135,11 @@ def duration(seconds: float) -> str:
     """A time in its largest unit of which it has one at least: 95 s is 1.6 min."""
     unit = next(name for name, size in UNITS.items() if seconds >= size or name == "s")
     return f"{seconds / UNITS[unit]:.3g} {unit}"
+
+
+def needs(job: Job) -> Need:
+    """A line for every job."""
+    return Need(PYTHON + 60 * MB + 50 * KB * job.n_samples, 30 + 0.02 * job.n_samples, 20 * MB)
 
 
 def main(snakemake: Any) -> None:

@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from lib.run import stage
+from lib.run.resources import MB, Job, Need
 from lib.store.files import replacing
 from scipy.sparse import csr_matrix
 
@@ -439,6 +440,11 @@ def write_h5ad(
         write_elem(file, "obs", obs)
         write_elem(file, "var", genes)
     return len(obs)
+
+
+def needs(job: Job) -> Need:
+    """A patient's expected expression, and its counts."""
+    return Need(job.process + 40 * MB + 40 * job.nnz, seconds=20, disk=8 * job.nnz)
 
 
 def main(snakemake: Any) -> None:

@@ -12,6 +12,7 @@ from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import Pace, timed
+from lib.run.resources import CUML, MB, PYTHON, Job, Need
 from lib.store.files import read_arrays, read_attrs, read_table, write_table
 
 EXAGGERATED = 250  # the first iterations, of n_iter, that run with early_exaggeration
@@ -122,6 +123,19 @@ def _cuml(
     with timed("layout"):
         embedding = model.fit_transform(xp.asarray(start, np.float32), knn_graph=(indices, distances))
     return device.to_host(embedding).astype(np.float32, order="C"), model.kl_divergence_
+
+
+def needs(job: Job) -> Need:
+    """The neighbours' affinities, made symmetric."""
+    affinities = 52 * job.k * job.n_kept
+    return Need(
+        mem=PYTHON + 90 * MB + affinities,
+        seconds=20 + 2e-6 * job.n_kept * job.config["tsne"]["n_iter"],
+        disk=20 * job.n_kept,
+        vram=800 * MB + 110 * job.k * job.n_kept,
+        gpu_mem=job.process + CUML + 0.5 * affinities,
+        reads=8 * (job.n_comps + job.k) * job.n_kept,
+    )
 
 
 def main(snakemake: Any) -> None:

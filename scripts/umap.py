@@ -14,6 +14,7 @@ from lib.run import device as devices
 from lib.run import stage
 from lib.run.imports import import_library
 from lib.run.progress import LOG_EVERY, LogLines, timed
+from lib.run.resources import CUML, MB, PYTHON, Job, Need
 from lib.store.files import read_attrs, read_table, write_table
 
 SMALL = 10_000  # cells up to which n_epochs null is 500, and not 200, as in umap-learn
@@ -41,10 +42,15 @@ def embed(
     -------
     cells x 2, float32.
     """
-    n_epochs = config["n_epochs"] or (500 if len(X) <= SMALL else 200)
+    n_epochs = epochs(config["n_epochs"], len(X))
     stage.log.info("%d epochs from %s positions", n_epochs, config["init_pos"])
     lay_out = _cuml if device.is_gpu else _umap_learn
     return lay_out(graph, X, metric, config | {"n_epochs": n_epochs}, seed, device)
+
+
+def epochs(n_epochs: int | None, n_obs: int) -> int:
+    """How many epochs the layout takes; None is umap-learn's own choice."""
+    return n_epochs or (500 if n_obs <= SMALL else 200)
 
 
 def _umap_learn(
@@ -102,6 +108,14 @@ def _cuml(
             random_state=seed,
         )
     return device.to_host(xp.asarray(layout))
+
+
+def needs(job: Job) -> Need:
+    """The graph in several orders, and the layout; compiled by Numba on a CPU."""
+    graph = 115 * job.edges
+    seconds = 15 + 4e-6 * job.n_kept * epochs(job.config["umap"]["n_epochs"], job.n_kept)
+    vram = 1000 * MB + 48 * job.edges
+    return Need(PYTHON + 190 * MB + graph, seconds, 20 * job.n_kept, vram, PYTHON + CUML + 0.5 * graph)
 
 
 def main(snakemake: Any) -> None:

@@ -36,10 +36,10 @@ import yaml
 from run import HOME, RESULTS, THREAD_LIMITS, cpu, simulate, write_config
 
 STAGES = {
-    "hvg": ["hvg_sums", "hvg"],
-    "features": ["features_part", "features"],
-    "pca": ["pca_sums", "pca_gram", "pca_components", "pca_projection", "pca"],
-    "markers_ttest": ["markers_ttest_sums", "markers_ttest"],
+    "hvg": ["hvg"],
+    "features": ["features_shard", "features"],
+    "pca": ["pca"],
+    "markers_ttest": ["markers_ttest"],
 }
 PASSES = ["sums", "clipped sums", "features", "regression sums", "Gram matrix", "eigenvectors", "projection"]
 PASSES += ["group sums"]
@@ -85,17 +85,21 @@ def measure(base: Path, shards: int, args: argparse.Namespace) -> dict[str, Any]
     shutil.copytree(base, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".snakemake", "config.yaml"))
     config = yaml.safe_load((base / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"shards": shards}))
-    threads = [f"{rule}=1" for rules in STAGES.values() for rule in rules]
+    threads = [f"{rule}=1" for rules in (*STAGES.values(), ["shard"]) for rule in rules]
     more = ["--set-threads", *threads] if args.device == "cpu" else []
     cores = min(shards, args.cores) if args.device == "cpu" else args.cores
     load, wall = os.getloadavg()[0], sum(snakemake(folder, args, cores, *more, "--", target) for target in TARGETS)
     records = [json.loads(path.read_text()) for path in (folder / "logs/cohort").rglob("*.run.json")]
-    stages = {}
+    stages, jobs = {}, []
     for stage, rules in STAGES.items():
-        jobs = [record for record in records if record["rule"] in rules]
-        stages[stage] = max(job["ended"] for job in jobs) - min(job["started"] for job in jobs)
-    rules = {rule for of in STAGES.values() for rule in of}
-    jobs = [record for record in records if record["rule"] in rules]
+        passes = (stage, "shard")
+        mine = [
+            r
+            for r in records
+            if r["rule"] in rules or (r["wildcards"].get("passed", "").split("/")[0], r["rule"]) == passes
+        ]
+        stages[stage] = max(job["ended"] for job in mine) - min(job["started"] for job in mine)
+        jobs += mine
     logs = "\n".join(path.read_text() for path in (folder / "logs/cohort").rglob("*.log"))
 
     def rounds(name: str) -> int:

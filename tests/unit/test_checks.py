@@ -1,4 +1,4 @@
-"""What preflight makes of a dry run, and what doctor finds wrong."""
+"""What preflight makes of the jobs, and what doctor finds wrong."""
 
 from __future__ import annotations
 
@@ -6,41 +6,26 @@ import sys
 from pathlib import Path
 
 import doctor
+import pandas as pd
 import preflight
 import pytest
 from doctor import GOOD, ODD, WRONG, in_range
 from lib.run import diagnosis
 
 HOME = Path(__file__).parents[2]
-DRY_RUN = """
-host: here
-rule qc:
-    input: a
-    resources: tmpdir=<TBD>, gpu=1, vram_mb=1300, mem_mb=700, mem=700 MB, mem_mib=668, runtime=10, disk_mb=5
-[Sun Nov 22 20:00:00 2026]
-rule qc:
-    input: b
-    resources: tmpdir=<TBD>, gpu=1, vram_mb=900, mem_mb=2500, runtime=90, disk_mb=7
-group job x (jobs in lexicogr. order):
-
-    rule pca:
-        output: c
-        threads: 8
-        resources: tmpdir=<TBD>, vram_mb=0, mem_mb=600, runtime=10, disk_mb=1
-localrule all:
-    resources: tmpdir=/tmp, mem_mb=<TBD>, disk_mb=1000, runtime=10
-"""
-
-
-def test_jobs_of_a_dry_run_with_their_resources():
-    jobs = preflight.parse_jobs(DRY_RUN, beside_mb=300)
-    assert jobs["rule"].tolist() == ["qc", "qc", "pca"]
-    assert jobs["mem_mb"].tolist() == [1000, 2800, 900]
-    assert jobs[["vram_mb", "runtime", "disk_mb"]].to_numpy().tolist() == [[1300, 10, 5], [900, 90, 7], [0, 10, 1]]
+JOBS = pd.DataFrame(
+    {
+        "rule": ["qc", "qc", "pca"],
+        "mem_mb": [700, 2500, 600],
+        "vram_mb": [1300, 900, 0],
+        "runtime": [10, 90, 10],
+        "disk_mb": [5, 7, 1],
+    }
+)
 
 
 def test_a_line_a_rule_and_what_exceeds_its_limit():
-    table = preflight.by_rule(preflight.parse_jobs(DRY_RUN), {"mem_mb": 2000, "vram_mb": None, "runtime": 60})
+    table = preflight.by_rule(JOBS, {"mem_mb": 2000, "vram_mb": None, "runtime": 60})
     assert table.loc["qc"].tolist() == [2, 2500, 1300, 90, 12, "no: memory, time"]
     assert table.loc["pca", "fits"] == "yes"
     text = preflight.shown(table)

@@ -2,13 +2,13 @@ from lib.run import code
 
 
 def test_a_stage_depends_on_what_it_imports():
-    names = {path.name for path in code.closure(code.SCRIPTS / "hvg_sums.py")}
-    assert {"hvg_sums.py", "hvg.py", "hvg_statistics.py", "counts.py", "stage.py"} <= names
+    names = {path.name for path in code.closure(code.SCRIPTS / "hvg.py")}
+    assert {"hvg.py", "hvg_statistics.py", "counts.py", "stage.py"} <= names
     assert "plots.py" not in names
 
 
 def versions(folder, stage: str, lib: str) -> str:
-    for cached in (code.version_of, code.imported, code.statements, code._tree):
+    for cached in (code.version_of, code.imported, code.statements, code.syntax_tree):
         cached.cache_clear()
     (folder / "lib").mkdir(exist_ok=True)
     (folder / "lib" / "sums.py").write_text(lib)

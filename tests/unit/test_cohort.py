@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import features
-import features_part
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,18 +42,18 @@ def files(tmp_path, monkeypatch):
     return paths
 
 
-def made(files, folder, main=features.main, shard=None, parts=()):
-    """What features (of a shard: features_part) writes: its paths."""
+def made(files, folder, shard=None, parts=()):
+    """What features writes: its paths."""
     folder.mkdir()
     output = SimpleNamespace(features=folder / "features.h5ad", obs=folder / "obs.parquet")
     job = SimpleNamespace(
         input=SimpleNamespace(**vars(files) | {"parts": list(parts)}),
         output=output,
         params=SimpleNamespace(gene_key="gene_symbols"),
-        wildcards={} if shard is None else SimpleNamespace(shard=shard, get=lambda name: shard),
+        wildcards={} if shard is None else {"scatteritem": shard},
         resources={},
     )
-    main(job)
+    features.main(job)
     return output
 
 
@@ -78,7 +77,7 @@ def test_what_follows_streams_the_cohorts_cells(files, tmp_path):
 def test_shards_leave_the_same_cells(files, tmp_path):
     one = made(files, tmp_path / "one")
     shards = ["1-of-2", "2-of-2"]
-    parts = [made(files, tmp_path / shard, features_part.main, shard).features for shard in shards]
+    parts = [made(files, tmp_path / shard, shard).features for shard in shards]
     both = made(files, tmp_path / "both", parts=parts)
     pd.testing.assert_frame_equal(read_table(both.obs), read_table(one.obs))
     rows = [rows_of_part(Counts(part), one.obs) for part in parts]
@@ -92,7 +91,7 @@ def test_samples_in_another_order_are_refused(files, tmp_path):
 
 
 def test_a_part_of_other_cells_is_refused(files, tmp_path):
-    part = Counts(made(files, tmp_path / "part", features_part.main, "2-of-2").features)
+    part = Counts(made(files, tmp_path / "part", "2-of-2").features)
     write_table(pd.DataFrame({"x": 0}, [f"c{i}-B" for i in range(9, -1, -1)]), tmp_path / "obs.parquet", "cohort")
     with pytest.raises(UserError, match="not of the same cells"):
         rows_of_part(part, tmp_path / "obs.parquet")

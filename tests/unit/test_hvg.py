@@ -237,11 +237,16 @@ def test_forced_genes_come_on_top_of_cutoffs(simulated):
     np.testing.assert_array_equal(table["highly_variable"], (plain | include) & ~exclude)
 
 
+def passes_of(counts, batches, settings):
+    n = hvg.settings.hvg_passes(settings["flavor"], 1e4)
+    return list(hvg.PASSES.over_all(hvg.Cells(counts, batches, settings, 1e4), n).values())
+
+
 def chosen(X, codes, flavor="seurat_v3", **options) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of genes and of batches; the batches' are the cells of each code."""
     settings = DEFAULTS | options | {"flavor": flavor}
     counts, batches = InMemory(X), Batches(codes, [f"batch{code}" for code in range(codes.max() + 1)])
-    passes = hvg.all_passes(counts, batches, settings, 1e4)
+    passes = passes_of(counts, batches, settings)
     every = np.ones(X.shape[1], bool)
     return hvg.select(passes, batches, settings, ~every, every, counts.device)
 
@@ -346,17 +351,18 @@ def test_shards_give_what_one_job_does(simulated, flavor, tmp_path):
     settings = DEFAULTS | {"flavor": flavor, "n_samples": None}
     whole = Batches(codes, list("abcd"))
     every = np.ones(X.shape[1], bool)
-    expected = hvg.select(
-        hvg.all_passes(InMemory(X), whole, settings, 1e4), whole, settings, ~every, every, InMemory(X).device
-    )
-    files, passes = [], []
-    for number in range(2 if flavor in ("seurat_v3", "seurat_v3_paper", "pearson_residuals") else 1):
-        files.append([str(tmp_path / f"{number}-{part}.h5") for part in range(3)])
-        for path, rows in zip(files[-1], (slice(0, 120), slice(120, 250), slice(250, 300)), strict=True):
-            sums = hvg.next_sums(InMemory(X[rows]), whole.of_shard(rows), settings, 1e4, passes)
-            write_arrays(path, sums)
-        passes = hvg.read_passes(*files)
-    found = hvg.select(passes, whole, settings, ~every, every, InMemory(X).device)
+    passes = passes_of(InMemory(X), whole, settings)
+    expected = hvg.select(passes, whole, settings, ~every, every, InMemory(X).device)
+    files, known = [], {}
+    for name in ["first", "second"][: len(passes)]:
+        (tmp_path / name).mkdir()
+        for rows in (slice(0, 120), slice(120, 250), slice(250, 300)):
+            files.append(tmp_path / name / f"{rows.start}.h5")
+            write_arrays(
+                files[-1], hvg.next_pass(hvg.Cells(InMemory(X[rows]), whole.of_shard(rows), settings, 1e4), known)
+            )
+        known = hvg.PASSES.gathered(files)
+    found = hvg.select(list(known.values()), whole, settings, ~every, every, InMemory(X).device)
     for ours, theirs in zip(found, expected, strict=True):
         pd.testing.assert_frame_equal(ours, theirs, rtol=1e-9, atol=1e-12)
 

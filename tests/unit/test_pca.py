@@ -13,7 +13,7 @@ from lib.run import stage
 from lib.run.errors import UserError
 from lib.store.files import write_table
 from lib.store.stream import InMemory
-from pca import normal_sums, pca, solve_scaling
+from pca import Cells, normal_sums, pca, solve_scaling
 
 KEYS = ("total_counts", "pct_counts_MT")
 
@@ -48,7 +48,7 @@ def test_pbmc3k_equals_scanpy(pbmc3k, keys, scale):
     adata = features(pbmc3k)
     counts = InMemory(adata.layers["counts"], max_cells=700)
     totals, design = adata.obs["kept_counts"].to_numpy(), regressors(adata.obs, keys)
-    ours, scaling = pca(counts, totals, design, 50, 1e4, keys, scale, 10)
+    ours, scaling = pca(Cells(counts, totals, design, 50, 1e4, keys, scale, 10))
 
     theirs = scanpy_matrix(adata, keys, scale)
     reference = sc.pp.pca(theirs, n_comps=50, svd_solver="full", return_info=True)
@@ -75,7 +75,7 @@ def simulated(n_obs: int = 400, n_vars: int = 120) -> tuple[sp.csr_matrix, pd.Da
 
 def run(X, obs, max_cells=1000, keys=("total_counts", "noise"), n_comps=10):
     totals, design = obs["kept_counts"].to_numpy(), regressors(obs, keys)
-    return pca(InMemory(X, max_cells=max_cells), totals, design, n_comps, 1e4, keys)
+    return pca(Cells(InMemory(X, max_cells=max_cells), totals, design, n_comps, 1e4, keys))
 
 
 def test_log_normalize_equals_scanpy():

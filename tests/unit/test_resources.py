@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +24,24 @@ from lib.inputs import sizes
 from lib.inputs.headers import Question
 from lib.inputs.sizes import Sizes, examined, read_headers, sizes_of
 from lib.run import resources
-from lib.run.resources import MODELS, Load, job_of, needs
+from lib.run.resources import Job, Load, model_of, resources_of
 
 HOME = Path(__file__).parents[2]
 PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))
 DEFAULTS = settings.complete({}, HOME / "config/schemas/config.schema.yaml")
 SMALL = Sizes(n_obs=3000, n_vars=20_000, nnz=3_000_000, n_kept=3000, n_batches=1, largest_batch=3000)
+
+
+STAGES = sorted(path.stem for path in (HOME / "scripts").glob("*.py") if "def needs(" in path.read_text())
+
+
+SAME = {"features_shard": ("features", "features"), "figures_density": ("figures_embedding", "")}  # as another rule
+
+
+def needed(stage, load, config=DEFAULTS, gpu=False, attempt=1, **more):
+    """What a stage's job asks for."""
+    job = Job.of(load, config, gpu, **more)
+    return resources_of(model_of(stage)(job), job, attempt)
 
 
 def measured(path):
@@ -39,8 +53,11 @@ def measured(path):
         of = job["wildcards"]
         mine = of.get("sample") or of.get("patient")
         load = Load.of([samples[mine]] if mine else list(samples.values()))
-        model = job_of(load, config, run["device"] == "gpu", job["threads"], of.get("grouping", ""))
-        yield job["rule"], needs(MODELS[job["rule"]], model), job, sum(s.n_obs for s in samples.values())
+        stage, *grouping, part = of["passed"].split("/") if "passed" in of else (job["rule"], "")
+        stage, part = SAME.get(stage, (stage, part))
+        more = {"threads": job["threads"], "grouping": "".join(grouping) or of.get("grouping", ""), "part": part}
+        need = needed(stage, load, config, run["device"] == "gpu", **more)
+        yield f"{stage} {part}", need, job, sum(s.n_obs for s in samples.values())
 
 
 def test_peaks_of_20000_and_100000_cells_and_of_a_gpu_are_stored():
@@ -65,40 +82,46 @@ def test_no_model_is_far_above_the_highest_peak_of_its_rule(path):
         assert mem_mb <= 2 * peaks[rule], rule
 
 
-def test_every_rule_has_a_model_of_its_name_and_every_model_a_rule():
-    texts = [path.read_text() for path in (HOME / "rules").glob("*.smk")]
-    rules = {}
-    for text in texts:
-        for rule in re.split(r"^rule ", text, flags=re.M)[1:]:
-            rules[rule.partition(":")[0]] = re.findall(r"^        \*\*needs\(\"(\w+)\"\)", rule, flags=re.M)
-    assert rules == {name: [name] for name in MODELS} | {"preflight": [], "doctor": []}
+def test_every_rule_asks_by_the_model_of_its_script():
+    text = "\n".join(path.read_text() for path in (HOME / "rules").glob("*.smk"))
+    for rule in re.split(r"^rule ", text, flags=re.M)[1:]:
+        name, script = rule.partition(":")[0], re.search(r"scripts/(\w+)\.py", rule)[1]
+        expected = [] if name in ("preflight", "doctor") else [script]
+        assert re.findall(r"^        \*\*needs\(\"(\w+)\"\)", rule.partition("\nuse rule")[0], re.M) == expected, name
+    assert set(re.findall(r"needs\(\"(\w+)\"\)", text)) == {*STAGES, "shard"}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_models_grow_with_the_cohort_and_by_attempt(name):
+def test_a_model_is_read_without_what_its_stage_computes_with():
+    code = f"import sys; sys.path.append({str(HOME / 'scripts')!r}); from lib.run.resources import model_of\n"
+    code += f"print([model_of(stage).__name__ for stage in {STAGES}], *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "scipy", "anndata", "sklearn"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_models_grow_with_the_cohort_and_by_attempt(stage):
     def of(n, gpu=False, attempt=1):
-        samples = [SMALL] * n
-        return needs(MODELS[name], job_of(Load.of(samples), DEFAULTS, gpu, 1, "leiden_0.6"), attempt)
+        return needed(stage, Load.of([SMALL] * n), gpu=gpu, attempt=attempt, grouping="leiden_0.6")
 
     one, more = of(1), of(100)
     for resource in ("mem_mb", "runtime", "disk_mb"):
         assert 0 < one[resource] <= more[resource]
     assert of(1, attempt=3) == {n: v * (1 if n == "disk_mb" else 3) for n, v in one.items()}
     assert one["vram_mb"] == 0
-    if MODELS[name](job_of(Load.of([SMALL]), DEFAULTS, True, 1, "")).vram:
+    if model_of(stage)(Job.of(Load.of([SMALL]), DEFAULTS, True)).vram:
         assert of(1, gpu=True)["vram_mb"] > 300
         assert of(1, gpu=True, attempt=2)["vram_mb"] >= 2 * of(1, gpu=True)["vram_mb"]
 
 
 def test_the_configs_cap_bounds_what_is_claimed_on_a_card():
     config = DEFAULTS | {"gpu": {"memory_gb": 2, "pool": True}}
-    job = job_of(Load.of([replace(SMALL, n_obs=10**6, n_kept=10**6)]), config, True)
-    assert needs(MODELS["markers_logreg"], job, attempt=3)["vram_mb"] == 2048
+    load = Load.of([replace(SMALL, n_obs=10**6, n_kept=10**6)])
+    assert needed("markers_logreg", load, config, gpu=True, attempt=3)["vram_mb"] == 2048
 
 
 def test_keys_of_the_config_count():
-    def mem(name, load=SMALL, **config):
-        return needs(MODELS[name], job_of(Load.of([load]), DEFAULTS | config, False))["mem_mb"]
+    def mem(stage, size=SMALL, **config):
+        return needed(stage, Load.of([size]), DEFAULTS | config)["mem_mb"]
 
     large = replace(SMALL, n_obs=200_000, n_kept=200_000, nnz=400_000_000, largest_batch=200_000)
     assert mem("pca", hvg=DEFAULTS["hvg"] | {"n_top_genes": 10_000}) > mem("pca")
@@ -110,22 +133,25 @@ def test_keys_of_the_config_count():
 def test_shards_share_the_time_and_leave_the_rest_no_gpu():
     load = Load.of([replace(SMALL, n_obs=10**6, n_kept=10**6, nnz=3 * 10**9)] * 2)
 
-    def of(name, shards):
-        return needs(MODELS[name], job_of(load, DEFAULTS | {"shards": shards}, True))
+    def of(stage, shards, part=""):
+        return needed(stage, load, DEFAULTS | {"shards": shards}, gpu=True, part=part)
 
-    for name in ("hvg_sums", "features_part", "pca_gram", "pca_projection", "markers_ttest_sums"):
-        one, eight = of(name, 1), of(name, 8)
-        assert 0 < eight["mem_mb"] <= one["mem_mb"], name
-        assert eight["runtime"] < one["runtime"], name
-        assert eight["vram_mb"] > 0, name
-    for name in ("features", "pca", "markers_ttest"):
-        assert (of(name, 1)["vram_mb"] > 0, of(name, 8)["vram_mb"]) == (True, 0), name
-    assert resources.read_mb("pca", job_of(load, DEFAULTS | {"shards": 8}, True)) == 0
+    passes = [("hvg", "first"), ("features", "features"), ("markers_ttest", "sums")]
+    passes += [("pca", part) for part in ("gram", "projection")]
+    for stage, part in passes:
+        one, eight = of(stage, 1, part), of(stage, 8, part)
+        assert 0 < eight["mem_mb"] <= one["mem_mb"], stage
+        assert eight["runtime"] < one["runtime"], stage
+        assert eight["vram_mb"] > 0, stage
+    for stage in ("features", "pca", "markers_ttest"):
+        assert (of(stage, 1)["vram_mb"] > 0, of(stage, 8)["vram_mb"]) == (True, 0), stage
+    assert resources.read_mb(model_of("pca"), Job.of(load, DEFAULTS | {"shards": 8}, True)) == 0
 
 
 def test_groups_are_counted_where_they_are_known():
     load = Load.of([replace(SMALL, n_batches=8)])
-    groups = {name: job_of(load, DEFAULTS, False, 1, name).n_groups for name in ("sample", "kmeans_50", "leiden_2.0")}
+    names = ("sample", "kmeans_50", "leiden_2.0")
+    groups = {name: Job.of(load, DEFAULTS, False, grouping=name).n_groups for name in names}
     assert groups == {"sample": 8, "kmeans_50": 50, "leiden_2.0": 2 * resources.N_GROUPS}
 
 

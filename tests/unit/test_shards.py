@@ -6,18 +6,11 @@ from types import SimpleNamespace
 
 import anndata as ad
 import features
-import features_part
 import hvg
-import hvg_sums
 import markers_ttest
-import markers_ttest_sums
 import numpy as np
 import pandas as pd
 import pca
-import pca_components
-import pca_gram
-import pca_projection
-import pca_sums
 import pytest
 import scipy.sparse as sp
 from lib.methods.markers import read_markers
@@ -26,15 +19,13 @@ from lib.run.errors import UserError
 from lib.store.cohort import Cohort
 from lib.store.counts import Counts, CountsWriter, Stores
 from lib.store.files import read_arrays, read_attrs, read_table, write_table
-from lib.store.shards import combine, rows_of
+from lib.store.shards import rows_of
 
 N_GENES = 300
 HVG = {"per_batch": True, "n_top_genes": 60, "span": 0.5, "n_bins": 20, "theta": 100, "clip": None}
 HVG |= {"n_samples": 1000, "include": [], "exclude": []}
 FLAVORS = ["seurat_v3", "seurat_v3_paper", "seurat", "cell_ranger", "pearson_residuals", "poisson_gene_selection"]
-WHOLE = {"first": [], "second": [], "parts": [], "sums": [], "components": [], "projections": []}
-WHOLE |= {"grouping": []}
-OUTPUTS = ["hvg", "sums", "features", "gram", "components", "projection", "pca", "markers"]
+OUTPUTS = ["hvg", "features", "pca", "markers"]
 
 
 def names(n: int) -> list[str]:
@@ -66,23 +57,40 @@ def files(tmp_path, request) -> dict:
     return paths
 
 
-def run(main, files, output, shard="", params=None, **inputs) -> str:
-    """A stage's main on the cohort, `inputs` beside; returns the path of what it writes, whatever its rule calls it."""
-    path = str(files["out"] / output)
+def job(files, path, shard=None, params=None, **inputs) -> SimpleNamespace:
+    """A job on the cohort, `inputs` beside, whose outputs are all `path`, whatever its rule calls it."""
     known = {name: files[name] for name in ("counts", "cells", "genes", "obs") if name in files}
-    main(
-        SimpleNamespace(
-            input=SimpleNamespace(**known | WHOLE | inputs),
-            output=SimpleNamespace(
-                **dict.fromkeys(OUTPUTS, path)
-                | {"obs": f"{path}.parquet", "top": f"{path}.top", "batches": f"{path}.tsv"}
-            ),
-            params=SimpleNamespace(**{"seed": 0, "gene_key": "gene_symbols", "grouping": "type"} | (params or {})),
-            wildcards=SimpleNamespace(shard=shard),
-            resources={},
-        )
+    others = {"obs": f"{path}.parquet", "top": f"{path}.top", "batches": f"{path}.tsv"}
+    return SimpleNamespace(
+        input=SimpleNamespace(**known | {"parts": [], "shards": [], "grouping": []} | inputs),
+        output=SimpleNamespace(**dict.fromkeys(OUTPUTS, path) | others),
+        params=SimpleNamespace(**{"seed": 0, "gene_key": "gene_symbols", "grouping": "type"} | (params or {})),
+        wildcards={} if shard is None else {"scatteritem": shard},
+        resources={},
     )
+
+
+def run(main, files, output, shard=None, params=None, **inputs) -> str:
+    """A stage's main; returns the path of what it writes."""
+    path = str(files["out"] / output)
+    main(job(files, path, shard, params, **inputs))
     return path
+
+
+def passed(stage, files, params, n=None, **inputs) -> list[str]:
+    """All passes of a stage, the first `n` of them, by three shards, as `shard` runs them; their files."""
+    found: list[str] = []
+    for name in list(stage.PASSES.run)[:n]:
+        folder = files["out"] / stage.__name__ / name
+        folder.mkdir(parents=True)
+        done = []
+        for shard in ["1-of-1"] if name == "components" else names(3):
+            asked = job(files, "", shard, params, shards=found, **inputs)
+            asked.output = [str(folder / f"{shard}.h5")]
+            stage.PASSES.over_shard(asked, name, shard)
+            done += asked.output
+        found = [*found, *done]
+    return found
 
 
 def cohort(files, shard=None) -> Cohort:
@@ -132,22 +140,16 @@ def test_every_flavours_genes_are_those_of_one_job(files, flavor, target_sum, pe
     settings = HVG | {"flavor": flavor, "per_batch": per_batch}
     params = {"batch_key": "donor", "target_sum": target_sum, "hvg": settings}
     one = read_table(run(hvg.main, files, "one.parquet", params=params))
-    passes: list[list[str]] = []
-    for number in range(hvg.settings.hvg_passes(flavor, target_sum)):
-        known = dict(zip(("first",), passes, strict=False))
-        mains = [run(hvg_sums.main, files, f"{number}-{name}.h5", name, params, **known) for name in names(3)]
-        passes.append(mains)
-    known = dict(zip(("first", "second"), passes, strict=False))
-    pd.testing.assert_frame_equal(
-        read_table(run(hvg.main, files, "three.parquet", params=params, **known)), one, rtol=1e-9
-    )
+    shards = passed(hvg, files, params, hvg.settings.hvg_passes(flavor, target_sum))
+    three = read_table(run(hvg.main, files, "three.parquet", params=params, shards=shards))
+    pd.testing.assert_frame_equal(three, one, rtol=1e-9)
 
 
 def test_what_cannot_be_chosen_is_refused_by_the_first_pass(files):
     params = {"batch_key": "donor", "target_sum": 1e4, "hvg": HVG | {"flavor": "seurat_v3", "n_top_genes": 1}}
     params["hvg"] |= {"include": ["G1", "G2"]}
     with pytest.raises(UserError, match="include forces 2 genes in, but hvg: n_top_genes is 1"):
-        run(hvg_sums.main, files, "sums.h5", "2-of-3", params)
+        passed(hvg, files, params)
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def parted(files) -> dict:
     params = {"batch_key": "donor", "target_sum": 1e4, "hvg": HVG | {"flavor": "seurat_v3"}}
     genes = run(hvg.main, files, "hvg.parquet", params=params)
     one = run(features.main, files, "features.h5ad", hvg=genes)
-    parts = [run(features_part.main, files, f"{name}.h5ad", name, hvg=genes) for name in names(3)]
+    parts = [run(features.main, files, f"{name}.h5ad", name, hvg=genes) for name in names(3)]
     joined = run(features.main, files, "joined", hvg=genes, parts=parts)
     return files | {"features": [one], "parts": parts, "obs": f"{one}.parquet", "joined": f"{joined}.parquet"}
 
@@ -178,23 +180,14 @@ def test_pca_by_shards_is_pca(parted, keys):
     scale = {"enabled": True, "max_value": 10}
     params = {"n_comps": 8, "target_sum": 1e4, "regress_keys": keys, "scale": scale}
     one = read_arrays(run(pca.main, parted, "one.h5", params=params, features=parted["features"]))
-
-    def each(stage, main, **inputs):
-        of = zip(names(3), parted["parts"], strict=True)
-        return [run(main, parted, f"{stage}-{n}.h5", n, params, features=part, **inputs) for n, part in of]
-
-    sums = each("sums", pca_sums.main)
-    gram = each("gram", pca_gram.main, sums=sums)
-    components = run(pca_components.main, parted, "components.h5", params=params, gram=gram)
-    projections = each("projection", pca_projection.main, components=components)
-    joined = {"components": components, "projections": projections}
-    three = read_arrays(run(pca.main, parted, "three.h5", params=params, features=parted["parts"], **joined))
+    shards = passed(pca, parted, params, features=parted["parts"])
+    three = read_arrays(run(pca.main, parted, "three.h5", params=params, features=parted["parts"], shards=shards))
     assert {name: array.dtype for name, array in three.items()} == {name: array.dtype for name, array in one.items()}
     for name in ("coefficients", "mean", "std"):
         np.testing.assert_allclose(three[name], one[name], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(three["variance"], one["variance"], rtol=1e-5)
     np.testing.assert_allclose(three["X_pca"], one["X_pca"], atol=1e-3)
-    assert combine(sums)["RX"].shape == (1 + len(keys), 60)
+    assert pca.PASSES.gathered(shards)["sums"]["RX"].shape == (1 + len(keys), 60)
 
 
 def test_components_and_regressors_are_cut_by_shards_as_by_one_job(parted, notices):
@@ -206,15 +199,9 @@ def test_components_and_regressors_are_cut_by_shards_as_by_one_job(parted, notic
     one = run(pca.main, parted, "one.h5", params=params, features=parted["features"])
     said = list(notices)
     notices.clear()
-    of = list(zip(names(3), parted["parts"], strict=True))
-    sums = [run(pca_sums.main, parted, f"sums-{n}.h5", n, params, features=part) for n, part in of]
-    gram = [run(pca_gram.main, parted, f"gram-{n}.h5", n, params, features=part, sums=sums) for n, part in of]
-    components = run(pca_components.main, parted, "components.h5", params=params, gram=gram)
-    projected = [
-        run(pca_projection.main, parted, f"x-{n}.h5", n, params, features=part, components=components) for n, part in of
-    ]
-    joined = {"components": components, "projections": projected}
-    three = run(pca.main, parted, "three.h5", params=params, features=parted["parts"], **joined)
+    shards = passed(pca, parted, params, features=parted["parts"])
+    assert not notices, "of the stage, not of its shards"
+    three = run(pca.main, parted, "three.h5", params=params, features=parted["parts"], shards=shards)
     assert read_arrays(three)["X_pca"].shape == read_arrays(one)["X_pca"].shape == (len(obs), 59)
     assert read_attrs(three) == read_attrs(one)
     assert Scaling.read(one).regress_keys == ("total_counts",)
@@ -226,7 +213,7 @@ def test_components_and_regressors_are_cut_by_shards_as_by_one_job(parted, notic
 def test_t_test_by_shards_is_the_t_test(parted, target_sum):
     params = {"target_sum": target_sum, "n_genes": 5}
     one = run(markers_ttest.main, parted, "one.tsv.gz", params=params)
-    sums = [run(markers_ttest_sums.main, parted, f"t-{name}.h5", name, params) for name in names(3)]
-    three = run(markers_ttest.main, parted, "three.tsv.gz", params=params, sums=sums)
+    shards = passed(markers_ttest, parted, params)
+    three = run(markers_ttest.main, parted, "three.tsv.gz", params=params, shards=shards)
     # Sums in float64 in another order
     pd.testing.assert_frame_equal(read_markers(three), read_markers(one), rtol=1e-9)

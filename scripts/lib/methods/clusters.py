@@ -13,6 +13,7 @@ import pandas as pd
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.imports import import_lean
+from lib.run.resources import CUML, MB, PYTHON, Job, Need
 from lib.store.csr import rows_of_nonzeros, sums_by_key
 from lib.store.files import write_table
 
@@ -157,3 +158,16 @@ def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, pat
     labels = pd.Categorical.from_codes(codes, [str(i) for i in range(len(sizes))])
     stage.log.info("%s: %d clusters of %s cells", column, len(sizes), ", ".join(map(str, sizes)))
     write_table(pd.DataFrame({column: labels}, index=obs_names), path, "cohort")
+
+
+def graph_needs(job: Job, seconds: float, refined: float = 0) -> Need:
+    """What a clustering of the graph needs: the graph, and igraph's or cuGraph's copies of it.
+
+    Parameters
+    ----------
+    refined
+        Bytes of memory beside a GPU's clustering.
+    """
+    gpu_mem = PYTHON + CUML + 30 * job.edges + refined
+    vram = 800 * MB + 160 * job.edges
+    return Need(PYTHON + 30 * MB + 95 * job.edges, seconds, 20 * job.n_kept, vram, gpu_mem)

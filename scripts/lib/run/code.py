@@ -37,7 +37,7 @@ def imported(path: Path) -> tuple[Path, ...]:
     """The files of this workflow that one of them imports, or names as a string."""
     if path.suffix != ".py":
         return ()
-    return tuple(file for name in _names(_tree(path)) if (file := _file_of(path, name)) is not None)
+    return tuple(file for name in _names(syntax_tree(path)) if (file := _file_of(path, name)) is not None)
 
 
 @cache
@@ -45,7 +45,7 @@ def statements(path: Path) -> str:
     """A file's text without comments on lines of their own, docstrings and blank lines."""
     lines = path.read_text(encoding="utf-8").splitlines()
     if path.suffix == ".py":
-        for node in ast.walk(_tree(path)):
+        for node in ast.walk(syntax_tree(path)):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_text(body[0]):
                 lines[body[0].lineno - 1 : body[0].end_lineno] = [""] * (body[0].end_lineno - body[0].lineno + 1)
@@ -54,7 +54,8 @@ def statements(path: Path) -> str:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
+def syntax_tree(path: Path) -> ast.Module:
+    """A file's syntax tree."""
     return ast.parse(path.read_text(encoding="utf-8"))
 
 

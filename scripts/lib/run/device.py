@@ -130,7 +130,7 @@ def of(snakemake: Any) -> Device:
     resources = snakemake.resources
     if not resources.get("gpu", 0):
         return cpu()
-    shard = snakemake.wildcards.get("shard")
+    shard = snakemake.wildcards.get("scatteritem")
     number = None if shard is None else int(shard.partition("-")[0])
     return gpu(int(resources.get("vram_mb")), bool(resources.get("gpu_pool", 1)), number)
 

@@ -53,7 +53,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
         compressed.set_threads(snakemake.threads)
-        identity.check_inputs(dict(snakemake.input.items()), bool(snakemake.wildcards.get("shard")))
+        identity.check_inputs(dict(snakemake.input.items()))
         main(snakemake)
     except BaseException as error:
         for output in snakemake.output:

@@ -65,7 +65,7 @@ def read_mark(path: str | Path) -> str | None:
     return None
 
 
-def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
+def check_inputs(inputs: Mapping[str, Any]) -> None:
     """Refuse a job whose inputs are not of the same cells in the same order.
 
     Parameters
@@ -73,8 +73,6 @@ def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
     inputs
         The job's input files by name: a path, or several. Those of several samples must agree one by one; what is of
         the cohort, all of it, where several files may be parts one after the other.
-    part
-        Whether the job is of a shard, some of whose inputs hold its cells alone.
 
     Raises
     ------
@@ -92,7 +90,7 @@ def check_inputs(inputs: Mapping[str, Any], part: bool = False) -> None:
             for i, (file, mark) in enumerate(zip(files, marks, strict=True)):
                 if samples.setdefault(i, (file, mark))[1] != mark:
                     _differ(samples[i][0], file)
-        elif not part or len(files) > 1:
+        else:
             found = marks[0] if len(set(marks)) == 1 else joined(marks)  # of all cells each, or parts of them
             cohort = cohort or (files[0], found)
             if cohort[1] != found:

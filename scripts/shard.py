@@ -1,0 +1,27 @@
+"""One pass of a stage over one shard of the cells, of the stages that have passes: hvg, pca, markers_ttest.
+
+What is computed stands in the stage's own script (`PASSES`).
+"""
+
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from lib.run import stage
+
+
+def main(snakemake: Any) -> None:
+    """Read what the stage reads, of one shard, and write the arrays that the pass finds."""
+    name_of_stage, *_, name = snakemake.params.passed.split("/")
+    job = SimpleNamespace(
+        input=snakemake.input,
+        output=snakemake.output,
+        params=SimpleNamespace(**snakemake.params.options),
+        wildcards=snakemake.wildcards,
+        resources=snakemake.resources,
+    )
+    import_module(name_of_stage).PASSES.over_shard(job, name, snakemake.wildcards.scatteritem)
+
+
+if __name__ == "__main__":
+    stage.run(main, snakemake)  # noqa: F821
