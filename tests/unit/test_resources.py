@@ -26,14 +26,14 @@ from lib.run.resources import MODELS, Load, job_of, needs
 
 HOME = Path(__file__).parents[2]
 PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))
-DEFAULTS = settings.complete({}, HOME / "config/schemas/config.schema.yaml")
+DEFAULTS = settings.complete({})
 SMALL = Sizes(n_obs=3000, n_vars=20_000, nnz=3_000_000, n_kept=3000, n_batches=1, largest_batch=3000)
 
 
 def measured(path):
     """Of every job of a run its rule, what the models say it needs, its peaks, and the run's cells."""
     run = json.loads(path.read_text())
-    config = settings.complete(run["config"], HOME / "config/schemas/config.schema.yaml")
+    config = settings.complete(run["config"])
     samples = {name: Sizes(**values) for name, values in run["samples"].items()}
     for job in run["jobs"]:
         of = job["wildcards"]
