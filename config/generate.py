@@ -183,7 +183,7 @@ def type_of(schema: Mapping[str, Any], plural: str = "") -> str:
 
 def readme() -> str:
     """README.md with its tables anew."""
-    text = (HOME / "config" / "README.md").read_text()
+    text = (HOME / "config" / "README.md").read_text("utf-8")
     for heading in dict.fromkeys(item.heading for item in items(Config)):
         text, n = re.subn(rf"(?m)(?<=^## {re.escape(heading)}\n\n)(?:\|.*\n)+", lambda _, of=heading: table(of), text)
         if n != 1:
@@ -210,4 +210,4 @@ def generated() -> dict[Path, str]:
 
 if __name__ == "__main__":
     for path, text in generated().items():
-        path.write_text(text)
+        path.write_text(text, "utf-8")

@@ -134,11 +134,6 @@ class Clustering(Section):
     each: ClassVar[str]
 
     @classmethod
-    def clusterings(cls) -> "dict[str, type[Clustering]]":
-        """Those of the sections within this one whose stages make clusterings."""
-        return {name: kind for name, kind in cls.sections().items() if issubclass(kind, Clustering)}
-
-    @classmethod
     def written(cls, name: str) -> str:
-        """A regular expression of all names of clusterings."""
+        """A regular expression of what its clusterings may be called, whatever the values."""
         return rf"{name}_\d[\d.e+-]*"

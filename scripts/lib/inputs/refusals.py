@@ -48,9 +48,9 @@ def _place(loc: Sequence[str | int], schema: Schema) -> tuple[tuple[str | int, .
 
 def _inside(outer: Schema, part: str | int, schema: Schema) -> Iterator[Schema]:
     """What a JSON schema allows as the value of a key, or as an item of a list; alternatives one by one."""
-    others = [outer.get("additionalProperties"), *outer.get("patternProperties", {}).values()]
-    found = [outer.get("items")] if isinstance(part, int) else [outer.get("properties", {}).get(part), *others]
-    if inner := next(filter(None, found), None):
+    named = outer.get("items") if isinstance(part, int) else outer.get("properties", {}).get(part)
+    others = outer.get("additionalProperties"), *outer.get("patternProperties", {}).values()
+    if inner := next(filter(None, (named, *others)), None):
         inner = schema["$defs"][inner["$ref"].rsplit("/", 1)[1]] if "$ref" in inner else inner
         yield from inner.get("anyOf", [inner])
 
