@@ -22,12 +22,12 @@ from snakemake.exceptions import WorkflowError
 from snakemake.iocontainers import Wildcards
 
 try:
-    complete = settings.complete(config, HOME / "config/schemas/config.schema.yaml")
+    complete = settings.complete(config)
     SHEET = sheets.read_sheet(sheets.find_sheet(complete["samples"], HOME), complete)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 config.clear()
-config.update(complete)  # in the schema's order, whatever the file's
+config.update(complete)  # in the model's order, whatever the file's
 
 DEVICE = diagnosis.choose(config["device"])
 GPU = int(DEVICE == "gpu")  # what a rule that computes on it asks for

@@ -31,7 +31,7 @@ from lib.inputs import config as settings
 from lib.methods.harmony_algorithm import harmonize
 from lib.run import device as devices
 
-CONFIG = settings.complete({}, HOME / "config/schemas/config.schema.yaml")["harmony"]
+CONFIG = settings.complete({})["harmony"]
 THETA, SIGMA, LAMB, MAX_ITER = (CONFIG[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))
 NCLUST, SEED = 100, 0
 PACKAGES = ["numpy", "harmonypy"]

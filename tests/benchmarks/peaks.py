@@ -29,7 +29,6 @@ from lib.inputs import sheet as sheets  # noqa: E402
 from lib.inputs.sizes import questions, sizes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-SCHEMA = HOME / "config/schemas/config.schema.yaml"
 OF_THE_MACHINE = ("samples", "device", "gpu", "limits")  # keys that have no part in it
 
 
@@ -53,13 +52,13 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     args = parser.parse_args()
     os.chdir(args.folder)
-    whole = settings.complete(yaml.safe_load(args.config.read_text()), SCHEMA)
+    whole = settings.complete(yaml.safe_load(args.config.read_text()))
     sheet = sheets.read_sheet(whole["samples"], whole)
     samples = {name: asdict(sizes_of(question)) for name, question in questions(sheet, whole).items()}
     found = jobs(args.folder)
     device = "cpu" if all(job["peak_gpu_mb"] is None for job in found) else "gpu"
     cells = sum(sizes["n_obs"] for sizes in samples.values())
-    defaults = settings.complete({}, SCHEMA)
+    defaults = settings.complete({})
     keys = {key: value for key, value in whole.items() if value != defaults[key] and key not in OF_THE_MACHINE}
     text = json.dumps({"device": device, "config": keys, "samples": samples, "jobs": found}, indent=1)
     (RESULTS / f"peaks-{device}-{cells}.json").write_text(text + "\n")

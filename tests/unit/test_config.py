@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+import math
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
+from lib.inputs.computed import COMPUTED
+from lib.inputs.sections import Config
+from lib.run import code
 from lib.run.errors import UserError
 
 HOME = Path(__file__).parents[2]
-SCHEMA = HOME / "config" / "schemas" / "config.schema.yaml"
 
 
 def complete(**config):
-    return settings.complete(config, SCHEMA)
+    return settings.complete(config)
 
 
 def leaves(config, prefix=()):
@@ -43,6 +51,42 @@ def test_reference_explains_every_key():
 @pytest.mark.parametrize("path", sorted((HOME / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_examples_are_valid(path):
     complete(**yaml.safe_load(path.read_text()))
+
+
+GENERATED = runpy.run_path(str(HOME / "config" / "generate.py"))["generated"]()
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_generated_files_are_those_of_the_model(path):
+    stale = "stale: run `uv run python config/generate.py`"
+    assert path.read_bytes() == GENERATED[path].encode(), stale
+
+
+@pytest.mark.parametrize("stage", ["hvg", "ingest"])
+def test_stages_load_no_model_of_the_config_and_do_not_run_again_for_its_text(stage):
+    names = {path.name for path in code.closure(code.SCRIPTS / f"{stage}.py")}
+    assert {"config.py", "computed.py"} & names
+    assert not {"keys.py", "sections.py", "refusals.py"} & names
+    asked = f"import sys; sys.path.insert(0, {str(code.SCRIPTS)!r}); import {stage}; print('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("total_counts", "log1p_total_counts_MT", "n_genes_by_counts", "pct_counts_in_top_50_genes", "doublet_score"),
+        *("predicted_doublet", "kept", "reason", "kept_counts", "umap_density_x", "leiden_0.6", "louvain_1e-05"),
+        "kmeans_8",
+    ],
+)
+def test_columns_that_stages_write(name):
+    assert COMPUTED.fullmatch(name)
+    assert not COMPUTED.fullmatch(f"my_{name}")
+
+
+def test_clusterings_are_those_of_the_sections():
+    config = complete(leiden={"resolutions": [1, 0.5]}, louvain={"resolutions": []}, kmeans={"n_clusters": [8, 3]})
+    assert settings.clustering_names(config) == ["leiden_1", "leiden_0.5", "kmeans_8", "kmeans_3"]
 
 
 def test_null_is_a_value_and_not_the_default():
@@ -98,6 +142,136 @@ def test_what_the_config_asks_of_a_family_that_it_takes_away():
     assert (config["cells"]["max_pct_counts"], config["regress_out"]["keys"]) == ({}, [])
     with pytest.raises(UserError, match="max_pct_counts: MT` is no gene family"):
         complete(qc={"gene_families": {"HB": ["HB"]}}, **asked)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"pca": None, "markers": {"logreg": None}}, {"markers": None}])
+def test_a_section_that_is_missing_or_null_has_its_defaults(config):
+    assert json.dumps(settings.complete(config)) == json.dumps(complete())
+
+
+def schemas(schema, path=()):
+    """Each key's path and JSON schema, as editors read it."""
+    for name, inner in schema["properties"].items():
+        if "properties" in inner:
+            yield from schemas(inner, (*path, name))
+        else:
+            yield pytest.param((*path, name), inner, id=".".join((*path, name)))
+
+
+KEYS = list(schemas(yaml.safe_load((HOME / "config" / "schemas" / "config.schema.yaml").read_text())))
+POOL = [  # values, and the type in JSON schema that takes them
+    *[("many", "string"), ("5", "string"), ("yes", "string"), (True, "boolean"), (False, "boolean"), (5.5, "number")],
+    *[(None, "null"), ({}, "object"), ([], "array"), ([[1]], ""), ([{"a": 1}], ""), ([None], ""), ({5: 5}, "")],
+    *[(math.nan, ""), (math.inf, ""), (-math.inf, ""), (10**400, ""), (-(10**400), ""), ((1, 2), ""), (b"x", "")],
+    *[(datetime.date(2020, 1, 1), ""), (datetime.datetime(2020, 1, 1), ""), ({"a": {}}, ""), ({None: 1}, "")],
+]
+
+
+def types_of(schema):
+    types = schema.get("type", "string")
+    return types if isinstance(types, list) else [types]
+
+
+def wrong_values(schema):
+    """Of the wrong type, out of range, not among the choices, repeated; likewise within lists and mappings."""
+    types = types_of(schema)
+    yield from (value for value, kind in POOL if kind not in types)
+    if "enum" in schema or "pattern" in schema:
+        yield from ("many", "", schema["default"].upper() * 2 if "default" in schema else "Many")
+    if "minimum" in schema:
+        yield from (schema["minimum"] - 1, schema["minimum"] - 1.0, -(10**12))
+    if "exclusiveMinimum" in schema:
+        yield from (schema["exclusiveMinimum"], schema["exclusiveMinimum"] - 1)
+    if "maximum" in schema:
+        yield from (schema["maximum"] + 1, 10**12)
+    if "exclusiveMaximum" in schema:
+        yield from (schema["exclusiveMaximum"], schema["exclusiveMaximum"] + 1)
+    if "minLength" in schema:
+        yield ""
+    if "minItems" in schema:
+        yield []
+    if "items" in schema:
+        yield from ([value] for value in wrong_values(schema["items"]))
+    if schema.get("uniqueItems"):
+        value = next(right_values(schema["items"]))
+        yield from ([value, value], [value, float(value)] if isinstance(value, int) else [value] * 3)
+    if "additionalProperties" in schema:
+        yield from ({"MT": value} for value in wrong_values(schema["additionalProperties"]))
+        yield from ({key: None} for key in (5, None, True, 1.5, datetime.date(2020, 1, 1)))
+    if "propertyNames" in schema:
+        yield from ({"1MT": ["MT-"]}, {"": None}, {"MT X": None})
+
+
+def right_values(schema):
+    yield from schema.get("enum", [])
+    low = schema.get("minimum", schema.get("exclusiveMinimum", -1e6) + 1e-9)
+    high = schema.get("maximum", schema.get("exclusiveMaximum", 1e6) - 1e-9)
+    for kind in types_of(schema):
+        if kind == "integer":
+            yield from (low, float(low), int(high))
+        elif kind == "number":
+            yield from (low, high, (low + high) / 2, *(n for n in (0, 1, 2, 100) if low <= n <= high))
+        elif kind == "boolean":
+            yield from (True, False)
+        elif kind == "string" and not {"enum", "pattern"} & schema.keys():
+            yield from ("x", "µ, 5")
+        elif kind == "array":
+            yield from ([value] for value in right_values(schema["items"]))
+        elif kind == "object":
+            yield from ({"MT": value} for value in right_values(schema["additionalProperties"]))
+    if "null" in types_of(schema):
+        yield None
+
+
+def nested(path, value):
+    return {path[0]: nested(path[1:], value)} if path else value
+
+
+@pytest.mark.parametrize(("path", "schema"), KEYS)
+def test_every_wrong_value_of_every_key_is_named(path, schema):
+    for value in wrong_values(schema):
+        with pytest.raises(UserError) as error:
+            settings.complete(nested(path, value))
+        assert f"`{': '.join(path)}" in str(error.value), value
+
+
+@pytest.mark.parametrize(("path", "schema"), KEYS)
+def test_right_values_of_every_key_are_taken(path, schema):
+    for value in [schema["default"], *right_values(schema)]:
+        model, problems = Config.checked(nested(path, value))
+        assert problems == [], value
+        found = model.model_dump(warnings=False)
+        for name in path:
+            found = found[name]
+        assert found == value
+        kinds = types_of(schema)
+        assert type(found) is (int if "integer" in kinds and isinstance(value, float) else type(value))
+
+
+SECTIONS = sorted({key.values[0][:n] for key in KEYS for n in range(1, len(key.values[0]))})
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=".".join)
+def test_sections_that_are_no_mapping_or_have_odd_keys_are_named(path):
+    where = ": ".join(path)
+    for value in (5, "x", [1], True, math.nan, datetime.date(2020, 1, 1)):
+        with pytest.raises(UserError, match=f"`{where}` is .*; it must be object"):
+            settings.complete(nested(path, value))
+    for key in (5, None, True, 1.5, datetime.date(2020, 1, 1), "no such key", ""):
+        with pytest.raises(UserError, match=re.escape(f"unknown key `{where}: ")):
+            settings.complete(nested(path, {key: 1}))
+
+
+@pytest.mark.parametrize("config", [5, "x", [1], [{"seed": 1}], True, math.nan])
+def test_a_config_that_is_no_mapping_is_refused(config):
+    with pytest.raises(UserError, match=r"`config` is .*; it must be object"):
+        settings.complete(config)
+
+
+def test_keys_of_the_config_that_are_no_strings_are_refused():
+    with pytest.raises(UserError, match="unknown key `True`") as error:
+        settings.complete({True: 1, 5: {}, None: None, "seed": -1})
+    assert str(error.value).count("\n  - ") == 4
 
 
 def test_all_mistakes_at_once():

@@ -19,7 +19,6 @@ from lib.inputs import sheet as sheets
 from lib.inputs.headers import version_of
 from lib.run.errors import UserError
 
-SCHEMA = Path(__file__).parents[2] / "config" / "schemas" / "config.schema.yaml"
 N_OBS, N_VARS = 20, 12
 
 
@@ -41,7 +40,7 @@ def problems(tmp_path, monkeypatch):
     def ask(rows, **config):
         lines = pd.DataFrame([{"sample": name, **line} for name, line in rows.items()])
         lines.to_csv("samples.tsv", sep="\t", index=False)
-        whole = settings.complete(config, SCHEMA)
+        whole = settings.complete(config)
         sheet = sheets.read_sheet("samples.tsv", whole)
         _, found = sizes.read_headers(sizes.questions(sheet, whole), tmp_path / "sizes.json")
         for name, texts in sizes.column_problems(sheet, whole).items():

@@ -28,7 +28,7 @@ from lib.run.resources import Job, Load, model_of, resources_of
 
 HOME = Path(__file__).parents[2]
 PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))
-DEFAULTS = settings.complete({}, HOME / "config/schemas/config.schema.yaml")
+DEFAULTS = settings.complete({})
 SMALL = Sizes(n_obs=3000, n_vars=20_000, nnz=3_000_000, n_kept=3000, n_batches=1, largest_batch=3000)
 
 
@@ -47,7 +47,7 @@ def needed(stage, load, config=DEFAULTS, gpu=False, attempt=1, **more):
 def measured(path):
     """Of every job of a run its rule, what the models say it needs, its peaks, and the run's cells."""
     run = json.loads(path.read_text())
-    config = settings.complete(run["config"], HOME / "config/schemas/config.schema.yaml")
+    config = settings.complete(run["config"])
     samples = {name: Sizes(**values) for name, values in run["samples"].items()}
     for job in run["jobs"]:
         of = job["wildcards"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.inputs.config import COMPUTED
+from lib.inputs.computed import COMPUTED
 from lib.run.errors import UserError
 
 OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # sheet columns that replace `cells` keys

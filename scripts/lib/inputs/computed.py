@@ -1,0 +1,14 @@
+"""Which obs columns stages write. Made by config/generate.py, since stages do not load the config's model."""
+
+import re
+
+COMPUTED = re.compile(
+    r"(?:log1p_)?total_counts(?:_.+)?|(?:log1p_)?n_genes_by_counts|pct_counts_.+"  # qc
+    r"|doublet_score|predicted_doublet"  # doublets
+    r"|kept|reason"  # cells
+    r"|kept_counts"  # genes
+    r"|leiden_\d[\d.e+-]*"  # leiden
+    r"|louvain_\d[\d.e+-]*"  # louvain
+    r"|kmeans_\d[\d.e+-]*"  # kmeans
+    r"|umap_density_.+"  # density
+)

@@ -1,0 +1,550 @@
+"""The config: every key with its type, range, default and meaning, in the order of config.yaml.
+
+From these declarations config/generate.py makes config.yaml, the tables of config/README.md, the schema for editors and
+`lib.inputs.computed`.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lib.inputs.keys import (
+    Clustering,
+    Column,
+    Count,
+    Distinct,
+    Integer,
+    Number,
+    Percent,
+    Positive,
+    Section,
+    Text,
+    Texts,
+    key,
+)
+
+WHOLE, INPUT, CELLS = "The whole", "Input", "Cells and genes"
+FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
+
+
+class Gpu(Section):
+    """GPU memory."""
+
+    heading = WHOLE
+
+    memory_gb: Number | None = key(
+        None,
+        ge=2,
+        means="most GPU memory of a job, a hard cap; null: its rule's `vram_mb`, from the samples' sizes",
+        elsewhere="article's `rmm.reinitialize`",
+    )
+    pool: bool = key(
+        True,
+        means="take GPU memory from CUDA's pool, which keeps what is freed; false: from `cudaMalloc`",
+        elsewhere="`pool_allocator`",
+    )
+
+
+class Limits(Section):
+    """What `snakemake preflight` holds each job to."""
+
+    heading = WHOLE
+
+    mem_gb: Positive | None = key(
+        None,
+        means="memory of a node: `snakemake preflight` says which jobs ask for more. null: not checked, here and below",
+        comment="memory of a node",
+    )
+    gpu_memory_gb: Positive | None = key(None, means="memory of a card, likewise")
+    runtime_h: Positive | None = key(None, means="hours that the cluster lets a job run, likewise")
+
+
+class Ingest(Section):
+    """Reading the samples' files."""
+
+    heading = INPUT
+
+    counts: str = key(
+        "X",
+        pattern="^(X|raw|layers/.+)$",
+        kind="X, raw, layers/NAME",
+        means="where h5ad, zarr and loom files keep raw counts: X, raw or layers/NAME; the sheet's `counts` goes first",
+        elsewhere="`layer`, `use_raw`",
+    )
+    gene_key: Literal["gene_symbols", "gene_ids"] = key(
+        "gene_symbols",
+        means="what genes are joined on across samples, and the atlas' `var_names`",
+        elsewhere="`var_names` of `sc.read_10x_mtx`",
+    )
+    genome: str | None = key(
+        None, means="which genome to take from a 10x `.h5` with several", elsewhere="`genome` of `sc.read_10x_h5`"
+    )
+    orientation: Literal["auto", "cells_by_genes", "genes_by_cells"] = key(
+        "auto",
+        means="whether a line of a table of text is a cell or a gene. auto: a cell; refused where the names (barcodes, "
+        "genes of many organisms), or if they tell nothing the sums, look otherwise or leave it open",
+        comment="of tables of text: auto (lines are cells, else refused) | cells_by_genes | genes_by_cells",
+        elsewhere="`.T` of `sc.read_csv`",
+    )
+
+
+class Qc(Section):
+    """Quality metrics of cells and genes."""
+
+    heading = CELLS
+    writes = r"(?:log1p_)?total_counts(?:_.+)?|(?:log1p_)?n_genes_by_counts|pct_counts_.+"
+
+    gene_families: dict[Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Texts | Text | None] = key(
+        {"MT": ["MT-"], "RIBO": ["RPS", "RPL"]},
+        kind="name -> prefixes, or a file",
+        means="genes whose share of a cell's counts is computed, `pct_counts_{name}`. Prefixes count in any case "
+        "(`mt-` of mouse, `MT.` of R); where no symbol has one, the genes are known by Ensembl ids (human, mouse), or "
+        "by a boolean column of the file's `var` (`mt`, `mito`, `ribo` ...). A file holds one symbol or id a line. A "
+        "family without genes is left out, and said so, with its limits, its regression and its figures. The article's "
+        "ribosomal family is `[RPS]` alone. null removes a family, with what hangs on it",
+        comment="name -> symbol prefixes, in any case, or a file with one symbol or id a line",
+        elsewhere="`qc_vars` of `sc.pp.calculate_qc_metrics`",
+    )
+    percent_top: Distinct[Count] = key(
+        [50, 100, 200, 500],
+        means="share of the N most abundant genes, `pct_counts_in_top_N_genes`",
+        elsewhere="`percent_top`",
+    )
+
+
+class Doublets(Section):
+    """Doublets by scrublet."""
+
+    heading = CELLS
+    writes = "doublet_score|predicted_doublet"
+
+    enabled: bool = key(
+        True,
+        means="score doublets with scrublet, per batch, among the cells within the limits of `cells`",
+        elsewhere="`sc.pp.scrublet`",
+    )
+    remove: bool = key(
+        True,
+        means="remove predicted doublets; false: only flag them in obs. Calls that are not to be trusted are but "
+        "flagged, and said so: where more than three times the expected rate is called, or cells lie beyond the "
+        "threshold nearly as often as simulated doublets (cells all alike, continua)",
+        comment="false: only flag them, as those of batches whose calls cannot be trusted",
+    )
+    expected_doublet_rate: Number = key(0.05, gt=0, lt=1, means="enters the score", elsewhere="same")
+    sim_doublet_ratio: Number = key(2.0, gt=0, means="simulated doublets per cell", elsewhere="same")
+    n_prin_comps: Integer = key(
+        30, ge=1, means="components of the space in which doublets are sought", elsewhere="same"
+    )
+    n_neighbors: Integer | None = key(
+        None,
+        ge=1,
+        means="neighbours of a cell in that space; null: round(0.5 sqrt(cells of the batch))",
+        elsewhere="same",
+    )
+    threshold: Number | None = key(
+        None,
+        ge=0,
+        le=1,
+        means="score above which a cell is a doublet; null: the minimum between the two modes of the simulated scores. "
+        "One that is set is trusted",
+        comment="doublet_score above which a cell is a doublet; null: the minimum between the modes",
+        elsewhere="same",
+    )
+    min_cells: Integer = key(100, ge=10, means="batches with fewer cells are not scored, and said so")
+
+
+class Cells(Section):
+    """Which cells are kept."""
+
+    heading = CELLS
+    writes = "kept|reason"
+
+    min_genes: Number | None = key(
+        200,
+        ge=0,
+        means="keep cells with more genes than this; null: no limit",
+        elsewhere="`min_genes` of `sc.pp.filter_cells` (which keeps >=)",
+    )
+    max_genes: Number | None = key(5000, ge=0, means="keep cells with fewer genes than this")
+    min_counts: Number | None = key(None, ge=0, means="keep cells with more counts than this")
+    max_counts: Number | None = key(None, ge=0, means="keep cells with fewer counts than this")
+    max_pct_counts: dict[str, Percent | None] = key(
+        {"MT": 20},
+        kind="family -> percent",
+        means="keep cells with less than this share of their counts in a family; null removes a limit. A limit of any "
+        "kind that takes 30 % of a batch, or 15 points more than of the median batch, is told at the end",
+        comment="keep cells with less than this percentage of their counts in a gene family",
+        elsewhere="article's MT < 20 %",
+    )
+    mad: Number | None = key(
+        None,
+        gt=0,
+        means="also remove cells more than this many median absolute deviations from the median of their batch in "
+        "their sample (percentages: above it); 5 is usual. null: no such limit",
+        comment="median absolute deviations, per sample, beyond which a cell is an outlier; null: fixed limits only",
+        elsewhere="`is_outlier` of sc-best-practices",
+    )
+    mad_metrics: list[str] = key(
+        ["log1p_total_counts", "log1p_n_genes_by_counts", "pct_counts_MT"],
+        kind="list of metrics",
+        means="the metrics that `mad` judges",
+    )
+
+    def contradictions(self) -> Iterator[str]:
+        """Lower limits that are not below the upper ones."""
+        for low, high in (("min_genes", "max_genes"), ("min_counts", "max_counts")):
+            limits = getattr(self, low), getattr(self, high)
+            if None not in limits and limits[0] >= limits[1]:
+                yield f"`cells: {low}` ({limits[0]}) is not below `cells: {high}` ({limits[1]}): no cell would be kept"
+
+
+class Genes(Section):
+    """Which genes are kept."""
+
+    heading = CELLS
+    writes = "kept_counts"
+
+    join: Literal["inner", "outer"] = key(
+        "inner",
+        means="inner: genes of every sample; outer: of any, absent ones count as zero",
+        elsewhere="`join` of `anndata.concat`",
+    )
+    min_counts: Number = key(
+        3, ge=0, means="keep genes with at least this many counts over the kept cells", elsewhere="`sc.pp.filter_genes`"
+    )
+    min_cells: Integer = key(
+        0, ge=0, means="keep genes seen in at least this many kept cells", elsewhere="`sc.pp.filter_genes`"
+    )
+    min_shared: Number = key(
+        0.5,
+        ge=0,
+        le=1,
+        means="inner join: stop if the samples share a smaller part of the smallest one's genes, as with mixed "
+        "references",
+        comment="inner join: stop if the samples share a smaller part of the smallest one's genes",
+    )
+
+
+class Normalize(Section):
+    """Counts on a common scale."""
+
+    heading = FEATURES
+
+    target_sum: Positive | None = key(
+        1e4,
+        means="counts per cell after normalisation, before log1p; null: the median of the cells' totals",
+        elsewhere="`sc.pp.normalize_total`",
+    )
+
+
+class Hvg(Section):
+    """Highly variable genes."""
+
+    heading = FEATURES
+
+    flavor: Literal[
+        "seurat_v3", "seurat_v3_paper", "seurat", "cell_ranger", "pearson_residuals", "poisson_gene_selection"
+    ] = key(
+        "seurat_v3",
+        means="how highly variable genes are chosen; seurat and cell_ranger work on log-normalised values, the others "
+        "on counts",
+        comment="",
+        elsewhere="`sc.pp.highly_variable_genes`, `sc.experimental.pp`, scvi-tools",
+    )
+    n_top_genes: Integer | None = key(
+        5000,
+        ge=2,
+        means="how many, or all if there are fewer; null (seurat and cell_ranger only): by the cutoffs below",
+        elsewhere="same",
+    )
+    per_batch: bool = key(True, means="choose in each batch, then combine the ranks", elsewhere="`batch_key`")
+    span: Number = key(
+        0.3,
+        gt=0,
+        le=1,
+        means="share of the genes in the loess window of seurat_v3. A batch too small for it gets a wider one (0.4 ... "
+        "1), and else the fit of all batches together: `results/cohort/hvg_batches.tsv` says which",
+        comment="seurat_v3: fraction of the genes in the loess window; wider for batches too small for it",
+        elsewhere="same",
+    )
+    n_bins: Integer = key(20, ge=2, means="bins of mean expression, seurat", elsewhere="same")
+    min_mean: Number = key(0.0125, means="cutoff of seurat and cell_ranger without n_top_genes", elsewhere="same")
+    max_mean: Number | None = key(3, means="likewise; null: none", elsewhere="same")
+    min_disp: Number = key(0.5, means="likewise", elsewhere="same")
+    max_disp: Number | None = key(None, means="likewise; null: none", elsewhere="same")
+    theta: Number = key(100, gt=0, means="overdispersion of pearson_residuals", elsewhere="same")
+    clip: Number | None = key(None, ge=0, means="clip of pearson_residuals; null: sqrt(cells)", elsewhere="same")
+    n_samples: Integer | None = key(
+        10000,
+        ge=1,
+        means="draws of poisson_gene_selection; null: the exact probability",
+        elsewhere="`n_samples` of scvi-tools",
+    )
+    include: list[str] | str = key(
+        [],
+        kind="list, or a file",
+        means="genes forced in, in place of the lowest ranked: symbols, or a file with one a line",
+    )
+    exclude: list[str] | str = key([], kind="list, or a file", means="genes kept out, likewise")
+
+    def contradictions(self) -> Iterator[str]:
+        """No number of genes, where the flavour needs one."""
+        if self.n_top_genes is None and self.flavor not in ("seurat", "cell_ranger"):
+            yield f"`hvg: n_top_genes` is null, which only seurat and cell_ranger can do; {self.flavor} needs a number"
+
+
+class RegressOut(Section):
+    """What is regressed out of the features."""
+
+    heading = FEATURES
+
+    keys: Distinct[str] = key(
+        ["total_counts", "pct_counts_MT"],
+        kind="list of numeric obs columns",
+        means="regressed out of the log-normalised features, those that are known of all kept cells; `[]`: nothing",
+        comment="[]: no regression",
+        elsewhere="`sc.pp.regress_out`",
+    )
+
+
+class Scale(Section):
+    """Features of unit variance."""
+
+    heading = FEATURES
+
+    enabled: bool = key(True, means="scale the features to unit variance", elsewhere="`sc.pp.scale`")
+    max_value: Positive | None = key(
+        10, means="clip at this many standard deviations; null: no clipping", elsewhere="same"
+    )
+
+
+class Pca(Section):
+    """Principal components."""
+
+    heading = FEATURES
+
+    n_comps: Integer = key(
+        100, ge=2, means="components, at most one fewer than cells or features", elsewhere="`sc.pp.pca`"
+    )
+
+
+class Harmony(Section):
+    """Integration of the batches."""
+
+    heading = FEATURES
+
+    enabled: bool = key(
+        True,
+        means="integrate the batches; skipped, and said so, where there is one only",
+        elsewhere="`sc.external.pp.harmony_integrate`",
+    )
+    keys: Distinct[Column] | None = key(
+        None,
+        min_length=1,
+        means="obs columns to integrate over; null: `batch_key`",
+        elsewhere="`vars_use` of harmonypy",
+    )
+    theta: Number = key(2, ge=0, means="diversity penalty", elsewhere="same")
+    sigma: Number = key(0.1, gt=0, means="width of soft clusters", elsewhere="same")
+    lamb: Positive | None = key(None, means="ridge penalty; null: estimated for each cluster", elsewhere="same")
+    max_iter_harmony: Integer = key(
+        10, ge=1, means="most rounds; the end of the run says so where they do not suffice", elsewhere="same"
+    )
+
+
+class Neighbors(Section):
+    """The graph of neighbours."""
+
+    heading = GRAPH
+
+    n_neighbors: Integer = key(
+        15,
+        ge=2,
+        means="size of the neighbourhood, the cell itself counted; at most the cells there are",
+        elsewhere="`sc.pp.neighbors`",
+    )
+    n_pcs: Integer = key(40, ge=2, means="leading dimensions used; at most `pca: n_comps`", elsewhere="same")
+    metric: Literal["euclidean", "cosine", "manhattan", "correlation"] = key(
+        "euclidean", means="distance", elsewhere="same"
+    )
+    use_rep: Literal["auto", "X_pca", "X_pca_harmony"] = key(
+        "auto",
+        means="which space; auto: the integrated one where there is one (the article computes it, but goes on with "
+        "X_pca)",
+        comment="auto: X_pca_harmony where there is one, else X_pca; or one of the two by name",
+        elsewhere="same",
+    )
+
+
+class Umap(Section):
+    """The UMAP."""
+
+    heading = GRAPH
+
+    min_dist: Number = key(0.5, ge=0, means="how far apart points are, at least", elsewhere="`sc.tl.umap`")
+    spread: Number = key(
+        1.0, gt=0, means="scale of the distances; with min_dist, how clumped the points are", elsewhere="same"
+    )
+    n_epochs: Integer | None = key(
+        None, ge=1, means="rounds; null: 500 up to 10,000 cells, 200 above", elsewhere="`maxiter`"
+    )
+    init_pos: Literal["spectral", "random"] = key("spectral", means="where the points start", elsewhere="same")
+
+
+class Tsne(Section):
+    """The t-SNE."""
+
+    heading = GRAPH
+
+    enabled: bool = key(True, means="compute a t-SNE beside the UMAP", elsewhere="`sc.tl.tsne`")
+    perplexity: Number = key(30, gt=1, means="effective number of neighbours", elsewhere="same")
+    early_exaggeration: Number = key(
+        12, ge=1, means="how much stronger attraction is in the first 250 rounds", elsewhere="same"
+    )
+    learning_rate: Positive | None = key(
+        None,
+        means="as scanpy counts it; null: cells / early_exaggeration (Belkina et al. 2019)",
+        elsewhere="same (scanpy: 1000, the article: 200)",
+    )
+    n_iter: Integer = key(750, ge=1, means="rounds, the first 250 included")
+
+
+class Leiden(Clustering):
+    """Clusters by Leiden."""
+
+    heading, each = GRAPH, "resolutions"
+
+    resolutions: Distinct[Positive] = key(
+        [0.6], means="one clustering each, `leiden_{resolution}`", elsewhere="`sc.tl.leiden`"
+    )
+    n_iterations: Integer = key(2, ge=-1, means="rounds; -1: until nothing changes", elsewhere="same")
+
+
+class Louvain(Clustering):
+    """Clusters by Louvain."""
+
+    heading, each = GRAPH, "resolutions"
+
+    resolutions: Distinct[Positive] = key(
+        [0.6], means="one clustering each, `louvain_{resolution}`", elsewhere="`sc.tl.louvain`"
+    )
+
+
+class Kmeans(Clustering):
+    """Clusters by k-means."""
+
+    heading, each = GRAPH, "n_clusters"
+
+    n_clusters: Distinct[Annotated[Integer, Field(ge=2)]] = key(
+        [8],
+        means="one clustering each, `kmeans_{k}`, of at most as many clusters as cells",
+        elsewhere="article's k-means",
+    )
+
+
+class Density(Section):
+    """Density of the UMAP."""
+
+    heading = GRAPH
+    writes = "umap_density_.+"
+
+    groupby: Column | None = key(
+        None,
+        means="density of the UMAP per category of this column; null: `batch_key`",
+        elsewhere="`sc.tl.embedding_density`",
+    )
+
+
+class Logreg(Section):
+    """Markers by logistic regression."""
+
+    C: Positive = key(1.0, means="inverse strength of the penalty", elsewhere="same")
+    max_iter: Integer = key(100, ge=1, means="most rounds", elsewhere="same")
+    use_scaled: bool = key(
+        True, means="fit on the regressed, scaled matrix as the article does; false: on log-normalised values"
+    )
+
+
+class Markers(Section):
+    """Marker genes."""
+
+    heading = MARKERS
+
+    groupings: Distinct[str] | None = key(
+        None,
+        kind="list of names",
+        means="obs columns and clusterings (`leiden_0.6`); null: `label_key` and every Leiden clustering",
+        elsewhere="`groupby` of `sc.tl.rank_genes_groups`",
+    )
+    methods: Distinct[Literal["logreg", "t-test"]] = key(
+        ["logreg", "t-test"],
+        means="logistic regression on the features; Welch's t-test on all kept genes",
+        elsewhere="`method`",
+    )
+    n_genes: Integer = key(20, ge=1, le=200, means="genes shown in figures and top tables", elsewhere="same")
+    logreg: Logreg
+
+
+class Config(Section):
+    """Every key."""
+
+    heading = WHOLE
+
+    samples: str = key(
+        "config/samples.tsv",
+        kind="path",
+        means="the sample sheet: sample, path, and any further columns, which become obs",
+    )
+    device: Literal["auto", "cpu", "gpu"] = key(
+        "auto",
+        means="where the stages compute. `auto`: on a GPU where driver, card and packages are there; decided once, "
+        "where `snakemake` is started (on a cluster's login node say `gpu`)",
+        comment="auto: a GPU where one can be used, else the CPU | cpu | gpu",
+    )
+    gpu: Gpu
+    limits: Limits = key(comment="what `snakemake preflight` holds each job to; null: not checked")
+    shards: Integer = key(
+        1,
+        ge=1,
+        le=1000,
+        means="into how many jobs each pass over the cohort is cut, each on a part of the kept cells: for as many GPUs "
+        "or nodes; the results are the same to rounding ([Many GPUs, many nodes]"
+        "(../docs/cluster.md#many-gpus-many-nodes))",
+        comment="into how many jobs each pass over the cohort is cut, for as many GPUs or nodes (docs/cluster.md)",
+    )
+    seed: Integer = key(0, ge=0, le=2**32 - 1, means="seed of everything random", elsewhere="`random_state`")
+    batch_key: Column = key(
+        "sample",
+        min_length=1,
+        means="what the batches are: for doublets, highly variable genes, Harmony, densities. `sample`: a line of the "
+        'sheet. Numbers are names too: batch 7 is "7" in figures, tables and the atlas',
+        comment="obs column that names the batches (the article's PatientNumber); `sample`: a line of the sheet",
+        elsewhere="article's `PatientNumber`",
+    )
+    label_key: Column | None = key(
+        None,
+        min_length=1,
+        means="known cell types: figures, markers. The atlas calls a column `cell/type` `cell_type`",
+        comment="obs column with known cell types, for figures and markers; null: there is none (your files?)",
+        elsewhere="article's `CellType`",
+    )
+    ingest: Ingest
+    qc: Qc
+    doublets: Doublets
+    cells: Cells
+    genes: Genes
+    normalize: Normalize
+    hvg: Hvg
+    regress_out: RegressOut
+    scale: Scale
+    pca: Pca
+    harmony: Harmony
+    neighbors: Neighbors
+    umap: Umap
+    tsne: Tsne
+    leiden: Leiden
+    louvain: Louvain
+    kmeans: Kmeans
+    density: Density
+    markers: Markers
