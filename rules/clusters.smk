@@ -67,3 +67,6 @@ rule kmeans:
         use_rep=config["neighbors"]["use_rep"],
     script:
         "../scripts/kmeans.py"
+
+
+ARTIFACTS += [clustering_file(name) for name in CLUSTERINGS]

@@ -147,3 +147,6 @@ rule harmony:
         harmony=config["harmony"],
     script:
         "../scripts/harmony.py"
+
+
+ARTIFACTS += [*rules.hvg.output[:1], *rules.pca.output, *HARMONY]

@@ -75,6 +75,10 @@ HVG_PASSES = ["first", "second"][
 CHAIN = "cohort" if WHOLE else None
 
 
+# What the files of the flow add to beside their rules: what the atlas gathers (`lib.store.slots`), and what people look at
+ARTIFACTS, FIGURES = [], []
+
+
 wildcard_constraints:
     patient=r"P\d+",
     sample="|".join(map(re.escape, SAMPLES)),

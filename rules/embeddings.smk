@@ -95,3 +95,6 @@ rule density:
         groupby=DENSITY_KEY,
     script:
         "../scripts/density.py"
+
+
+ARTIFACTS += [*rules.neighbors.output, *rules.umap.output, *TSNE, *rules.density.output]

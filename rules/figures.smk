@@ -54,6 +54,9 @@ rule figures_sample:
         "../scripts/figures_sample.py"
 
 
+FIGURES += expand(rules.figures_sample.output, sample=SAMPLES)
+
+
 rule figures_qc:
     input:
         cells=of_samples("cells.parquet"),
@@ -126,6 +129,9 @@ rule figures_qc:
         "../scripts/figures_qc.py"
 
 
+FIGURES += rules.figures_qc.output
+
+
 rule figures_hvg:
     input:
         hvg=f"{COHORT}/hvg.parquet",
@@ -149,6 +155,9 @@ rule figures_hvg:
         flavor=config["hvg"]["flavor"],
     script:
         "../scripts/figures_hvg.py"
+
+
+FIGURES += rules.figures_hvg.output
 
 
 rule figures_pca:
@@ -185,6 +194,9 @@ rule figures_pca:
         "../scripts/figures_pca.py"
 
 
+FIGURES += rules.figures_pca.output
+
+
 rule figures_embedding:
     input:
         embedding=f"{COHORT}/{{basis}}.parquet",
@@ -210,6 +222,9 @@ rule figures_embedding:
         groupings=CATEGORIES,
     script:
         "../scripts/figures_embedding.py"
+
+
+FIGURES += expand(rules.figures_embedding.output, basis=BASES)
 
 
 rule figures_density:
@@ -240,6 +255,9 @@ rule figures_density:
         groupings=[DENSITY_KEY],
     script:
         "../scripts/figures_embedding.py"
+
+
+FIGURES += rules.figures_density.output
 
 
 rule figures_markers:
@@ -291,12 +309,4 @@ rule figures_markers:
         "../scripts/figures_markers.py"
 
 
-FIGURES = [
-    expand(rules.figures_sample.output, sample=SAMPLES),
-    rules.figures_qc.output,
-    rules.figures_hvg.output,
-    rules.figures_pca.output,
-    expand(rules.figures_embedding.output, basis=BASES),
-    rules.figures_density.output,
-    expand(rules.figures_markers.output, grouping=GROUPING_PARTS, method=METHODS),
-]
+FIGURES += expand(rules.figures_markers.output, grouping=GROUPING_PARTS, method=METHODS)

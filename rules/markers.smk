@@ -10,6 +10,7 @@ rule markers_logreg:
     output:
         markers=f"{COHORT}/markers/{{grouping}}/logreg.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/logreg.top.tsv",
+        ranking=f"{COHORT}/markers/{{grouping}}/logreg.parquet",
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
     benchmark:
@@ -39,6 +40,7 @@ rule markers_ttest:
     output:
         markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",
+        ranking=f"{COHORT}/markers/{{grouping}}/t-test.parquet",
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
     benchmark:
@@ -57,3 +59,10 @@ rule markers_ttest:
         n_genes=config["markers"]["n_genes"],
     script:
         "../scripts/markers_ttest.py"
+
+
+ARTIFACTS += expand(
+    f"{COHORT}/markers/{{grouping}}/{{method}}.parquet",
+    grouping=GROUPING_PARTS,
+    method=METHODS,
+)

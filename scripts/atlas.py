@@ -12,6 +12,8 @@ are categories of strings, in the figures' colours. "/", which to HDF5 is a path
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
@@ -20,10 +22,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata.io import write_elem
-from lib.methods.fuzzy import read_graph
-from lib.methods.markers import FLOATS, read_markers
+from lib.methods.markers import FLOATS
 from lib.methods.scaling import log_normalize, target_of
 from lib.run import device as devices
 from lib.run import stage
@@ -33,12 +33,14 @@ from lib.run.progress import progress, timed
 from lib.run.resources import MB, N_GROUPS, Job, Need
 from lib.store.categories import as_categories, category_colours, natural_order
 from lib.store.cohort import Cohort, with_results
-from lib.store.compressed import CompressedArray, pool
+from lib.store.compressed import CompressedArray
 from lib.store.csr import row_sums
-from lib.store.files import LIBVER, read_arrays, read_attrs, read_table, replacing
+from lib.store.files import LIBVER, read_table, replacing
 from lib.store.h5ad import plain_strings
+from lib.store.slots import Part, of_all_genes, parts_of
 from lib.store.stream import Stream
 
+RANKING = "uns/rank_genes_groups"
 PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # whose versions the atlas names
 
 
@@ -107,19 +109,6 @@ def again(rule: str) -> str:
     return f"Make it anew: `snakemake --forcerun {rule}`."
 
 
-def check_cells(table: pd.DataFrame, path: str | Path, rule: str, obs: pd.DataFrame) -> pd.DataFrame:
-    """The table, whose cells must be those of obs, in their order.
-
-    Raises
-    ------
-    UserError
-        If they are not.
-    """
-    if not table.index.equals(obs.index):
-        raise UserError(f"{path} holds other cells than obs.parquet ({len(table)}; {len(obs)}). {again(rule)}")
-    return table
-
-
 def with_categories(table: pd.DataFrame, groupings: Iterable[str]) -> pd.DataFrame:
     """The table with `groupings`, and its columns of strings, as categories of strings, as scanpy's plots want them."""
     text = [name for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
@@ -152,37 +141,6 @@ def without_none(uns: Mapping[str, Any]) -> dict[str, Any]:
     """A dict of dicts without the keys whose value is None: AnnData reads them since 0.12 alone."""
     kept = {key: value for key, value in uns.items() if value is not None}
     return {key: without_none(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
-
-
-def graphs(path: str | Path) -> tuple[dict[str, sp.csr_matrix], dict[str, Any]]:
-    """obsp and uns of scanpy.pp.neighbors, from `neighbors.h5`: distances are those to the n_neighbors - 1 others."""
-    attrs = read_attrs(path)
-    arrays = read_arrays(path, "indices", "distances")
-    n_obs, others = len(arrays["indices"]), attrs["n_neighbors"] - 1
-    starts = np.arange(n_obs + 1, dtype=np.int32) * others
-    nearest = arrays["distances"][:, :others].ravel(), arrays["indices"][:, :others].ravel(), starts
-    distances = sp.csr_matrix(nearest, shape=(n_obs, n_obs))
-    distances.sort_indices()
-    obsp = {"connectivities": read_graph(path), "distances": distances}
-    params = {"method": "umap", **{name: attrs[name] for name in ("n_neighbors", "n_pcs", "metric", "use_rep")}}
-    return obsp, {"connectivities_key": "connectivities", "distances_key": "distances", "params": params}
-
-
-def loadings(PCs: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """The loadings of all genes, zero for those not selected; genes x comps."""
-    of_all = np.zeros((len(selected), PCs.shape[1]), PCs.dtype)
-    of_all[selected] = PCs
-    return of_all
-
-
-def umap_curve(min_dist: float, spread: float) -> dict[str, float]:
-    """The a and b of 1 / (1 + a d^2b), UMAP's similarity at distance d (McInnes 2018), fitted as umap-learn does."""
-    from scipy.optimize import curve_fit
-
-    distance = np.linspace(0, 3 * spread, 300)
-    wanted = np.where(distance < min_dist, 1, np.exp(-(distance - min_dist) / spread))
-    a, b = curve_fit(lambda d, a, b: 1 / (1 + a * d ** (2 * b)), distance, wanted)[0]
-    return {"a": float(a), "b": float(b)}
 
 
 def rank_genes_groups(table: pd.DataFrame, groupby: str, method: str) -> dict[str, Any]:
@@ -229,47 +187,71 @@ def fields_fit(names: Sequence[str]) -> bool:
     return True
 
 
-def all_rankings(
-    paths: Sequence[str | Path], rankings: Sequence[tuple[str, str]], names: Mapping[str, str]
-) -> dict[str, Any]:
-    """Every markers table by its key in uns: the first is `rank_genes_groups`, for it is what scanpy looks for.
+def all_rankings(parts: Iterable[Part], names: Mapping[str, str]) -> dict[str, Any]:
+    """Every table of markers by its key in uns: the first is `rank_genes_groups`, for it is what scanpy looks for.
+
+    Left out are those without a line, or with more groups than HDF5 takes.
 
     Parameters
     ----------
-    paths
+    parts
         The tables.
-    rankings
-        Grouping and method of each.
     names
         Grouping -> its column in the atlas.
     """
     found: dict[str, Any] = {}
-    with spending("read"):
-        tables = list(pool().map(read_markers, paths))
-    for path, (grouping, method), table in zip(paths, rankings, tables, strict=True):
-        if not len(table):
+    for part in parts:
+        groupby, method = part.about["groupby"], part.about["method"]
+        if not len(part.value):
             continue
-        if not fields_fit(groups := groups_of(table)):
+        if not fields_fit(groups := groups_of(part.value)):
             stage.notice(
                 "markers of %s (%s): %d groups are more than HDF5 takes, so that they are not in the atlas, but in %s",
-                grouping,
-                method,
-                len(groups),
-                path,
+                *(groupby, method, len(groups), part.path),
             )
             continue
-        key = f"rank_genes_groups_{names[grouping]}_{method}" if found else "rank_genes_groups"
-        found[key] = rank_genes_groups(table, names[grouping], method)
+        key = f"{part.name}_{names[groupby]}_{method}" if found else part.name
+        found[key] = rank_genes_groups(part.value, names[groupby], method)
     return found
 
 
-def clustering_params(name: str, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What scanpy's clusterings leave in uns, for a clustering named {algorithm}_{resolution or k}."""
-    algorithm, number = name.split("_", 1)
-    if algorithm == "kmeans":
-        return {"params": {"n_clusters": int(number), "random_state": seed}}
-    params = {"resolution": float(number), "random_state": seed}
-    return {"params": params | {k: v for k, v in config[algorithm].items() if k != "resolutions"}}
+@dataclass
+class Slots:
+    """What the artifacts fill, slot by slot."""
+
+    obs: list[pd.DataFrame] = field(default_factory=list)
+    var: list[pd.DataFrame] = field(default_factory=list)
+    obsm: dict[str, np.ndarray] = field(default_factory=dict)
+    varm: dict[str, np.ndarray] = field(default_factory=dict)
+    obsp: dict[str, Any] = field(default_factory=dict)
+    uns: dict[str, Any] = field(default_factory=dict)
+    rankings: list[Part] = field(default_factory=list)  # tables of markers, which go to uns
+
+    def add(self, part: Part) -> None:
+        """Take in one part of an artifact."""
+        slot = part.slot.partition("/")[0]
+        if part.slot == RANKING:
+            self.rankings.append(part)
+            return
+        for key, value in part.about.items():
+            self.uns.setdefault(key, {}).update(value)
+        if slot in ("obs", "var"):
+            getattr(self, slot).append(part.value)
+        elif slot == "uns":
+            *keys, last = part.name.split("/")
+            reduce(lambda uns, key: uns.setdefault(key, {}), keys, self.uns)[last] = part.value
+        else:
+            is_table = isinstance(part.value, pd.DataFrame)
+            getattr(self, slot)[part.name] = part.value.to_numpy(np.float32) if is_table else part.value
+
+
+def read_slots(paths: Iterable[str | Path]) -> Slots:
+    """What these artifacts fill, in their order."""
+    slots = Slots()
+    for path in paths:
+        for part in parts_of(path):
+            slots.add(part)
+    return slots
 
 
 def needs(job: Job) -> Need:
@@ -283,67 +265,32 @@ def needs(job: Job) -> Need:
 
 def main(snakemake: Any) -> None:
     """Read all artifacts of the cohort, write `atlas.h5ad`."""
-    files, params, config = snakemake.input, snakemake.params, snakemake.params.config
-    device, seed = devices.of(snakemake), config["seed"]
-    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, obs=files.obs)
+    files, params = snakemake.input, snakemake.params
+    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), obs=files.obs)
+    slots = read_slots(files.artifacts)
     obs = read_table(files.obs)
-    umap = check_cells(read_table(files.umap), files.umap, "umap", obs)
-    density = check_cells(read_table(files.density), files.density, "density", obs)
-    tsne = [check_cells(read_table(path), path, "tsne", obs) for path in files.tsne]
-    clusterings = [read_table(path) for path in files.clusterings]
-    for path, table in zip(files.clusterings, clusterings, strict=True):
-        check_cells(table, path, table.columns[0].split("_")[0], obs)
     totals = obs["kept_counts"].to_numpy()
     target_sum = target_of(totals, params.target_sum)
-    obs = with_categories(with_results(obs, density, *clusterings), params.groupings)
+    obs = with_categories(with_results(obs, *slots.obs), params.groupings)
     names = slot_names(obs)
-    groupings = [names[name] for name in params.groupings]
     obs = obs.rename(columns=names)
-    hvg = read_table(files.hvg)
     var = cohort.genes.drop(columns="kept")
-    var = var.join(hvg[hvg.columns.difference(var.columns, sort=False)])
+    for table in slots.var:
+        var = var.join(table[table.columns.difference(var.columns, sort=False)])
     var = var.rename(columns=slot_names(var))
-
-    pca = read_arrays(files.pca, "X_pca", "PCs", "variance", "variance_ratio")
-    obsm = {"X_pca": pca["X_pca"]}
-    for path in files.harmony:
-        obsm |= read_arrays(path)
-    obsm["X_umap"] = umap.to_numpy(np.float32)
-    for table in tsne:
-        obsm["X_tsne"] = table.to_numpy(np.float32)
-    obsp, neighbors = graphs(files.neighbors)
-
-    uns = {
-        "log1p": {},  # where there is no base, it is e
-        "hvg": {"flavor": config["hvg"]["flavor"]},
-        "pca": {
-            "params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"},
-            "variance": pca["variance"],
-            "variance_ratio": pca["variance_ratio"],
-        },
-        "neighbors": neighbors,
-        "umap": {"params": umap_curve(config["umap"]["min_dist"], config["umap"]["spread"]) | {"random_state": seed}},
-        **{table.columns[0]: clustering_params(table.columns[0], config, seed) for table in clusterings},
-        **{
-            f"{names[name]}_params": {"covariate": names[name.removeprefix("umap_density_")], "components": [1, 2]}
-            for name in density
-        },
-        **all_rankings(files.markers, params.rankings, names),
-        **colours(obs, groupings),
-        "somersault": {
-            "config": json.dumps(config, default=str),
-            "versions": {name: version(name) for name in PACKAGES},
-        },
+    selected = var["highly_variable"].to_numpy()
+    uns = slots.uns | all_rankings(slots.rankings, names) | colours(obs, [names[name] for name in params.groupings])
+    uns["log1p"] = {}  # where there is no base, it is e
+    uns["somersault"] = {
+        "config": json.dumps(params.config, default=str),
+        "versions": {name: version(name) for name in PACKAGES},
     }
-    if "X_tsne" in obsm:
-        uns["tsne"] = {"params": {k: v for k, v in config["tsne"].items() if k != "enabled"}}
-
     with replacing(snakemake.output.atlas) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         nnz = write_matrices(file, cohort, totals, target_sum, np.result_type(*(s.dtype for s in cohort.stores)))
-        elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns)}
-        elements |= {"obsm": obsm, "varm": {"PCs": loadings(pca["PCs"], var["highly_variable"].to_numpy())}}
-        elements |= {"obsp": obsp, "varp": {}}
+        elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns), "obsm": slots.obsm}
+        elements |= {"varm": {name: of_all_genes(values, selected) for name, values in slots.varm.items()}}
+        elements |= {"obsp": slots.obsp, "varp": {}}
         with timed("the other slots"), spending("write"):
             for name, element in elements.items():
                 write_elem(file, name, element)

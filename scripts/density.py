@@ -89,7 +89,8 @@ def main(snakemake: Any) -> None:
         raise UserError(f"density: groupby: there is no obs column {groupby!r}. Columns: {', '.join(obs.columns)}")
     points = read_table(snakemake.input.umap).to_numpy(np.float64)
     table = pd.DataFrame({f"umap_density_{groupby}": density_by(points, as_categories(obs[groupby]))}, index=obs.index)
-    write_table(table, snakemake.output.density, "cohort")
+    uns = {f"{table.columns[0]}_params": {"covariate": groupby, "components": [1, 2]}}
+    write_table(table, snakemake.output.density, "cohort", "obs", uns)
 
 
 if __name__ == "__main__":

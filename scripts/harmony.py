@@ -91,7 +91,8 @@ def main(snakemake: Any) -> None:
     X_pca = read_arrays(snakemake.input.pca, "X_pca")["X_pca"]
     device, seed = devices.of(snakemake), snakemake.params.seed
     X = harmonize(X_pca, obs, snakemake.params.harmony, seed, device, snakemake.threads)
-    write_arrays(snakemake.output.harmony, {"X_pca_harmony": X}, snakemake.input.pca)
+    slots = {"X_pca_harmony": "obsm/X_pca_harmony"}
+    write_arrays(snakemake.output.harmony, {"X_pca_harmony": X}, snakemake.input.pca, slots)
 
 
 if __name__ == "__main__":

@@ -505,7 +505,7 @@ def main(snakemake: Any) -> None:
         "%s: %d genes selected, %d of them forced in, %d kept out",
         *(hvg["flavor"], table["highly_variable"].sum(), include.sum(), (~eligible).sum()),
     )
-    write_table(table, snakemake.output.hvg)
+    write_table(table, snakemake.output.hvg, slot="var", uns={"hvg": {"flavor": hvg["flavor"]}})
     write_tsv(of_batches, snakemake.output.batches)
 
 

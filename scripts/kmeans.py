@@ -63,7 +63,8 @@ def main(snakemake: Any) -> None:
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, params.use_rep, params.n_pcs)
     membership = kmeans(X, int(n_clusters), snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
-    write_clusters(membership, f"kmeans_{n_clusters}", obs_names, snakemake.output.kmeans)
+    made_with = {"n_clusters": int(n_clusters), "random_state": params.seed}
+    write_clusters(membership, f"kmeans_{n_clusters}", obs_names, snakemake.output.kmeans, **made_with)
 
 
 if __name__ == "__main__":

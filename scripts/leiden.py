@@ -67,10 +67,12 @@ def main(snakemake: Any) -> None:
     """Read the graph, write `leiden/{resolution}.parquet`."""
     device = devices.of(snakemake)
     resolution = snakemake.wildcards.resolution
+    n_iterations, seed = snakemake.params.n_iterations, snakemake.params.seed
     graph = read_graph(snakemake.input.neighbors)
-    membership = leiden(graph, float(resolution), snakemake.params.n_iterations, snakemake.params.seed, device)
+    membership = leiden(graph, float(resolution), n_iterations, seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
-    write_clusters(membership, f"leiden_{resolution}", obs_names, snakemake.output.leiden)
+    params = {"resolution": float(resolution), "random_state": seed, "n_iterations": n_iterations}
+    write_clusters(membership, f"leiden_{resolution}", obs_names, snakemake.output.leiden, **params)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,10 @@ def main(snakemake: Any) -> None:
     device = devices.of(snakemake)
     resolution = snakemake.wildcards.resolution
     graph = read_graph(snakemake.input.neighbors)
+    params = {"resolution": float(resolution), "random_state": snakemake.params.seed}
     membership = louvain(graph, float(resolution), snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
-    write_clusters(membership, f"louvain_{resolution}", obs_names, snakemake.output.louvain)
+    write_clusters(membership, f"louvain_{resolution}", obs_names, snakemake.output.louvain, **params)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def main(snakemake: Any) -> None:
         W = np.vstack([-W, W])
     names, symbols = (counts.stores[0].names("var", column) for column in ("_index", "gene_symbols"))
     table = rank_genes(groups.names, {"scores": W}, names, symbols)
-    write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
+    write_markers(table, snakemake.output, params.n_genes, params.grouping, "logreg")
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def main(snakemake: Any) -> None:
         genes = kept_genes(files.genes)
         table = rank_genes(groups.names, statistics, genes.index.to_numpy(), genes["gene_symbols"].to_numpy())
     with timed("tables"):
-        write_markers(table, snakemake.output.markers, snakemake.output.top, params.n_genes)
+        write_markers(table, snakemake.output, params.n_genes, params.grouping, "t-test")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def main(snakemake: Any) -> None:
     }
     arrays = {name: device.to_host(array) for name, array in arrays.items()}
     attrs = {"n_neighbors": n_neighbors, "n_pcs": X.shape[1], "metric": metric, "use_rep": use_rep}
-    write_arrays(snakemake.output.neighbors, arrays, snakemake.input.pca, **attrs)
+    slots = {name: f"obsp/{name}" for name in ("connectivities", "distances")}
+    uns = {f"{name}_key": name for name in slots} | {"params": {"method": "umap", **attrs}}
+    write_arrays(snakemake.output.neighbors, arrays, snakemake.input.pca, slots, {"neighbors": uns}, **attrs)
 
 
 if __name__ == "__main__":

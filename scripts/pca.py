@@ -31,6 +31,9 @@ from lib.store.files import read_table, write_arrays
 from lib.store.shards import WHOLE, Arrays, Known, Passes, appended, rows_of_part
 from lib.store.stream import Stream, halving
 
+SLOTS = {"X_pca": "obsm/X_pca", "PCs": "varm/PCs"}
+SLOTS |= {name: f"uns/pca/{name}" for name in ("variance", "variance_ratio")}
+UNS = {"pca": {"params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"}}}
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
 
 
@@ -334,7 +337,7 @@ def main(snakemake: Any) -> None:
     files = snakemake.input
     arrays, scaling = pca(read(snakemake), files.shards)
     stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())
-    write_arrays(snakemake.output.pca, arrays | scaling.arrays(), files.obs, **scaling.attrs())
+    write_arrays(snakemake.output.pca, arrays | scaling.arrays(), files.obs, SLOTS, UNS, **scaling.attrs())
 
 
 if __name__ == "__main__":

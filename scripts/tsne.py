@@ -147,7 +147,9 @@ def main(snakemake: Any) -> None:
     seed, n_jobs = snakemake.params.seed, snakemake.threads
     embedding = embed(**knn, X=X, config=snakemake.params.tsne, seed=seed, n_jobs=n_jobs, device=device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
-    write_table(pd.DataFrame(embedding, index=obs_names, columns=["tSNE1", "tSNE2"]), snakemake.output.tsne, "cohort")
+    table = pd.DataFrame(embedding, index=obs_names, columns=["tSNE1", "tSNE2"])
+    uns = {"tsne": {"params": {key: value for key, value in snakemake.params.tsne.items() if key != "enabled"}}}
+    write_table(table, snakemake.output.tsne, "cohort", "obsm/X_tsne", uns)
 
 
 if __name__ == "__main__":

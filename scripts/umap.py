@@ -48,6 +48,16 @@ def embed(
     return lay_out(graph, X, metric, config | {"n_epochs": n_epochs}, seed, device)
 
 
+def curve_of(min_dist: float, spread: float) -> dict[str, float]:
+    """The a and b of 1 / (1 + a d^2b), UMAP's similarity at distance d (McInnes 2018), fitted as umap-learn does."""
+    from scipy.optimize import curve_fit
+
+    distance = np.linspace(0, 3 * spread, 300)
+    wanted = np.where(distance < min_dist, 1, np.exp(-(distance - min_dist) / spread))
+    a, b = curve_fit(lambda d, a, b: 1 / (1 + a * d ** (2 * b)), distance, wanted)[0]
+    return {"a": float(a), "b": float(b)}
+
+
 def epochs(n_epochs: int | None, n_obs: int) -> int:
     """How many epochs the layout takes; None is umap-learn's own choice."""
     return n_epochs or (500 if n_obs <= SMALL else 200)
@@ -58,16 +68,14 @@ def _umap_learn(
 ) -> np.ndarray:
     """By one thread, which a seeded layout takes."""
     import_library("umap")  # which this file has the name of, too
-    from umap.umap_ import find_ab_params, simplicial_set_embedding
+    from umap.umap_ import simplicial_set_embedding
 
-    a, b = find_ab_params(config["spread"], config["min_dist"])
     layout, _ = simplicial_set_embedding(
         data=X,
         graph=graph.copy(),  # in which umap-learn zeroes the small memberships
         n_components=2,
         initial_alpha=1.0,
-        a=a,
-        b=b,
+        **curve_of(config["min_dist"], config["spread"]),
         gamma=1.0,
         negative_sample_rate=5,
         n_epochs=config["n_epochs"],
@@ -87,10 +95,9 @@ def _cuml(
     graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
 ) -> np.ndarray:
     """With a seed, cuML adds the forces in an order of its own and not of the threads': repeatable, and slower."""
-    from cuml.manifold.umap import find_ab_params, simplicial_set_embedding
+    from cuml.manifold.umap import simplicial_set_embedding
 
     xp = device.xp
-    a, b = find_ab_params(config["spread"], config["min_dist"])
     edges = device.sparse.csr_matrix(graph).tocoo()
     edges.has_canonical_format = True  # or cuML would sort them again
     with timed("layout"):
@@ -99,8 +106,7 @@ def _cuml(
             graph=edges,
             n_components=2,
             initial_alpha=1.0,
-            a=a,
-            b=b,
+            **curve_of(config["min_dist"], config["spread"]),
             gamma=1.0,
             negative_sample_rate=5,
             n_epochs=config["n_epochs"],
@@ -126,7 +132,10 @@ def main(snakemake: Any) -> None:
     graph = read_graph(snakemake.input.neighbors)
     layout = embed(graph, X, made_with["metric"], snakemake.params.umap, snakemake.params.seed, device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
-    write_table(pd.DataFrame(layout, index=obs_names, columns=["UMAP1", "UMAP2"]), snakemake.output.umap, "cohort")
+    table = pd.DataFrame(layout, index=obs_names, columns=["UMAP1", "UMAP2"])
+    curve = curve_of(snakemake.params.umap["min_dist"], snakemake.params.umap["spread"])
+    uns = {"umap": {"params": curve | {"random_state": snakemake.params.seed}}}
+    write_table(table, snakemake.output.umap, "cohort", "obsm/X_umap", uns)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lib.store.cohort import kept_cells
 from lib.store.counts import CountsWriter
 from lib.store.files import write_arrays, write_table
 from lib.store.stream import InMemory
+from pca import SLOTS, UNS
 
 CONFIG = {
     "seed": 0,
@@ -96,7 +97,7 @@ def build(
     adata = ad.AnnData(sp.csr_matrix(X[kept][:, 2:].astype(np.float64)), obs=kept_cells(files["cells"]), var=genes[2:])
     adata.layers["counts"] = adata.X.copy()
     adata.obs["kept_counts"] = np.asarray(adata.X.sum(1)).ravel().astype(np.int64)
-    write_table(adata.obs, folder / "obs.parquet")
+    write_table(adata.obs, folder / "obs.parquet", "cohort")
     files["obs"] = folder / "obs.parquet"
     adata.obs["leiden_0.6"] = pd.Categorical(types[kept].astype(str))
     for column in (label, batch):
@@ -110,55 +111,69 @@ def build(
     adata.obsm["X_umap"], adata.obsm["X_tsne"] = rng.normal(size=(2, adata.n_obs, 2)).astype(np.float32)
     sc.tl.embedding_density(adata, "umap", groupby=batch)
 
-    def arrays(name: str, *, table: pd.DataFrame | None = None, **arrays: np.ndarray) -> None:
-        files[name] = folder / (f"{name}.h5" if table is None else f"{name}.parquet")
-        write_arrays(files[name], arrays) if table is None else write_table(table, files[name])
+    artifacts: dict[str, Path] = {}
 
-    arrays("genes", table=genes)
-    arrays("hvg", table=adata.var.drop(columns=genes.columns))
-    index = adata.obs.index
-    arrays("umap", table=pd.DataFrame(adata.obsm["X_umap"], index, ["UMAP1", "UMAP2"]))
-    arrays("tsne", table=pd.DataFrame(adata.obsm["X_tsne"], index, ["tSNE1", "tSNE2"]))
-    arrays("density", table=adata.obs[[f"umap_density_{batch}"]])
-    arrays("leiden", table=adata.obs[["leiden_0.6"]])
+    def table(name: str, values: pd.DataFrame, slot: str, **uns: Any) -> None:
+        artifacts[name] = folder / f"{name}.parquet"
+        write_table(values, artifacts[name], None if slot == "var" else "cohort", slot, uns)
+
+    def arrays(name: str, values: dict[str, np.ndarray], slots: dict[str, str], uns: Any = None, **attrs: Any) -> None:
+        artifacts[name] = folder / f"{name}.h5"
+        write_arrays(artifacts[name], values, files["obs"], slots, uns, **attrs)
+
+    files["genes"] = folder / "genes.parquet"
+    write_table(genes, files["genes"])
+    table("hvg", adata.var.drop(columns=genes.columns), "var", hvg={"flavor": "seurat_v3"})
     of_features = adata.varm["PCs"][adata.var["highly_variable"]].astype(np.float32)
-    pca = {"X_pca": adata.obsm["X_pca"], "PCs": of_features}
-    arrays("pca", **pca, variance=adata.uns["pca"]["variance"], variance_ratio=adata.uns["pca"]["variance_ratio"])
-    arrays("harmony", X_pca_harmony=adata.obsm["X_pca_harmony"])
+    values = {"X_pca": adata.obsm["X_pca"], "PCs": of_features}
+    values |= {name: adata.uns["pca"][name] for name in ("variance", "variance_ratio")}
+    arrays("pca", values, SLOTS, UNS)
+    harmony = {"X_pca_harmony": "obsm/X_pca_harmony"}
+    arrays("harmony", {"X_pca_harmony": adata.obsm["X_pca_harmony"]}, harmony)
     # Nearest first, and more of them than scanpy's graph has
     D = np.sqrt(((adata.obsm["X_pca_harmony"][:, None, :4] - adata.obsm["X_pca_harmony"][None, :, :4]) ** 2).sum(2))
     nearest = np.argsort(D, axis=1, kind="stable")[:, 1:10]
     fuzzy = {f"connectivities/{k}": getattr(adata.obsp["connectivities"], k) for k in ("data", "indices", "indptr")}
-    files["neighbors"] = folder / "neighbors.h5"
-    write_arrays(
-        files["neighbors"],
-        {"indices": nearest.astype(np.int32), "distances": np.take_along_axis(D, nearest, 1).astype(np.float32)}
-        | fuzzy,
-        **{"n_neighbors": 5, "n_pcs": 4, "metric": "euclidean", "use_rep": "X_pca_harmony"},
-    )
-    files["markers"], rankings = [], []
+    found = {"indices": nearest.astype(np.int32), "distances": np.take_along_axis(D, nearest, 1).astype(np.float32)}
+    made_with = {"n_neighbors": 5, "n_pcs": 4, "metric": "euclidean", "use_rep": "X_pca_harmony"}
+    slots = {name: f"obsp/{name}" for name in ("connectivities", "distances")}
+    uns = {f"{name}_key": name for name in slots} | {"params": {"method": "umap", **made_with}}
+    arrays("neighbors", found | fuzzy, slots, {"neighbors": uns}, **made_with)
+    index = adata.obs.index
+    curve = {"a": 0.58, "b": 1.33, "random_state": 0}
+    table("umap", pd.DataFrame(adata.obsm["X_umap"], index, ["UMAP1", "UMAP2"]), "obsm/X_umap", umap={"params": curve})
+    tsne = {"params": {"perplexity": 30, "init": None}}
+    table("tsne", pd.DataFrame(adata.obsm["X_tsne"], index, ["tSNE1", "tSNE2"]), "obsm/X_tsne", tsne=tsne)
+    density = f"umap_density_{batch}"
+    table("density", adata.obs[[density]], "obs", **{f"{density}_params": {"covariate": batch, "components": [1, 2]}})
+    params = {"resolution": 0.6, "random_state": 0, "n_iterations": 2}
+    table("leiden", adata.obs[["leiden_0.6"]], "obs", **{"leiden_0.6": {"params": params}})
     names = adata.var_names.to_numpy()
     for grouping in ("leiden_0.6", label):
         groups = Groups.of(adata.obs[grouping])
         totals = adata.obs["kept_counts"].to_numpy()
         counts = InMemory(adata.layers["counts"])
         sums = markers_ttest.group_sums(counts, groups.codes, len(groups.names), totals, 1e4)
-        table = rank_genes(groups.names, markers_ttest.welch(*sums, groups.sizes), names, names)
+        ranked = rank_genes(groups.names, markers_ttest.welch(*sums, groups.sizes), names, names)
         for method, columns in (
-            ("t-test", list(table)),
+            ("t-test", list(ranked)),
             ("logreg", ["group", "rank", "names", "gene_symbols", "scores"]),
         ):
-            path = folder / "markers" / f"{len(rankings)}.tsv.gz"  # the names are params, whatever the path
-            write_markers(table[columns], path, path.with_name("top.tsv"), 5)
-            files["markers"].append(path)
-            rankings.append([grouping, method])
+            output = markers_output(folder / "markers" / str(len(artifacts)))
+            write_markers(ranked[columns], output, 5, grouping, method)
+            artifacts[f"{grouping} {method}"] = output.ranking
     sc.tl.rank_genes_groups(adata, "leiden_0.6", method="t-test")
 
-    inputs = files | {"clusterings": [files["leiden"]], "harmony": [files["harmony"]], "tsne": [files["tsne"]]}
-    params = {"gene_key": "gene_symbols", "target_sum": 1e4, "config": CONFIG, "rankings": rankings}
+    inputs = files | {"artifacts": list(artifacts.values())}
+    params = {"gene_key": "gene_symbols", "target_sum": 1e4, "config": CONFIG}
     params["groupings"] = list(dict.fromkeys(["sample", batch, label, "leiden_0.6"]))
     run_atlas(folder / "atlas.h5ad", inputs, params)
     return Built(folder / "atlas.h5ad", adata, inputs, params)
+
+
+def markers_output(folder: Path) -> SimpleNamespace:
+    """The files of one ranking."""
+    return SimpleNamespace(markers=folder / "m.tsv.gz", top=folder / "m.top.tsv", ranking=folder / "m.parquet")
 
 
 def run_atlas(path: Path, inputs: dict[str, Any], params: dict[str, Any]) -> None:

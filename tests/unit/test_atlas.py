@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from atlases import CONFIG, build, numbered, run_atlas, slashed
+from atlases import CONFIG, build, markers_output, numbered, run_atlas, slashed
 from lib.methods.markers import rank_genes, write_markers
 from lib.run.errors import UserError
+from lib.store import identity
 from lib.store.categories import PALETTE
 from lib.store.files import read_table, write_arrays, write_table
+from lib.store.slots import parts_of
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +106,6 @@ def test_uns_equals_scanpys(made):
     assert ours["somersault"]["versions"]["anndata"] == version("anndata")
 
 
-def test_umap_curve_is_umap_learns():
-    """a and b as scanpy records them for min_dist 0.5, spread 1.0; the fit ends within 1e-6."""
-    assert atlas.umap_curve(0.5, 1.0) == pytest.approx({"a": 0.5830300205483709, "b": 1.334166992455648}, rel=1e-6)
-
-
 def test_rank_genes_groups(made):
     """The first is under scanpy's own key with scanpy's structure; scores to 1e-5, float32."""
     path, theirs, _ = made
@@ -185,8 +182,10 @@ def test_without_harmony_tsne_and_markers(built, made, tmp_path):
     """Where Harmony is skipped its file has no arrays; where t-SNE is off there is no file; the median as target."""
     _, theirs, inputs = made
     write_arrays(tmp_path / "harmony.h5", {}, skipped="one batch")
-    without = {"harmony": [tmp_path / "harmony.h5"], "tsne": [], "markers": [], "clusterings": []}
-    params = built.params | {"target_sum": None, "rankings": [], "groupings": ["sample"]}
+    names = ("hvg", "pca", "neighbors", "umap", "density")
+    kept = [path for path in built.inputs["artifacts"] if path.stem in names]
+    without = {"artifacts": [*kept, tmp_path / "harmony.h5"]}
+    params = built.params | {"target_sum": None, "groupings": ["sample"]}
     run_atlas(tmp_path / "atlas.h5ad", inputs | without, params)
     ours = ad.read_h5ad(tmp_path / "atlas.h5ad")
     assert set(ours.obsm) == {"X_pca", "X_umap"}
@@ -246,14 +245,19 @@ def test_more_groups_than_hdf5_describes_are_left_out(tmp_path, caplog):
     assert atlas.fields_fit([f"group {i}" for i in range(700)])
     groups = [f"group {i}" for i in range(3000)]
     names = np.array(["A", "B"], object)
-    for n, file in ((3000, "many.tsv.gz"), (2, "few.tsv.gz")):
+    files = []
+    for n, groupby in ((3000, "donor/clone"), (2, "type")):
         table = rank_genes(groups[:n], {"scores": np.ones((n, 2))}, names, names)
-        write_markers(table, tmp_path / file, tmp_path / "top.tsv", 1)
-    files = [tmp_path / "many.tsv.gz", tmp_path / "few.tsv.gz"]
-    found = atlas.all_rankings(files, [("donor/clone", "logreg"), ("type", "logreg")], {"type": "type"})
+        files.append(markers_output(tmp_path / str(n)))
+        write_markers(table, files[-1], 1, groupby, "logreg")
+    parts = [part for file in files for part in parts_of(file.ranking)]
+    found = atlas.all_rankings(parts, {"type": "type"})
     assert list(found) == ["rank_genes_groups"]
     assert found["rank_genes_groups"]["params"]["groupby"] == "type"
-    assert f"3000 groups are more than HDF5 takes, so that they are not in the atlas, but in {files[0]}" in caplog.text
+    assert (
+        f"3000 groups are more than HDF5 takes, so that they are not in the atlas, but in {files[0].ranking}"
+        in caplog.text
+    )
 
 
 def test_nothing_without_a_value_is_in_uns():
@@ -264,13 +268,12 @@ def test_nothing_without_a_value_is_in_uns():
 @pytest.mark.parametrize("name", ["umap", "tsne", "density", "leiden"])
 def test_tables_of_other_cells_are_refused(built, tmp_path, name):
     """As many cells, but others: positions alone would join them."""
-    table = read_table(built.inputs[name])
-    write_table(table.iloc[::-1], tmp_path / "other.parquet")
-    key = {"leiden": "clusterings", "tsne": "tsne"}.get(name)
-    inputs = built.inputs | ({key: [tmp_path / "other.parquet"]} if key else {name: tmp_path / "other.parquet"})
-    with pytest.raises(UserError, match=f"other.parquet holds other cells than obs.parquet.*--forcerun {name}`"):
-        run_atlas(tmp_path / "atlas.h5ad", inputs, built.params)
-    assert not (tmp_path / "atlas.h5ad").exists()
+    identity.check_inputs(built.inputs)
+    other = tmp_path / f"{name}.parquet"
+    artifacts = [other if path.stem == name else path for path in built.inputs["artifacts"]]
+    write_table(read_table(next(p for p in built.inputs["artifacts"] if p.stem == name)).iloc[::-1], other, "cohort")
+    with pytest.raises(UserError, match=f"{name}.parquet .*not of the same cells in the same order"):
+        identity.check_inputs(built.inputs | {"artifacts": artifacts})
 
 
 def test_totals_that_are_not_the_counts_are_refused(built, tmp_path):

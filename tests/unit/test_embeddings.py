@@ -116,3 +116,8 @@ def test_tsne_of_few_cells_lowers_the_perplexity(caplog):
     assert found.shape == (20, 2)
     assert np.isfinite(found).all()
     assert "19 neighbours each, perplexity 6.33" in caplog.text
+
+
+def test_umap_curve_is_umap_learns(umap_stage):
+    """a and b as scanpy records them for min_dist 0.5, spread 1.0; the fit ends within 1e-6."""
+    assert umap_stage.curve_of(0.5, 1.0) == pytest.approx({"a": 0.5830300205483709, "b": 1.334166992455648}, rel=1e-6)

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from atlases import markers_output
 from lib.methods.markers import Groups, rank_genes, read_groups, read_markers, write_markers
 from lib.methods.scaling import Scaling, log_normalize, regressors
 from lib.run import device as devices
 from lib.run.errors import UserError
 from lib.store.counts import CountsWriter
-from lib.store.files import write_arrays, write_table
+from lib.store.files import read_table, write_arrays, write_table
 from lib.store.stream import InMemory
 
 CPU = devices.resolve("cpu")
@@ -108,9 +109,9 @@ def test_one_group_gives_an_empty_table(tmp_path):
     X, labels = simulated()
     labels[:] = "all alike"
     table = t_test(X, labels)
-    write_markers(table, tmp_path / "m.tsv.gz", tmp_path / "top.tsv", 20)
+    write_markers(table, markers_output(tmp_path), 20, "type", "t-test")
     assert len(read_markers(tmp_path / "m.tsv.gz")) == 0
-    assert (tmp_path / "top.tsv").read_text().startswith("group\trank\tnames\tgene_symbols\tscores")
+    assert (tmp_path / "m.top.tsv").read_text().startswith("group\trank\tnames\tgene_symbols\tscores")
 
 
 def test_order_of_categories_is_kept():
@@ -134,11 +135,13 @@ def test_tables_read_back_equal_and_have_equal_bytes(tmp_path):
     statistics = {"scores": rng.normal(size=(2, 5)), "pvals": 10.0 ** -rng.integers(0, 300, (2, 5))}
     for groups in (["0", "1"], ['CD4 "naive"', "NA"]):
         table = rank_genes(groups, statistics, names, names)
-        for path in ("a.tsv.gz", "b.tsv.gz"):
-            write_markers(table, tmp_path / path, tmp_path / "top.tsv", 2)
-        assert (tmp_path / "a.tsv.gz").read_bytes() == (tmp_path / "b.tsv.gz").read_bytes()
-        pd.testing.assert_frame_equal(read_markers(tmp_path / "a.tsv.gz"), table, check_dtype=False)
-        assert len((tmp_path / "top.tsv").read_text().splitlines()) == 5
+        files = [markers_output(tmp_path / name) for name in "ab"]
+        for output in files:
+            write_markers(table, output, 2, "type", "t-test")
+        assert files[0].markers.read_bytes() == files[1].markers.read_bytes()
+        pd.testing.assert_frame_equal(read_markers(files[0].markers), table, check_dtype=False)
+        pd.testing.assert_frame_equal(read_table(files[0].ranking), table)
+        assert len(files[0].top.read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize("n_groups", [2, 4])
@@ -199,7 +202,7 @@ def run(main, tmp_path, grouping, clustering=(), **params):
         obs=tmp_path / "obs.parquet",
         grouping=list(clustering),
     )
-    output = SimpleNamespace(markers=tmp_path / "out" / "m.tsv.gz", top=tmp_path / "out" / "top.tsv")
+    output = markers_output(tmp_path / "out")
     defaults = {"target_sum": 1e4, "gene_key": "gene_symbols", "n_genes": 5}
     main(
         SimpleNamespace(

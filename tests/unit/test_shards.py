@@ -60,7 +60,12 @@ def files(tmp_path, request) -> dict:
 def job(files, path, shard=None, params=None, **inputs) -> SimpleNamespace:
     """A job on the cohort, `inputs` beside, whose outputs are all `path`, whatever its rule calls it."""
     known = {name: files[name] for name in ("counts", "cells", "genes", "obs") if name in files}
-    others = {"obs": f"{path}.parquet", "top": f"{path}.top", "batches": f"{path}.tsv"}
+    others = {
+        "obs": f"{path}.parquet",
+        "top": f"{path}.top",
+        "ranking": f"{path}.parquet.ranking",
+        "batches": f"{path}.tsv",
+    }
     return SimpleNamespace(
         input=SimpleNamespace(**known | {"parts": [], "shards": [], "grouping": []} | inputs),
         output=SimpleNamespace(**dict.fromkeys(OUTPUTS, path) | others),

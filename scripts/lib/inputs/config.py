@@ -82,6 +82,8 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
                 f"`{key}` names {name}, which this run computes itself, and later. A column of this name in a file is "
                 f"kept as {name}_file: name that, or another"
             )
+        if name in ("", "."):
+            yield f"`{key}` names {name!r}, which no file of HDF5 can have as a name: rename the column"
         if "/" in name:
             plain = name.replace("/", "_")
             yield (

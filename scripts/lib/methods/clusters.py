@@ -151,13 +151,13 @@ def by_falling_size(membership: np.ndarray) -> np.ndarray:
     return rank[inverse]
 
 
-def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, path: str | Path) -> None:
-    """Write a clustering as a categorical column with the labels "0", "1", ... by falling size."""
+def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, path: str | Path, **params: float) -> None:
+    """Write a clustering, made with `params`, as a categorical column of the labels "0", "1", ... by falling size."""
     codes = by_falling_size(np.asarray(membership))
     sizes = np.bincount(codes)
     labels = pd.Categorical.from_codes(codes, [str(i) for i in range(len(sizes))])
     stage.log.info("%s: %d clusters of %s cells", column, len(sizes), ", ".join(map(str, sizes)))
-    write_table(pd.DataFrame({column: labels}, index=obs_names), path, "cohort")
+    write_table(pd.DataFrame({column: labels}, index=obs_names), path, "cohort", "obs", {column: {"params": params}})
 
 
 def graph_needs(job: Job, seconds: float, refined: float = 0) -> Need:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lib.run import device as devices
-from lib.store.files import read_arrays
+from lib.store.files import read_csr
 
 ITERATIONS = 64
 TOLERANCE = 1e-5  # of a cell's summed memberships
@@ -92,8 +92,4 @@ def memberships(distances: Any, mean: float, device: devices.Device) -> Any:
 
 def read_graph(path: str | Path) -> Any:
     """The connectivities of a `neighbors.h5`: symmetric CSR, cells x cells, float32."""
-    from scipy.sparse import csr_matrix
-
-    parts = read_arrays(path, *(f"connectivities/{name}" for name in ("data", "indices", "indptr")))
-    n_obs = len(parts["connectivities/indptr"]) - 1
-    return csr_matrix(tuple(parts.values()), shape=(n_obs, n_obs))
+    return read_csr(path, "connectivities")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from lib.run.clock import counted
 from lib.run.errors import UserError
 from lib.run.stage import log
 from lib.store.categories import as_categories
-from lib.store.files import read_table, replacing
+from lib.store.files import read_table, replacing, write_table
 
 MIN_CELLS = 2  # of a group that markers are sought for, as in scanpy
 FLOATS = {"scores": np.float32, "logfoldchanges": np.float32, "pvals": np.float64, "pvals_adj": np.float64}
@@ -107,19 +108,28 @@ def rank_genes(
 
 
 @counted("write")
-def write_markers(table: pd.DataFrame, path: str | Path, top: str | Path, n_genes: int) -> None:
-    """Write the table of `rank_genes` as gzipped TSV, and the first `n_genes` of each group as TSV.
+def write_markers(table: pd.DataFrame, output: Any, n_genes: int, groupby: str, method: str) -> None:
+    """Write the table of `rank_genes` as gzipped TSV, for the atlas, and the first `n_genes` of each group as TSV.
 
     Numbers are written as the shortest text that reads back equal; equal tables give equal bytes.
+
+    Parameters
+    ----------
+    output
+        Has the paths `markers`, `ranking` and `top`.
+    groupby, method
+        What the groups are of, and how their genes were ranked.
     """
+    uns = {"groupby": groupby, "method": method}
+    write_table(table, output.ranking, slot="uns/rank_genes_groups", uns=uns)
     structural = table["group"].str.contains('["\t\n\r]').any() or table["names"].str.contains('["\t\n\r]').any()
     options = csv.WriteOptions(
         include_header=False, delimiter="\t", quoting_style="needed" if structural else "none", batch_size=1 << 16
     )
-    with replacing(path) as partial, partial.open("wb") as raw, igzip.IGzipFile("", "wb", 2, raw, 0) as file:
+    with replacing(output.markers) as partial, partial.open("wb") as raw, igzip.IGzipFile("", "wb", 2, raw, 0) as file:
         file.write(("\t".join(table.columns) + "\n").encode())
         csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
-    with replacing(top) as partial:
+    with replacing(output.top) as partial:
         table[table["rank"] <= n_genes].to_csv(partial, sep="\t", index=False, float_format="%.6g")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from lib.store import identity
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csr_matrix
 
 # HDF5's formats of version 1.8, which every HDF5 since reads: h5py's "latest" is what HDF5 2 alone reads. Unlike the
 # oldest ones they hold attributes above 64 kB, such as the names of thousands of columns.
 LIBVER = ("v108", "v108")
+SLOTS = "somersault-slots"  # of an HDF5 file's attributes, and of a parquet file's metadata: which slots it fills
 
 
 @contextmanager
@@ -42,19 +45,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @counted("write")
-def write_table(table: pd.DataFrame, path: str | Path, scope: str | None = None) -> None:
+def write_table(
+    table: pd.DataFrame,
+    path: str | Path,
+    scope: str | None = None,
+    slot: str | None = None,
+    uns: Mapping[str, Any] | None = None,
+) -> None:
     """Write a table as parquet (zstd); equal tables give equal bytes.
 
-    A table with a row a cell is marked with its cells, which are a sample's or the cohort's (`scope`;
-    lib.store.identity).
+    Parameters
+    ----------
+    scope
+        Of a table with a row a cell whose these are, a sample's or the cohort's: it is marked with them (`identity`).
+    slot, uns
+        The slot of the atlas that it fills, and what it has for uns (`slots`).
     """
     import pyarrow as pa
     from pyarrow.parquet import write_table as write_parquet
 
     stored = pa.Table.from_pandas(table)
-    if scope is not None:
-        mark = {identity.KEY: identity.mark_of_names(table.index, scope)}
-        stored = stored.replace_schema_metadata({**stored.schema.metadata, **mark})
+    labels = {identity.KEY: identity.mark_of_names(table.index, scope)} if scope else {}
+    labels |= _label_of({"": slot} if slot else {}, uns)
+    stored = stored.replace_schema_metadata({**stored.schema.metadata, **labels})
     with replacing(path) as partial:
         write_parquet(stored, partial, compression="zstd")
 
@@ -89,13 +102,26 @@ def column_names(path: str | Path) -> list[str]:
 
 
 @counted("write")
-def write_arrays(path: str | Path, arrays: Mapping[str, Any], like: str | Path | None = None, **attrs: Any) -> None:
+def write_arrays(
+    path: str | Path,
+    arrays: Mapping[str, Any],
+    like: str | Path | None = None,
+    slots: Mapping[str, str] | None = None,
+    uns: Mapping[str, Any] | None = None,
+    **attrs: Any,
+) -> None:
     """Write named arrays, and scalar attributes, into one HDF5 file; equal input gives equal bytes.
 
-    Arrays with a row a cell are marked as those of the artifact `like`, whose cells they have (lib.store.identity).
+    Parameters
+    ----------
+    like
+        An artifact that has the same cells, where the arrays have a row a cell: its mark is theirs (`identity`).
+    slots, uns
+        Array -> the slot of the atlas that it fills, and what the file has for uns (`slots`).
     """
     if like is not None and (mark := identity.read_mark(like)):
         attrs = {**attrs, identity.KEY: mark}
+    attrs |= _label_of(slots or {}, uns)
     with replacing(path) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=np.asarray(array), track_times=False)
@@ -109,7 +135,22 @@ def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
         return {name: file[name][...] for name in names or file}
 
 
+def read_csr(path: str | Path, name: str) -> csr_matrix:
+    """Read a square CSR matrix whose `data`, `indices` and `indptr` `write_arrays` wrote under this name."""
+    from scipy.sparse import csr_matrix
+
+    parts = list(read_arrays(path, *(f"{name}/{field}" for field in ("data", "indices", "indptr"))).values())
+    n_obs = len(parts[2]) - 1
+    return csr_matrix(tuple(parts), shape=(n_obs, n_obs))
+
+
 def read_attrs(path: str | Path) -> dict[str, Any]:
     """Read the attributes of a file that `write_arrays` wrote."""
     with h5py.File(path, "r", locking=False) as file:
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
+        found = {name: value for name, value in file.attrs.items() if name not in (identity.KEY, SLOTS)}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+
+
+def _label_of(slots: Mapping[str, str], uns: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a file with these slots carries, as metadata; nothing where it has none."""
+    return {SLOTS: json.dumps({"slots": dict(slots), "uns": uns or {}})} if slots else {}

@@ -50,16 +50,21 @@ def joined(marks: Sequence[str]) -> str:
 
 def read_mark(path: str | Path) -> str | None:
     """The mark of an artifact; None where it has none, or is no artifact."""
+    return read_label(path, KEY)
+
+
+def read_label(path: str | Path, key: str) -> str | None:
+    """What a parquet's metadata, or an HDF5 file's attributes, have for `key`; None: nothing, or it is no such file."""
     try:
         if str(path).endswith(".parquet"):
             from pyarrow.parquet import read_schema
 
-            return (read_schema(path).metadata or {}).get(KEY.encode(), b"").decode() or None
+            return (read_schema(path).metadata or {}).get(key.encode(), b"").decode() or None
         if str(path).endswith((".h5", ".h5ad")):
             import h5py
 
             with h5py.File(path, "r", locking=False) as file:
-                return file.attrs.get(KEY)
+                return file.attrs.get(key)
     except (OSError, ValueError):  # a user's file, say, which its reader will refuse
         pass
     return None
@@ -83,9 +88,10 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
     cohort: tuple[str, str] | None = None
     for files in inputs.values():
         files = [files] if isinstance(files, str | Path) else list(files)
-        marks = [read_mark(file) for file in files]
-        if not marks or None in marks:
+        marked = {file: mark for file in files if (mark := read_mark(file))}
+        if not marked:
             continue
+        files, marks = list(marked), list(marked.values())
         if marks[0].startswith("sample"):
             for i, (file, mark) in enumerate(zip(files, marks, strict=True)):
                 if samples.setdefault(i, (file, mark))[1] != mark:
