@@ -20,8 +20,8 @@ else:
 include: "rules/common.smk"
 include: "rules/demo.smk"
 include: "rules/samples.smk"
-include: "rules/cohort.smk"
 include: "rules/shards.smk"
+include: "rules/cohort.smk"
 include: "rules/embeddings.smk"
 include: "rules/clusters.smk"
 include: "rules/markers.smk"
@@ -39,6 +39,8 @@ rule all:
         runs=rules.runs.output,
         report=rules.report.output,
 
+
+with_gpu_resources(own_rules())
 
 # Snakemake compares params without their names, and looks at a script but not at what it imports
 for made in own_rules():

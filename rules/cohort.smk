@@ -93,6 +93,24 @@ rule features:
         "../scripts/features.py"
 
 
+use rule features as features_shard with:
+    input:
+        counts=of_samples("counts.h5ad"),
+        cells=of_samples("cells.parquet"),
+        genes=f"{COHORT}/genes.parquet",
+        hvg=f"{COHORT}/hvg.parquet",
+        parts=[],
+    output:
+        features=f"{COHORT}/features/{{scatteritem}}.h5ad",
+    log:
+        "logs/cohort/features_shard/{scatteritem}.log",
+    benchmark:
+        "benchmarks/cohort/features_shard/{scatteritem}.tsv"
+    resources:
+        **needs("features"),
+        gpu=GPU,
+
+
 rule pca:
     input:
         features=FEATURE_FILES,

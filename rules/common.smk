@@ -1,11 +1,8 @@
 # Config, sample sheet, paths and resources: everything that the rules look up.
 
-import hashlib
-import json
 import os
 import sys
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
 
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
@@ -46,11 +43,6 @@ BASES = ["umap", "tsne"] if config["tsne"]["enabled"] else ["umap"]
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
 HARMONY = ["results/cohort/harmony.h5"] if config["harmony"]["enabled"] else []
 TSNE = ["results/cohort/tsne.parquet"] if config["tsne"]["enabled"] else []
-
-# Categories of the report
-QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
-MARKERS, TABLES, RUNS, NOTES = "4 Markers", "5 Tables", "6 Runs", "0 Worth a look"
-BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
 # A patient of the demo: what `simulate` makes, and its size as long as it is not there
 DEMO = {"n_obs": 1000, "n_genes": 8000, "n_types": 8, "umi": 3000}
@@ -101,52 +93,6 @@ FEATURE_FILES = branch(
 )
 
 
-def passes(stage, of="", **jobs):
-    """What the passes of a stage leave, each of which is so many jobs; nothing where one job reads the whole cohort."""
-    found = []
-    for name, n in jobs.items():
-        path = f"{COHORT}/shards/{stage}/{of}{name}/{{scatteritem}}.h5"
-        several = gather.shards(path, allow_missing=True)
-        found += several if n > 1 else [path.replace("{scatteritem}", "1-of-1")]
-    return [] if WHOLE else found
-
-
-def rule_of_pass(wildcards):
-    """Of `markers_ttest/leiden_0.6/sums` the stage's rule and its wildcards."""
-    stage, *grouping, _ = wildcards.passed.split("/")
-    return workflow.get_rule(stage), Wildcards(
-        fromdict=dict(zip(["grouping"], grouping))
-    )
-
-
-def inputs_of_pass(wildcards):
-    """What the stage reads, but of its shards' files those of the passes before this one."""
-    made, of_stage = rule_of_pass(wildcards)
-    found = made.expand_input(of_stage)[0]
-    name = Path(wildcards.passed).name
-    before = takewhile(lambda file: Path(file).parent.name != name, found.shards)
-    return {**dict(found.items()), "shards": list(before)}
-
-
-def params_of_pass(wildcards):
-    """What the stage's rule takes as params."""
-    made, of_stage = rule_of_pass(wildcards)
-    given = made.params.items()
-    return {
-        name: value(of_stage) if callable(value) else value for name, value in given
-    }
-
-
-def code_of_pass(wildcards):
-    """The version of the stage's code."""
-    return code_of(rule_of_pass(wildcards)[0])
-
-
-def sample_path(wildcards):
-    """The file that the sheet names for a sample."""
-    return SHEET.loc[wildcards.sample, "path"]
-
-
 def config_but(*keys):
     """The config but for what has no part in a result, and would only make it run again."""
     return {key: value for key, value in config.items() if key not in keys}
@@ -157,39 +103,14 @@ def patient_number(wildcards):
     return int(wildcards.patient[1:])
 
 
-def sheet_obs(wildcards):
-    """What the sheet adds to a sample's obs."""
-    return sheets.sheet_obs(SHEET, wildcards.sample)
-
-
-def cell_suffix(wildcards):
-    """What names a sample's cells."""
-    return sheets.cell_suffix(SAMPLES, wildcards.sample)
-
-
-def cell_limits(wildcards):
-    """The `cells` section of the config with the sample's own limits."""
-    return sheets.cell_limits(SHEET, wildcards.sample, config["cells"])
-
-
-def doublet_options(wildcards):
-    """The `doublets` section of the config with the sample's own rate and threshold."""
-    return sheets.doublet_options(SHEET, wildcards.sample, config["doublets"])
-
-
-def counts_slot(wildcards):
-    """Where a sample's file keeps its counts."""
-    return sheets.counts_slot(SHEET, wildcards.sample, config)
-
-
-def orientation(wildcards):
-    """Whether a sample's table of text has a line per cell or per gene."""
-    return sheets.orientation(SHEET, wildcards.sample, config)
+def of_line(function, *given):
+    """What a sample's line of the sheet says, by a function of `lib.inputs.sheet`."""
+    return lambda wildcards: function(SHEET, wildcards.sample, *given)
 
 
 def file_version(wildcards):
     """Names, sizes and times of what is read of a sample's file; of the demo's, which a rule makes, nothing."""
-    path = Path(sample_path(wildcards))
+    path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
     return [] if made else headers.version_of(path, config["ingest"]["genome"])
 
@@ -208,17 +129,6 @@ def grouping_file(wildcards):
     """The table that holds a grouping, none where it is a column of obs."""
     name = grouping_of(wildcards)
     return [clustering_file(name)] if name in CLUSTERINGS else []
-
-
-def coloured(name):
-    """The figure of an embedding in one colouring, for the report."""
-    return report(
-        f"results/figures/{{basis}}/{escape(name)}.png",
-        caption="captions/embedding.rst",
-        category=EMBEDDINGS,
-        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
-        labels={"coloured by": name},
-    )
 
 
 @cache
@@ -285,47 +195,25 @@ def needs(stage):
     return found | {"gpu_pool": int(config["gpu"]["pool"])}
 
 
+def with_gpu_resources(ours):
+    """Give rules whose jobs have a GPU, alone or in their group, what the profile has for these: `on_gpu_X` as X."""
+    on_gpu = [made for made in ours if made.resources.get("gpu").raw in (1, "1")]
+    groups = {made._group for made in on_gpu} - {None}  # Snakemake tells no `group` yet
+    for made in ours:
+        if made not in on_gpu and made._group not in groups:
+            continue
+        given = workflow.resource_settings.overwrite_resources.get(made.name, {})
+        for name, value in list(made.resources.items()):
+            plain = name.removeprefix("on_gpu_")
+            if name != plain and plain not in given:
+                made.resources[plain] = value.with_name(plain)
+        if made not in on_gpu:
+            made.resources["gpu"] = 0  # a model alone asks for one
+
+
 def beside_mb(wildcards=None):
     """Memory of a job beside its stage's: a cluster's also holds a Snakemake of its own."""
     return 0 if workflow.local_exec else resources.SNAKEMAKE_MB
-
-
-def whole_load(wildcards):
-    """The size of the cohort."""
-    return vars(load_of(None))
-
-
-def limits(wildcards):
-    """What no job may exceed, in the resources' units: the config's limits, those of the command line, this machine's."""
-    asked = config["limits"]
-    found = {
-        "mem_mb": asked["mem_gb"] and asked["mem_gb"] * 1000,
-        "vram_mb": asked["gpu_memory_gb"] and asked["gpu_memory_gb"] * 1024,
-        "runtime": asked["runtime_h"] and asked["runtime_h"] * 60,
-    }
-    if workflow.local_exec and found["mem_mb"] is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        found["mem_mb"] = memory // 10**6
-    for name, limit in found.items():
-        given = workflow.global_resources.get(name).value
-        found[name] = min((n for n in (limit, given) if n is not None), default=None)
-    return found
-
-
-def only_looks():
-    """Whether this run computes nothing: preflight and doctor are for machines of any kind."""
-    return not {"preflight", "doctor"}.isdisjoint(sys.argv)
-
-
-def check_device():
-    """Refuse `device: gpu` where the jobs run on this machine and no GPU can be used; never fall back quietly."""
-    if (
-        GPU
-        and workflow.local_exec
-        and not only_looks()
-        and (problem := diagnosis.unusable())
-    ):
-        raise WorkflowError(diagnosis.refusal(problem))
 
 
 def cores(stage):
@@ -360,15 +248,6 @@ def jobs_of_all(targets):
     return [job for job in plan(mine, targets) if job.log]
 
 
-def needs_of_all(targets):
-    """What each job of a whole run asks for."""
-    names = ("mem_mb", "vram_mb", "runtime", "disk_mb")
-    return [
-        {"rule": job.rule.name} | {name: job.resource(name) for name in names}
-        for job in jobs_of_all(targets)
-    ]
-
-
 def own_rules():
     """The rules of this workflow that run a script."""
     scripts = {path.name for path in (HOME / "scripts").glob("*.py")}
@@ -379,24 +258,3 @@ def own_rules():
 def code_of(rule):
     """The version of the code that a rule runs."""
     return code.version_of(HOME / "scripts" / Path(rule.script).name)
-
-
-def hash_of(params):
-    """A hash of a rule's params by name; those that are functions of wildcards are left to Snakemake."""
-    named = {name: value for name, value in params.items() if not callable(value)}
-    text = json.dumps(named, default=str, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def run_records(targets):
-    """Where the jobs of a whole run leave their run records: beside their logs."""
-    return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]
-
-
-def say_notices():
-    """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
-    if only_looks():
-        return
-    records = notices.read_records(run_records(rules.all.input))
-    found = notices.notices(records, rules.runs.params.versions)
-    print(notices.shown(found, NOTICES), file=sys.stderr)

@@ -8,6 +8,8 @@ rule simulate:
         "logs/demo/{patient}.log",
     benchmark:
         "benchmarks/demo/{patient}.tsv"
+    group:
+        "sample"
     conda:
         "../envs/cpu.yaml"
     resources:

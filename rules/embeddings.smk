@@ -40,6 +40,8 @@ rule umap:
         "logs/cohort/umap.log",
     benchmark:
         "benchmarks/cohort/umap.tsv"
+    group:
+        "umap"
     conda:
         GPU_ENV
     resources:
@@ -87,6 +89,8 @@ rule density:
         "logs/cohort/density.log",
     benchmark:
         "benchmarks/cohort/density.tsv"
+    group:
+        "umap"
     conda:
         "../envs/cpu.yaml"
     resources:

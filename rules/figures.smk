@@ -4,6 +4,11 @@
 report: "captions/workflow.rst"
 
 
+# Categories of the report
+QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
+MARKERS, TABLES, RUNS, NOTES = "4 Markers", "5 Tables", "6 Runs", "0 Worth a look"
+BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
+
 FAMILIES = list(config["qc"]["gene_families"])
 METRICS = [
     "total_counts",
@@ -14,6 +19,17 @@ SCORES = ["doublet_score"] if config["doublets"]["enabled"] else []
 LABELS = [LABEL_KEY] if LABEL_KEY else []
 CATEGORIES = list(dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample"]))
 COLOURS = list(dict.fromkeys([*CATEGORIES, *METRICS, *SCORES]))
+
+
+def coloured(name):
+    """The figure of an embedding in one colouring, for the report."""
+    return report(
+        f"results/figures/{{basis}}/{escape(name)}.png",
+        caption="captions/embedding.rst",
+        category=EMBEDDINGS,
+        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
+        labels={"coloured by": name},
+    )
 
 
 rule figures_sample:
@@ -40,6 +56,8 @@ rule figures_sample:
         "logs/samples/{sample}/figures_sample.log",
     benchmark:
         "benchmarks/samples/{sample}/figures_sample.tsv"
+    group:
+        "sample_figures"
     conda:
         "../envs/cpu.yaml"
     threads: drawers
@@ -49,7 +67,7 @@ rule figures_sample:
         seed=config["seed"],
         batch_key=BATCH_KEY,
         families=FAMILIES,
-        cells=cell_limits,
+        cells=CELL_LIMITS,
     script:
         "../scripts/figures_sample.py"
 
@@ -114,6 +132,8 @@ rule figures_qc:
         "logs/cohort/figures_qc.log",
     benchmark:
         "benchmarks/cohort/figures_qc.tsv"
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     threads: drawers
@@ -147,6 +167,8 @@ rule figures_hvg:
         "logs/cohort/figures_hvg.log",
     benchmark:
         "benchmarks/cohort/figures_hvg.tsv"
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -182,6 +204,8 @@ rule figures_pca:
         "logs/cohort/figures_pca.log",
     benchmark:
         "benchmarks/cohort/figures_pca.tsv"
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -211,6 +235,8 @@ rule figures_embedding:
         "benchmarks/cohort/figures_embedding/{basis}.tsv"
     wildcard_constraints:
         basis="umap|tsne",
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     threads: drawers
@@ -245,6 +271,8 @@ rule figures_density:
         "logs/cohort/figures_density.log",
     benchmark:
         "benchmarks/cohort/figures_density.tsv"
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -295,6 +323,8 @@ rule figures_markers:
         "logs/cohort/figures_markers/{grouping}/{method}.log",
     benchmark:
         "benchmarks/cohort/figures_markers/{grouping}/{method}.tsv"
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     threads: drawers

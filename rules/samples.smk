@@ -1,9 +1,12 @@
 # Each sample by itself: its counts, its metrics, its doublets, its kept cells.
 
 
+CELL_LIMITS = of_line(sheets.cell_limits, config["cells"])
+
+
 rule ingest:
     input:
-        file=sample_path,
+        file=lookup(query="index == '{sample}'", within=SHEET, cols="path"),
     output:
         counts=f"{SAMPLE}/counts.h5ad",
     log:
@@ -19,10 +22,10 @@ rule ingest:
         **needs("ingest"),
     params:
         sample="{sample}",
-        suffix=cell_suffix,
-        sheet=sheet_obs,
-        counts=counts_slot,
-        orientation=orientation,
+        suffix=of_line(sheets.cell_suffix),
+        sheet=of_line(sheets.sheet_obs),
+        counts=of_line(sheets.counts_slot, config),
+        orientation=of_line(sheets.orientation, config),
         genome=config["ingest"]["genome"],
         batch_key=BATCH_KEY,
         keep=settings.kept_columns(config),
@@ -78,8 +81,8 @@ rule doublets:
     params:
         seed=config["seed"],
         batch_key=BATCH_KEY,
-        cells=cell_limits,
-        doublets=doublet_options,
+        cells=CELL_LIMITS,
+        doublets=of_line(sheets.doublet_options, config["doublets"]),
     script:
         "../scripts/doublets.py"
 
@@ -104,7 +107,7 @@ rule cells:
         **needs("cells"),
     params:
         batch_key=BATCH_KEY,
-        cells=cell_limits,
+        cells=CELL_LIMITS,
         remove_doublets=config["doublets"]["remove"],
     script:
         "../scripts/cells.py"

@@ -305,7 +305,8 @@ def test_columns_of_the_file_that_the_config_names_although_a_run_may_write_such
     ],
 )
 def test_cells_of_no_two_samples_have_the_same_name(samples, suffixes):
-    assert [sheets.cell_suffix(samples, sample) for sample in samples] == suffixes
+    sheet = pd.DataFrame(index=samples)
+    assert [sheets.cell_suffix(sheet, sample) for sample in samples] == suffixes
     names = [f"{barcode}-{s}" for s in suffixes for barcode in ("A", "A-1", "A-1-1", "A-2-1", "A-2")]
     assert len(set(names)) == len(names)
 

@@ -154,13 +154,13 @@ def obs_columns(sheet: pd.DataFrame) -> list[str]:
     return [name for name in sheet if name not in NOT_OBS and not name.startswith("max_pct_counts_")]
 
 
-def cell_suffix(samples: Iterable[str], sample: str) -> str:
+def cell_suffix(sheet: pd.DataFrame, sample: str) -> str:
     """What names a sample's cells, behind `{barcode}-`: its name.
 
     If that ends on `-` and another sample's name, the cells of both could have the same names (`A-1` of sample `S`, and
     `A` of sample `1-S`): then each `-` in the longer name becomes `:`, which stands in no sample's name.
     """
-    parts, others = sample.split("-"), set(samples)
+    parts, others = sample.split("-"), set(sheet.index)
     ambiguous = any("-".join(parts[i:]) in others for i in range(1, len(parts)))
     return sample.replace("-", ":") if ambiguous else sample
 
