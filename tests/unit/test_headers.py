@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from lib.inputs import config as settings
-from lib.inputs import headers, sizes
 from lib.inputs import sheet as sheets
-from lib.inputs.headers import version_of
+from lib.inputs import sizes
+from lib.inputs.formats import version_of
+from lib.inputs.formats.base import Question
 from lib.run.errors import UserError
 
 SCHEMA = Path(__file__).parents[2] / "config" / "schemas" / "config.schema.yaml"
@@ -164,7 +165,7 @@ def test_10x_folders_and_text(problems, tmp_path):
 def test_sizes_of_genes_by_cells(tmp_path):
     X = np.random.default_rng(0).poisson(0.5, (40, 30))
     pd.DataFrame(X.T, [f"G{i}" for i in range(30)], [f"CELL{i}" for i in range(40)]).to_csv(tmp_path / "a.csv")
-    found = sizes.sizes_of(headers.Question(str(tmp_path / "a.csv"), "X", None, "sample", 0, "genes_by_cells"))
+    found = sizes.sizes_of(Question(str(tmp_path / "a.csv"), "X", None, "sample", 0, "genes_by_cells"))
     assert (found.n_obs, found.turned) == (40, True)
     assert found.n_vars == pytest.approx(30, rel=0.1)
     assert found.nnz == pytest.approx((X > 0).sum(), rel=0.15)

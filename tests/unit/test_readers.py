@@ -15,16 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib.inputs import readers
-from lib.inputs.readers import NotSortedError, as_counts, first_bad, open_counts
+from lib.inputs.formats import blocks, open_counts
+from lib.inputs.formats.base import NotSortedError, as_counts
+from lib.inputs.formats.blocks import first_bad
 from lib.run.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of some 60 non-zeros, or of 7 dense rows, so that every reader passes through several."""
-    monkeypatch.setattr(readers, "BLOCK", 60)
-    monkeypatch.setattr(readers, "DENSE_BLOCK", 7 * 30 * 4)
+    monkeypatch.setattr(blocks, "BLOCK", 60)
+    monkeypatch.setattr(blocks, "DENSE_BLOCK", 7 * 30 * 4)
 
 
 @pytest.fixture
@@ -807,7 +808,7 @@ def test_truncated_and_damaged_files(tmp_path, truth):
 
 @pytest.fixture
 def whole_blocks(monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK", 500_000)
+    monkeypatch.setattr(blocks, "BLOCK", 500_000)
 
 
 def same_as_scanpy(expected, reader, X):
