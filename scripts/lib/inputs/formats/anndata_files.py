@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,18 +48,15 @@ class AnnDataFile(MatrixReader):
         self.where = choice(self.path, "counts", question.counts, list(self.places))
         matrix = found[self.where]
         self.root, self.obs_group, self.var_group = root, root["obs"], root["raw/var" if self.where == "raw" else "var"]
+        attrs = self.obs_group.attrs
+        columns = attrs.get("column-order", [name for name in self.obs_group if name != attrs.get("_index")])
+        self.check_columns([name.decode() if isinstance(name, bytes) else str(name) for name in columns])
         self.sparse, self.scattered = _is_sparse(matrix), matrix.attrs.get("encoding-type") == "csc_matrix"
         shape = matrix.attrs["shape"] if self.sparse else matrix.shape
         self.take(matrix, shape, data=not isinstance(matrix, ZarrNode))
         names = (_n_rows(self.obs_group), _n_rows(self.var_group))
         if self.shape != names:
             self.damaged(f"{self.where} is {self.shape}, but its names are {names}")
-
-    def obs_columns(self) -> Sequence[str]:
-        """The columns of obs, as AnnData has them in order."""
-        attrs = self.obs_group.attrs
-        names = attrs.get("column-order", [name for name in self.obs_group if name != attrs.get("_index")])
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
     def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
         """Whether a column of obs is one, is of numbers, and is there for all cells; of a zarr not the last."""

@@ -135,20 +135,23 @@ class Reader(ABC):
         return len(self.gene_symbols)
 
     def header(self) -> Header:
-        """The header; tells what of the question the file cannot answer."""
-        question, names = self.question, self.obs_columns()
+        """The header."""
+        found = self.sizes()
+        if not found.n_obs:
+            self.tell(f"{self.question.path}: {NO_CELLS}")
+        return found
+
+    def check_columns(self, names: Sequence[str] = ()) -> None:
+        """Tell of the columns of obs that the config wants, whether the file has them, and as what they must be."""
+        question = self.question
         stored = {kept: name for name, kept in stored_names(names, question.sheet, question.keep).items()}
-        for name, key, numeric in question.wanted:
+        for name, key, numeric in sorted(question.wanted, key=lambda wanted: wanted[0] in stored):
             if name not in stored:
                 there = ", ".join(["sample", *stored, *question.sheet])
                 text = f"{key}: neither {self.path} nor the sheet has a column {name}; there are {there}."
                 self.tell(f"{text} Correct {key} in the config.")
             elif problem := self.column_problem(stored[name], numeric, key == "batch_key"):
                 self.tell(f"{key}: the column {name} of {self.path} {problem}")
-        found = self.sizes()
-        if not found.n_obs:
-            self.tell(f"{self.path}: {NO_CELLS}")
-        return found
 
     def chunks(self) -> Iterator[csr_matrix]:
         """All cells in order, as CSR matrices of uint32 with sorted indices, without duplicates and explicit zeros.
@@ -183,10 +186,6 @@ class Reader(ABC):
     @abstractmethod
     def blocks(self) -> Blocks:
         """The matrix as on disk, over all the file's columns."""
-
-    def obs_columns(self) -> Sequence[str]:
-        """Names of the columns of the file's table of cells."""
-        return ()
 
     def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
         """Why a column of obs cannot be what the config wants it for, as far as that costs little to know."""
@@ -238,10 +237,7 @@ class MatrixReader(Reader):
         """Rows; parts of all rows of a CSC matrix."""
         from lib.inputs.formats import blocks
 
-        if not self.sparse:
-            return blocks.dense_blocks(self.matrix, self.transposed)
-        of_sparse = blocks.csc_blocks if self.scattered else blocks.csr_blocks
-        return of_sparse(self.matrix["data"], self.matrix["indices"], self.indptr, self.shape[not self.scattered])
+        return blocks.csr_blocks(self) if self.sparse else blocks.dense_blocks(self.matrix, self.transposed)
 
 
 def refuse(problem: str) -> NoReturn:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from lib.inputs.formats.base import LARGEST, Blocks, Reader, as_counts, damage
+from lib.inputs.formats.base import LARGEST, Blocks, MatrixReader, Reader, as_counts, damage
 from lib.run import device as devices
 from lib.run.errors import UserError
 from lib.run.stage import log
@@ -85,8 +85,6 @@ def by_rows(blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scr
 
 def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
     """A block's chosen genes as canonical counts."""
-    if X.nnz and (X.indices.min() < 0 or X.indices.max() >= X.shape[1]):
-        raise UserError(damage(reader.path, f"{reader.where}: a column index is not below {X.shape[1]}"))
     if reader.columns is not None and not reader.columns.all():
         new = np.where(reader.columns, np.cumsum(reader.columns) - 1, -1).astype(np.int32)
         X = select_genes(X, new, reader.n_vars, devices.resolve("cpu"))
@@ -141,22 +139,21 @@ def first_bad(values: np.ndarray) -> int:
 # Matrices on disk
 
 
-def csr_blocks(data: Array, indices: Array, indptr: np.ndarray, n_vars: int) -> Blocks:
-    """Whole rows of a CSR matrix; of a CSC matrix's arrays whole columns, as rows."""
-    first, n_obs = 0, len(indptr) - 1
-    while first < n_obs:
+def csr_blocks(reader: MatrixReader) -> Blocks:
+    """Rows of a CSR matrix; of a CSC matrix some of the columns, of all rows."""
+    data, indices, indptr = reader.matrix["data"], reader.matrix["indices"], reader.indptr
+    first, n, n_minor = 0, len(indptr) - 1, reader.shape[not reader.scattered]
+    while first < n:
         last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + BLOCK, "right")) - 1)
         start, stop = int(indptr[first]), int(indptr[last])
-        values, columns = _native(_read(data, start, stop)), _read(indices, start, stop).astype(np.int32, copy=False)
+        values, minor = _native(_read(data, start, stop)), _read(indices, start, stop).astype(np.int32, copy=False)
+        if len(minor) and (minor.min() < 0 or minor.max() >= n_minor):
+            what = "row" if reader.scattered else "column"
+            raise UserError(damage(reader.path, f"{reader.where}: a {what} index is not below {n_minor}"))
         own = (indptr[first : last + 1] - start).astype(np.int32)
-        yield first, csr_matrix((values, columns, own), shape=(last - first, n_vars))
+        X = csr_matrix((values, minor, own), shape=(last - first, n_minor))
+        yield turned(X, first, n) if reader.scattered else (first, X)
         first = last
-
-
-def csc_blocks(data: Array, indices: Array, indptr: np.ndarray, n_obs: int) -> Blocks:
-    """Some of the columns of a CSC matrix, of all rows."""
-    for first, X in csr_blocks(data, indices, indptr, n_obs):
-        yield turned(X, first, len(indptr) - 1)
 
 
 def dense_blocks(array: Array, transposed: bool = False) -> Blocks:

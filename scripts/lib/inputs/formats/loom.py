@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import h5py
 import pandas as pd
 
@@ -25,10 +23,11 @@ class Loom(MatrixReader):
         self.places = {name: look_of(m[:1, :PEEK].ravel()) for name, m in matrices.items() if m.ndim == 2}
         self.where = choice(self.path, "counts", question.counts, list(self.places))
         self.take(matrices[self.where], matrices[self.where].shape[::-1])
+        self.check_columns([name for name, item in file["col_attrs"].items() if item.ndim == 1])
         # Of each table the attributes with one value per cell or gene, and the one that names these
         self.tables = []
         for group, n, names in zip(("col_attrs", "row_attrs"), self.shape, (CELLS, GENES), strict=True):
-            attributes = file[group] if group == "col_attrs" else file.get(group, {})
+            attributes = file.get(group, {})
             if lengths := {item.shape[0] for item in attributes.values() if item.ndim} - {n}:
                 self.damaged(f"{group} have {lengths} values for {n} of the matrix")
             single = {name: item for name, item in attributes.items() if item.ndim == 1}
@@ -36,10 +35,6 @@ class Loom(MatrixReader):
             if index is None:
                 tell(f"{self.path}: /{group} has none of {', '.join(names)}, to name its cells or genes.")
             self.tables.append((attributes, single, index))
-
-    def obs_columns(self) -> Sequence[str]:
-        """The cells' attributes with one value each."""
-        return list(self.tables[0][1])
 
     def load(self) -> None:
         """The attributes of cells and genes."""

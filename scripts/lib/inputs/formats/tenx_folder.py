@@ -25,6 +25,7 @@ class TenxFolder(Reader):
 
     def __init__(self, question: Question, tell: Tell) -> None:
         super().__init__(question, tell)
+        self.check_columns()
         self.matrix, self.features, self.barcodes = tenx_files(self.path, question.genome)
         self.path, self.where = self.matrix.parent, self.matrix.name
         self.skip, self.shape, self.nnz = mtx_header(self.matrix)

@@ -33,6 +33,7 @@ class TenxH5(MatrixReader):
                     f"{self.path} is not a 10x .h5 file: it has no group `matrix`, and no group of a genome."
                 )
             group = file[choice(self.path, "genome", question.genome, genomes)]
+        self.check_columns()
         self.fields = {new: group[old] for old, new in FIELDS.items() if old in group}
         if not {"id", "name"} & set(self.fields):
             raise KeyError(f"it has no {group.name}/features/id")

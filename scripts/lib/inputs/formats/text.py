@@ -65,6 +65,7 @@ class TextTable(Reader):
 
     def __init__(self, question: Question, tell: Tell) -> None:
         super().__init__(question, tell)
+        self.check_columns()
         self.where, path = "the table", self.path
         with open_file(path) as file:
             comments, line = [], file.readline()
