@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,37 @@ def test_files_that_cannot_be_read(adata, problems, tmp_path):
         sizes.check(found | {f"s{i}": ["the same"] for i in range(9)})
     assert str(error.value).count("\n  - ") == 5
     assert "  - samples s0, s1, s2, s3, s4 and 4 more: the same" in str(error.value)
+
+
+def test_what_the_reader_would_refuse_is_told(adata, problems):
+    """Names, arrays that do not fit together: found in the header."""
+    for name, change in {"X/indices": None, "X/indptr": lambda x: x[::-1], "obs/_index": lambda x: x[1:]}.items():
+        adata.write_h5ad("a.h5ad")
+        with h5py.File("a.h5ad", "a") as file:
+            values = file[name][...]
+            del file[name]
+            if change:
+                file[name] = change(values)
+        expected = {
+            "X/indices": "is not laid out as its format is: .*indices",
+            "X/indptr": "indptr does not fit the matrix",
+            "obs/_index": r"X is \(20, 12\), but its names are \(19, 12\)",
+        }[name]
+        assert re.search(expected, one(problems({"A": {"path": "a.h5ad"}})))
+    with h5py.File("a.loom", "w") as file:
+        file["matrix"], file["col_attrs/CellID"], file["row_attrs/Chromosome"] = (
+            np.ones((3, 2)),
+            [b"a", b"b"],
+            [1, 2, 3],
+        )
+    assert "a.loom: /row_attrs has none of Gene, var_names" in one(problems({"A": {"path": "a.loom"}}))
+    with h5py.File("a.h5", "w") as file:
+        for name, values in {"indptr": [0, 1], "indices": [0], "data": [1], "barcodes": [b"a"]}.items():
+            file[f"matrix/{name}"] = values
+    assert (
+        one(problems({"A": {"path": "a.h5"}}))
+        == "a.h5 is not laid out as its format is: it has no /matrix/features/id."
+    )
 
 
 def folder_of(path, n_barcodes=2, header="%%MatrixMarket matrix coordinate integer general", value="1 1 1"):

@@ -235,6 +235,12 @@ def test_features_whose_type_is_not_known_are_genes(tmp_path, truth):
         read(tmp_path / "a.h5")
 
 
+def test_biotypes_beside_the_genes_are_no_feature_types(tmp_path, truth):
+    """As Ensembl's, which some pipelines write as features.tsv's third column."""
+    write_10x_folder(tmp_path / "a", truth, types=["protein_coding"] * 10 + ["lncRNA"] * 10 + ["antisense", "TEC"] * 5)
+    check(truth, *read(tmp_path / "a"))
+
+
 def test_raw_without_symbols_takes_them_of_var(tmp_path, truth):
     """As CELLxGENE's files: raw.var has ids alone, var has `feature_name`; var may lack some of raw's genes."""
     adata = adata_of(truth)
@@ -480,6 +486,14 @@ def test_loom_of_kb_python(tmp_path, truth):
     check(truth, *read(tmp_path / "a.loom"))
 
 
+def test_what_a_loom_and_its_header_lack(tmp_path, truth):
+    write_loom(tmp_path / "a.loom", truth)
+    with h5py.File(tmp_path / "a.loom", "a") as file:
+        file["col_attrs/short"] = np.zeros(39)
+    with pytest.raises(UserError, match=r"col_attrs have \{39\} values for 40 of the matrix. It may be truncated"):
+        read(tmp_path / "a.loom")
+
+
 @pytest.mark.parametrize("corner", ["", "cell"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.tsv.gz"])
 def test_text(tmp_path, truth, name, corner):
@@ -550,6 +564,25 @@ def test_text_of_excel_and_r(tmp_path, truth):
     check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
     (tmp_path / "a.csv").write_text("#cell" + text)
     check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
+
+
+@pytest.mark.parametrize("names", ["as they are", "swapped"])
+def test_gzipped_or_not_whatever_the_name_says(tmp_path, truth, names):
+    """Browsers inflate what they download and keep the name, or the other way round."""
+    write_10x_folder(tmp_path / "a", truth, zipped=names == "as they are")
+    pd.DataFrame(truth.X, truth.barcodes, truth.symbols).to_csv(tmp_path / "a.csv")
+    text = (tmp_path / "a.csv").read_bytes()
+    (tmp_path / "b.tsv.gz").write_bytes(text.replace(b",", b"\t"))
+    (tmp_path / "a.csv").write_bytes(gzip.compress(text))
+    if names == "swapped":
+        for file in (tmp_path / "a").iterdir():
+            file.rename(f"{file}.gz")
+    else:
+        for file in (tmp_path / "a").iterdir():
+            file.rename(file.with_suffix(""))
+    check(truth, *read(tmp_path / "a"))
+    for name in ("a.csv", "b.tsv.gz"):
+        check(truth, *read(tmp_path / name), ids=truth.symbols)
 
 
 BARCODES = [f"{code}-1" for code in ("AAACCTGAGAAACCAT", "ACGTACGTACGTACGT", "TTTGTCATCTTTACGT")]
@@ -791,16 +824,30 @@ def test_truncated_and_damaged_files(tmp_path, truth):
     with pytest.raises(UserError, match=damaged):
         read(tmp_path / "bad.h5ad")
     for name, change in {"indices": lambda x: x + 30, "indptr": lambda x: x[::-1]}.items():
-        adata_of(truth).write_h5ad(tmp_path / "a.h5ad")
-        with h5py.File(tmp_path / "a.h5ad", "a") as file:
-            file[f"X/{name}"][...] = change(file[f"X/{name}"][...])
-        with pytest.raises(UserError, match=damaged):
-            read(tmp_path / "a.h5ad")
+        for convert in (sp.csr_matrix, sp.csc_matrix):  # SciPy writes past its arrays where a CSC's rows are too many
+            adata_of(truth, convert).write_h5ad(tmp_path / "a.h5ad")
+            with h5py.File(tmp_path / "a.h5ad", "a") as file:
+                file[f"X/{name}"][...] = change(file[f"X/{name}"][...])
+            with pytest.raises(UserError, match=damaged):
+                read(tmp_path / "a.h5ad")
     write_10x_folder(tmp_path / "b", truth)
     matrix = tmp_path / "b" / "matrix.mtx.gz"
     matrix.write_bytes(matrix.read_bytes()[:-40])
     with pytest.raises(UserError, match=damaged):
         read(tmp_path / "b")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "obs/_index", "obs/donor/categories"])
+def test_damaged_chunks_of_a_zarr(tmp_path, truth, name, version):
+    with ad.settings.override(zarr_write_format=version):
+        adata = adata_of(truth)
+        adata.strings_to_categoricals()
+        adata.write_zarr(tmp_path / "a.zarr")
+    chunk = tmp_path / "a.zarr" / name / ("0" if version == 2 else "c/0")
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"a\.zarr cannot be read: .* truncated or damaged: copy or download it again"):
+        read(tmp_path / "a.zarr")
 
 
 # Real files, against scanpy's readers

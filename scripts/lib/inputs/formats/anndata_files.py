@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from lib.inputs.formats.base import (
-    DAMAGED,
     PEEK,
     Header,
     MatrixReader,
     Question,
     Tell,
     choice,
+    is_damage,
     look_of,
     plain,
 )
@@ -211,9 +211,9 @@ def _frame(path: Path, group: Any) -> pd.DataFrame:
     read_elem = import_lean("anndata.io").read_elem
     try:
         return read_elem(group)
-    except DAMAGED:
-        raise
     except Exception as error:  # of AnnData's readers, any
+        if is_damage(error):
+            raise
         log.info("column by column, for %s", error)
     index = pd.Index(np.asarray(read_elem(group[group.attrs["_index"]])), dtype=object)
     columns, odd = {}, []
@@ -226,9 +226,9 @@ def _frame(path: Path, group: Any) -> pd.DataFrame:
             if np.ndim(values) != 1 or len(values) != len(index):
                 raise ValueError("no single values")
             columns[name] = pd.Series(values)
-        except DAMAGED:
-            raise
-        except Exception:
+        except Exception as error:
+            if is_damage(error):
+                raise
             odd.append(name)
     if odd:
         notice("%s: left out of %s: %s, which hold no single values per row", path, group.name, ", ".join(odd))

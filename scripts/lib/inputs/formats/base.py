@@ -28,7 +28,7 @@ PEEK = 1000  # values that tell whether a matrix looks like counts
 PEEK_ROWS = 100  # rows of a dense matrix that tell its share of non-zeros
 NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
 # What reading a damaged file raises, and what a layout that is not the format's does
-DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error, pd.errors.ParserError)
+DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error)
 UNREADABLE = (*DAMAGED, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
 Tell = Callable[[str], None]
@@ -168,8 +168,8 @@ class Reader(ABC):
 
         try:
             yield from checked(self)
-        except DAMAGED as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        except UNREADABLE as error:
+            if not is_damage(error) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             raise UserError(unreadable(self.path, error)) from None
 
@@ -250,6 +250,11 @@ def damage(path: Path, why: object) -> str:
     return f"{path} cannot be read: {why}. It may be truncated or damaged: copy or download it again."
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether an error tells that a file is damaged; what zarr's codecs raise has no type of its own."""
+    return isinstance(error, DAMAGED) or "decompress" in str(error) or "corrupt buffer" in str(error)
+
+
 def unreadable(path: Path, error: BaseException) -> str:
     """What an error says of a file: that it is truncated or damaged only where it is."""
     text = str(error).strip("'\"") or type(error).__name__
@@ -267,7 +272,7 @@ def unreadable(path: Path, error: BaseException) -> str:
             return f"{path} cannot be read: another process writes it, or was killed while it did ({text})."
     if isinstance(error, KeyError):
         return f"{path} is not laid out as its format is: {text}."
-    if isinstance(error, (TypeError, AttributeError, IndexError, ValueError, RuntimeError)):
+    if not is_damage(error):
         return f"{path} is not laid out as its format is ({type(error).__name__}: {text})."
     return damage(path, text)
 

@@ -138,7 +138,7 @@ class TextTable(Reader):
     def sizes(self) -> Header:
         """From the first lines: their length, and their share of non-zeros."""
         size = self.path.stat().st_size
-        if self.path.suffix == ".gz":  # what was inflated, of what was read for it
+        if is_gzipped(self.path):  # what was inflated, of what was read for it
             with self.path.open("rb") as file, igzip.open(file) as text:
                 inflated = len(text.read(PEEK_BYTES))
                 size *= inflated / max(1, min(size, file.tell()))
@@ -198,8 +198,14 @@ class TextTable(Reader):
 
 
 def open_file(path: Path) -> Any:
-    """A file of bytes, inflated if its name ends on .gz."""
-    return igzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    """A file of bytes, inflated if it is gzipped."""
+    return igzip.open(path) if is_gzipped(path) else path.open("rb")
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether a file is gzipped, by its first bytes: names are not always right."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def encoding_of(text: bytes) -> str:
