@@ -566,6 +566,16 @@ def test_text_of_excel_and_r(tmp_path, truth):
     check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
 
 
+def test_latin_1_far_down(tmp_path):
+    """Beyond the lines that tell how a table lies."""
+    genes = [f"GENE{i}" for i in range(300)]
+    text = pd.DataFrame(np.eye(300, 3, dtype=int), [*genes[:-1], "CD3µ"], BARCODES).to_csv()
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    reader, X = read(tmp_path / "a.csv", orientation="genes_by_cells")
+    assert list(reader.gene_symbols) == [*genes[:-1], "CD3µ"]
+    np.testing.assert_array_equal(X, np.eye(3, 300))
+
+
 @pytest.mark.parametrize("names", ["as they are", "swapped"])
 def test_gzipped_or_not_whatever_the_name_says(tmp_path, truth, names):
     """Browsers inflate what they download and keep the name, or the other way round."""

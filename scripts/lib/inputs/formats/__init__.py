@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib.inputs.formats.base import UNREADABLE, Header, Question, Reader, Tell, refuse, unreadable
+from lib.inputs.formats.base import NO_CELLS, UNREADABLE, Header, Question, Reader, Tell, refuse, unreadable
 from lib.run.errors import UserError
 
 FORMATS = (
@@ -48,7 +48,10 @@ def header_of(question: Question, tell: Tell) -> Header:
         If it cannot be read.
     """
     with ExitStack() as stack, _readable(question.path):
-        return _reader(question, tell, stack, data=False).header()
+        header = _reader(question, tell, stack, data=False).header()
+    if not header.n_obs:
+        tell(f"{question.path}: {NO_CELLS}")
+    return header
 
 
 @contextmanager

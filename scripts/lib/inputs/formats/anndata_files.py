@@ -86,7 +86,7 @@ class AnnDataFile(MatrixReader):
             return f"is missing for {int(missing.sum())} of {missing.size} cells. Fill it, or remove these cells"
         return None
 
-    def sizes(self) -> Header:
+    def header(self) -> Header:
         """Those of the matrix, of a zarr by its shape alone; tells if its first values are no counts."""
         # The values of other features than genes need not be counts
         if self.places[self.where] == "not whole numbers" and "feature_types" not in self.var_group:
@@ -102,7 +102,7 @@ class AnnDataFile(MatrixReader):
             )
         if isinstance(self.matrix, ZarrNode):
             return Header(*self.shape, self.nnz, turned=self.scattered)
-        return replace(super().sizes(), batches=self._batches())
+        return replace(super().header(), batches=self._batches())
 
     def _batches(self) -> tuple[int, int] | None:
         """Batches and the cells of the largest; None where the file does not have that column as categories."""

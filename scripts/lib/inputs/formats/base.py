@@ -134,13 +134,6 @@ class Reader(ABC):
         """Genes."""
         return len(self.gene_symbols)
 
-    def header(self) -> Header:
-        """The header."""
-        found = self.sizes()
-        if not found.n_obs:
-            self.tell(f"{self.question.path}: {NO_CELLS}")
-        return found
-
     def check_columns(self, names: Sequence[str] = ()) -> None:
         """Tell of the columns of obs that the config wants, whether the file has them, and as what they must be."""
         question = self.question
@@ -176,8 +169,8 @@ class Reader(ABC):
     # What a format's reader has
 
     @abstractmethod
-    def sizes(self) -> Header:
-        """The header; tells what else it tells of the counts."""
+    def header(self) -> Header:
+        """The header, from no more of the file than tells it."""
 
     @abstractmethod
     def load(self) -> None:
@@ -225,7 +218,7 @@ class MatrixReader(Reader):
             if not fits or indptr[0] != 0 or indptr[-1] != self.nnz or (np.diff(indptr) < 0).any():
                 self.damaged("indptr does not fit the matrix")
 
-    def sizes(self) -> Header:
+    def header(self) -> Header:
         """From the `indptr`, or the first of the cells."""
         if self.sparse:
             per_major = np.diff(self.indptr)

@@ -30,7 +30,7 @@ class TenxFolder(Reader):
         self.path, self.where = self.matrix.parent, self.matrix.name
         self.skip, self.shape, self.nnz = mtx_header(self.matrix)
 
-    def sizes(self) -> Header:
+    def header(self) -> Header:
         """From the matrix' header, and where the files of names are small their lines."""
         if all(file.stat().st_size < SMALL for file in (self.features, self.barcodes)):
             self._check_shape(_n_lines(self.features), _n_lines(self.barcodes))

@@ -135,7 +135,7 @@ class TextTable(Reader):
             )
         return False
 
-    def sizes(self) -> Header:
+    def header(self) -> Header:
         """From the first lines: their length, and their share of non-zeros."""
         size = self.path.stat().st_size
         if is_gzipped(self.path):  # what was inflated, of what was read for it
@@ -152,9 +152,14 @@ class TextTable(Reader):
         from lib.inputs.formats.genes import named
         from lib.run.stage import notice
 
+        try:
+            beside = plain(name for name, _ in self._lines())
+        except UnicodeDecodeError:  # of a line after the first ones
+            self.encoding = "latin-1"
+            beside = plain(name for name, _ in self._lines())
         if self.encoding != "utf-8":
             notice("%s is not UTF-8: its names are read as Latin-1", self.path)
-        names = plain(self.above), plain(name for name, _ in self._lines())
+        names = plain(self.above), beside
         genes, barcodes = names[::-1] if self.scattered else names
         self.gene_symbols = self.gene_ids = named(self.path, genes.to_numpy(), genes.to_numpy())[0]
         self.obs = pd.DataFrame(index=barcodes)
