@@ -474,19 +474,23 @@ def test_names_of_genes_in_loom(tmp_path, truth):
     write_loom(tmp_path / "b.loom", truth, ["Accession"])
     assert list(read(tmp_path / "b.loom")[0].gene_symbols) == list(truth.ids)
     write_loom(tmp_path / "c.loom", truth, ["Chromosome"])
-    with pytest.raises(UserError, match=r"row_attrs has none of Gene, .*, to name its cells or genes"):
+    with pytest.raises(UserError, match=r"has none of Gene, .*, to name its cells or genes; it has Chromosome\. Write"):
         read(tmp_path / "c.loom")
 
 
-def test_loom_of_kb_python(tmp_path, truth):
+@pytest.mark.parametrize(
+    ("cells", "genes"),
+    [("barcode", "gene_name"), ("barcode", "target_name"), ("CellID", "Gene"), ("cell_names", "gene_names")],
+)
+def test_loom_of_kb_python_seurat_and_loomr(tmp_path, truth, cells, genes):
     with h5py.File(tmp_path / "a.loom", "w") as file:
         file["matrix"] = truth.X.T.astype(np.float32)
-        file["col_attrs/barcode"] = truth.barcodes
-        file["row_attrs/gene_id"], file["row_attrs/gene_name"] = truth.ids, truth.symbols
+        file[f"col_attrs/{cells}"] = truth.barcodes
+        file["row_attrs/gene_id"], file[f"row_attrs/{genes}"] = truth.ids, truth.symbols
     check(truth, *read(tmp_path / "a.loom"))
 
 
-def test_what_a_loom_and_its_header_lack(tmp_path, truth):
+def test_loom_whose_attributes_do_not_fit(tmp_path, truth):
     write_loom(tmp_path / "a.loom", truth)
     with h5py.File(tmp_path / "a.loom", "a") as file:
         file["col_attrs/short"] = np.zeros(39)
