@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.inputs.formats import open_counts
-from lib.inputs.formats.base import NO_CELLS, NotSortedError, Reader
+from lib.inputs.formats.base import NO_CELLS, Reader
+from lib.inputs.formats.blocks import NotSortedError
 from lib.inputs.sheet import stored_names
 from lib.run import stage
 from lib.run.clock import counted

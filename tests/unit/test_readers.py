@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from lib.inputs.formats import blocks, open_counts
-from lib.inputs.formats.base import NotSortedError, as_counts
-from lib.inputs.formats.blocks import first_bad
+from lib.inputs.formats.base import as_counts
+from lib.inputs.formats.blocks import NotSortedError, first_bad
 from lib.run.errors import UserError
 
 

@@ -35,10 +35,6 @@ Tell = Callable[[str], None]
 Blocks = Iterator[tuple[int, "csr_matrix"]]  # first row, and rows
 
 
-class NotSortedError(Exception):
-    """The file turned out not to be in the order of its cells: `Reader.chunks`, called again, will mend it."""
-
-
 @dataclass(frozen=True)
 class Question:
     """What is asked of a file: which counts, and what decides how large a sample is and what is wrong with it.

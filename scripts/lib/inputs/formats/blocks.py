@@ -33,6 +33,11 @@ BLOCK = 4_000_000  # non-zeros that are read at a time
 DENSE_BLOCK = 1 << 26  # bytes of a dense matrix that are read at a time
 RECORD = np.dtype([("row", np.int32), ("column", np.int32), ("count", np.uint32)])  # of the scratch file
 
+
+class NotSortedError(Exception):
+    """The file turned out not to be in the order of its cells: `Reader.chunks`, called again, will mend it."""
+
+
 # Counts, checked, in the order of cells
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.inputs.formats.base import Blocks, Header, NotSortedError, Question, Reader, Tell, choice, damage, plain
+from lib.inputs.formats.base import Blocks, Header, Question, Reader, Tell, choice, damage, plain
 from lib.inputs.formats.text import encoding_of, open_file
 from lib.run.errors import UserError
 
@@ -97,7 +97,7 @@ class TenxFolder(Reader):
                     genes, cells, counts = map(np.concatenate, zip(begun, (genes, cells, counts), strict=True))
                     if (np.diff(cells) < 0).any():
                         self.scattered = True
-                        raise NotSortedError
+                        raise blocks.NotSortedError
                     last = int(cells[-1])
                     whole = int(np.searchsorted(cells, last))
                     begun = [genes[whole:], cells[whole:], counts[whole:]]
