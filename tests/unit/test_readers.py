@@ -474,7 +474,7 @@ def test_names_of_genes_in_loom(tmp_path, truth):
     write_loom(tmp_path / "b.loom", truth, ["Accession"])
     assert list(read(tmp_path / "b.loom")[0].gene_symbols) == list(truth.ids)
     write_loom(tmp_path / "c.loom", truth, ["Chromosome"])
-    with pytest.raises(UserError, match=r"has none of Gene, .*, to name its cells or genes; it has Chromosome\. Write"):
+    with pytest.raises(UserError, match=r"has none of Gene, .*, to name its cells or genes; it has Chromosome\. Give"):
         read(tmp_path / "c.loom")
 
 

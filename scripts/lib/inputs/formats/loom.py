@@ -33,7 +33,7 @@ class Loom(MatrixReader):
             single = {name: item for name, item in attributes.items() if item.ndim == 1}
             index = next((name for name in names if name in single), None)
             if index is None:
-                there = f"it has {', '.join(single) or 'no others'}. Write the one that does under such a name."
+                there = f"it has {', '.join(single) or 'nothing'}. Give the attribute that does one of these names."
                 tell(f"{self.path}: /{group} has none of {', '.join(names)}, to name its cells or genes; {there}")
             self.tables.append((attributes, single, index))
 
