@@ -9,7 +9,7 @@ HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.append(str(HOME / "scripts"))
 
 from lib.inputs import config as settings
-from lib.inputs import headers, sizes
+from lib.inputs import formats, sizes
 from lib.inputs import sheet as sheets
 from lib.run import cards, code, diagnosis, notices, resources
 from lib.run.errors import UserError
@@ -112,7 +112,7 @@ def file_version(wildcards):
     """Names, sizes and times of what is read of a sample's file; of the demo's, which a rule makes, nothing."""
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
-    return [] if made else headers.version_of(path, config["ingest"]["genome"])
+    return [] if made else formats.version_of(path, config["ingest"]["genome"])
 
 
 def clustering_file(name):

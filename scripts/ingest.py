@@ -1,6 +1,6 @@
 """One sample's counts, validated and written once as the store that every later stage streams.
 
-Any format that `lib.inputs.readers` knows comes in; what goes out is `counts.h5ad`: raw integer counts, CSR, sorted
+Any format that `lib.inputs.formats` knows comes in; what goes out is `counts.h5ad`: raw integer counts, CSR, sorted
 rows, unique names of cells and genes, and in obs the file's columns and the sample sheet's. The source is opened
 read-only.
 """
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.inputs.headers import NO_CELLS
-from lib.inputs.readers import NotSortedError, Reader, open_counts
+from lib.inputs.formats import open_counts
+from lib.inputs.formats.base import NO_CELLS, Reader
+from lib.inputs.formats.blocks import NotSortedError
 from lib.inputs.sheet import stored_names
 from lib.run import stage
 from lib.run.clock import counted

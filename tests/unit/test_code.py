@@ -7,6 +7,12 @@ def test_a_stage_depends_on_what_it_imports():
     assert "plots.py" not in names
 
 
+def test_a_stage_depends_on_packages_and_on_what_functions_import():
+    found = {path.relative_to(code.SCRIPTS).as_posix() for path in code.closure(code.SCRIPTS / "ingest.py")}
+    package = code.SCRIPTS / "lib" / "inputs" / "formats"
+    assert {path.relative_to(code.SCRIPTS).as_posix() for path in package.glob("*.py")} <= found
+
+
 def versions(folder, stage: str, lib: str) -> str:
     for cached in (code.version_of, code.imported, code.statements, code.syntax_tree):
         cached.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from lib.inputs import config as settings
-from lib.inputs import headers, sizes
 from lib.inputs import sheet as sheets
-from lib.inputs.headers import version_of
+from lib.inputs import sizes
+from lib.inputs.formats import version_of
+from lib.inputs.formats.base import Question
 from lib.run.errors import UserError
 
 N_OBS, N_VARS = 20, 12
@@ -134,6 +136,37 @@ def test_files_that_cannot_be_read(adata, problems, tmp_path):
     assert "  - samples s0, s1, s2, s3, s4 and 4 more: the same" in str(error.value)
 
 
+def test_what_the_reader_would_refuse_is_told(adata, problems):
+    """Names, arrays that do not fit together: found in the header."""
+    for name, change in {"X/indices": None, "X/indptr": lambda x: x[::-1], "obs/_index": lambda x: x[1:]}.items():
+        adata.write_h5ad("a.h5ad")
+        with h5py.File("a.h5ad", "a") as file:
+            values = file[name][...]
+            del file[name]
+            if change:
+                file[name] = change(values)
+        expected = {
+            "X/indices": "is not laid out as its format is: .*indices",
+            "X/indptr": "indptr does not fit the matrix",
+            "obs/_index": r"X is \(20, 12\), but its names are \(19, 12\)",
+        }[name]
+        assert re.search(expected, one(problems({"A": {"path": "a.h5ad"}})))
+    with h5py.File("a.loom", "w") as file:
+        file["matrix"], file["col_attrs/CellID"], file["row_attrs/Chromosome"] = (
+            np.ones((3, 2)),
+            [b"a", b"b"],
+            [1, 2, 3],
+        )
+    assert "a.loom: /row_attrs has none of Gene, var_names" in one(problems({"A": {"path": "a.loom"}}))
+    with h5py.File("a.h5", "w") as file:
+        for name, values in {"indptr": [0, 1], "indices": [0], "data": [1], "barcodes": [b"a"]}.items():
+            file[f"matrix/{name}"] = values
+    assert (
+        one(problems({"A": {"path": "a.h5"}}))
+        == "a.h5 is not laid out as its format is: it has no /matrix/features/id."
+    )
+
+
 def folder_of(path, n_barcodes=2, header="%%MatrixMarket matrix coordinate integer general", value="1 1 1"):
     path.mkdir(parents=True)
     (path / "matrix.mtx").write_text(f"{header}\n3 2 1\n{value}\n")
@@ -163,7 +196,7 @@ def test_10x_folders_and_text(problems, tmp_path):
 def test_sizes_of_genes_by_cells(tmp_path):
     X = np.random.default_rng(0).poisson(0.5, (40, 30))
     pd.DataFrame(X.T, [f"G{i}" for i in range(30)], [f"CELL{i}" for i in range(40)]).to_csv(tmp_path / "a.csv")
-    found = sizes.sizes_of(headers.Question(str(tmp_path / "a.csv"), "X", None, "sample", 0, "genes_by_cells"))
+    found = sizes.sizes_of(Question(str(tmp_path / "a.csv"), "X", None, "sample", 0, "genes_by_cells"))
     assert (found.n_obs, found.turned) == (40, True)
     assert found.n_vars == pytest.approx(30, rel=0.1)
     assert found.nnz == pytest.approx((X > 0).sum(), rel=0.15)

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from ingest import cell_table, gene_table, make_unique, storable
-from lib.inputs import readers
+from lib.inputs.formats import blocks
 from lib.run.errors import UserError
 
 
@@ -358,7 +358,7 @@ def test_a_failed_run_keeps_the_store_that_there_was(adata, run, tmp_path):
 
 
 def test_an_error_in_the_last_block_leaves_nothing(adata, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK", 30)
+    monkeypatch.setattr(blocks, "BLOCK", 30)
     adata.X[19, 11] = -1
     refused(tmp_path, run, "gene G11 in cell C19 is -1", adata)
 
@@ -384,8 +384,8 @@ MEASURED = """
 import logging, resource, sys
 from types import SimpleNamespace as NS
 import anndata.io, ingest
-from lib.inputs import readers
-readers.BLOCK = int(sys.argv[3])
+from lib.inputs.formats import blocks
+blocks.BLOCK = int(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 params = NS(sample="s1", suffix="s1", sheet={},
             counts="X", genome=None, orientation="auto", batch_key="sample", keep=())

@@ -15,16 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib.inputs import readers
-from lib.inputs.readers import NotSortedError, as_counts, first_bad, open_counts
+from lib.inputs.formats import blocks, open_counts
+from lib.inputs.formats.base import as_counts
+from lib.inputs.formats.blocks import NotSortedError, first_bad
 from lib.run.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of some 60 non-zeros, or of 7 dense rows, so that every reader passes through several."""
-    monkeypatch.setattr(readers, "BLOCK", 60)
-    monkeypatch.setattr(readers, "DENSE_BLOCK", 7 * 30 * 4)
+    monkeypatch.setattr(blocks, "BLOCK", 60)
+    monkeypatch.setattr(blocks, "DENSE_BLOCK", 7 * 30 * 4)
 
 
 @pytest.fixture
@@ -232,6 +233,12 @@ def test_features_whose_type_is_not_known_are_genes(tmp_path, truth):
     write_10x_h5(tmp_path / "a.h5", truth, 3, types=["Peaks"] * 10 + ["Antibody Capture"] * 20)
     with pytest.raises(UserError, match="no features of type Gene Expression, but Peaks, Antibody Capture"):
         read(tmp_path / "a.h5")
+
+
+def test_biotypes_beside_the_genes_are_no_feature_types(tmp_path, truth):
+    """As Ensembl's, which some pipelines write as features.tsv's third column."""
+    write_10x_folder(tmp_path / "a", truth, types=["protein_coding"] * 10 + ["lncRNA"] * 10 + ["antisense", "TEC"] * 5)
+    check(truth, *read(tmp_path / "a"))
 
 
 def test_raw_without_symbols_takes_them_of_var(tmp_path, truth):
@@ -467,16 +474,28 @@ def test_names_of_genes_in_loom(tmp_path, truth):
     write_loom(tmp_path / "b.loom", truth, ["Accession"])
     assert list(read(tmp_path / "b.loom")[0].gene_symbols) == list(truth.ids)
     write_loom(tmp_path / "c.loom", truth, ["Chromosome"])
-    with pytest.raises(UserError, match=r"row_attrs has none of Gene, .*, to name its cells or genes"):
+    with pytest.raises(UserError, match=r"has none of Gene, .*, to name its cells or genes; it has Chromosome\. Give"):
         read(tmp_path / "c.loom")
 
 
-def test_loom_of_kb_python(tmp_path, truth):
+@pytest.mark.parametrize(
+    ("cells", "genes"),
+    [("barcode", "gene_name"), ("barcode", "target_name"), ("CellID", "Gene"), ("cell_names", "gene_names")],
+)
+def test_loom_of_kb_python_seurat_and_loomr(tmp_path, truth, cells, genes):
     with h5py.File(tmp_path / "a.loom", "w") as file:
         file["matrix"] = truth.X.T.astype(np.float32)
-        file["col_attrs/barcode"] = truth.barcodes
-        file["row_attrs/gene_id"], file["row_attrs/gene_name"] = truth.ids, truth.symbols
+        file[f"col_attrs/{cells}"] = truth.barcodes
+        file["row_attrs/gene_id"], file[f"row_attrs/{genes}"] = truth.ids, truth.symbols
     check(truth, *read(tmp_path / "a.loom"))
+
+
+def test_loom_whose_attributes_do_not_fit(tmp_path, truth):
+    write_loom(tmp_path / "a.loom", truth)
+    with h5py.File(tmp_path / "a.loom", "a") as file:
+        file["col_attrs/short"] = np.zeros(39)
+    with pytest.raises(UserError, match=r"col_attrs have \{39\} values for 40 of the matrix. It may be truncated"):
+        read(tmp_path / "a.loom")
 
 
 @pytest.mark.parametrize("corner", ["", "cell"])
@@ -549,6 +568,35 @@ def test_text_of_excel_and_r(tmp_path, truth):
     check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
     (tmp_path / "a.csv").write_text("#cell" + text)
     check(truth, *read(tmp_path / "a.csv"), ids=truth.symbols)
+
+
+def test_latin_1_far_down(tmp_path):
+    """Beyond the lines that tell how a table lies."""
+    genes = [f"GENE{i}" for i in range(300)]
+    text = pd.DataFrame(np.eye(300, 3, dtype=int), [*genes[:-1], "CD3µ"], BARCODES).to_csv()
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    reader, X = read(tmp_path / "a.csv", orientation="genes_by_cells")
+    assert list(reader.gene_symbols) == [*genes[:-1], "CD3µ"]
+    np.testing.assert_array_equal(X, np.eye(3, 300))
+
+
+@pytest.mark.parametrize("names", ["as they are", "swapped"])
+def test_gzipped_or_not_whatever_the_name_says(tmp_path, truth, names):
+    """Browsers inflate what they download and keep the name, or the other way round."""
+    write_10x_folder(tmp_path / "a", truth, zipped=names == "as they are")
+    pd.DataFrame(truth.X, truth.barcodes, truth.symbols).to_csv(tmp_path / "a.csv")
+    text = (tmp_path / "a.csv").read_bytes()
+    (tmp_path / "b.tsv.gz").write_bytes(text.replace(b",", b"\t"))
+    (tmp_path / "a.csv").write_bytes(gzip.compress(text))
+    if names == "swapped":
+        for file in (tmp_path / "a").iterdir():
+            file.rename(f"{file}.gz")
+    else:
+        for file in (tmp_path / "a").iterdir():
+            file.rename(file.with_suffix(""))
+    check(truth, *read(tmp_path / "a"))
+    for name in ("a.csv", "b.tsv.gz"):
+        check(truth, *read(tmp_path / name), ids=truth.symbols)
 
 
 BARCODES = [f"{code}-1" for code in ("AAACCTGAGAAACCAT", "ACGTACGTACGTACGT", "TTTGTCATCTTTACGT")]
@@ -790,11 +838,12 @@ def test_truncated_and_damaged_files(tmp_path, truth):
     with pytest.raises(UserError, match=damaged):
         read(tmp_path / "bad.h5ad")
     for name, change in {"indices": lambda x: x + 30, "indptr": lambda x: x[::-1]}.items():
-        adata_of(truth).write_h5ad(tmp_path / "a.h5ad")
-        with h5py.File(tmp_path / "a.h5ad", "a") as file:
-            file[f"X/{name}"][...] = change(file[f"X/{name}"][...])
-        with pytest.raises(UserError, match=damaged):
-            read(tmp_path / "a.h5ad")
+        for convert in (sp.csr_matrix, sp.csc_matrix):  # SciPy writes past its arrays where a CSC's rows are too many
+            adata_of(truth, convert).write_h5ad(tmp_path / "a.h5ad")
+            with h5py.File(tmp_path / "a.h5ad", "a") as file:
+                file[f"X/{name}"][...] = change(file[f"X/{name}"][...])
+            with pytest.raises(UserError, match=damaged):
+                read(tmp_path / "a.h5ad")
     write_10x_folder(tmp_path / "b", truth)
     matrix = tmp_path / "b" / "matrix.mtx.gz"
     matrix.write_bytes(matrix.read_bytes()[:-40])
@@ -802,12 +851,25 @@ def test_truncated_and_damaged_files(tmp_path, truth):
         read(tmp_path / "b")
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "obs/_index", "obs/donor/categories"])
+def test_damaged_chunks_of_a_zarr(tmp_path, truth, name, version):
+    with ad.settings.override(zarr_write_format=version):
+        adata = adata_of(truth)
+        adata.strings_to_categoricals()
+        adata.write_zarr(tmp_path / "a.zarr")
+    chunk = tmp_path / "a.zarr" / name / ("0" if version == 2 else "c/0")
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"a\.zarr cannot be read: .* truncated or damaged: copy or download it again"):
+        read(tmp_path / "a.zarr")
+
+
 # Real files, against scanpy's readers
 
 
 @pytest.fixture
 def whole_blocks(monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK", 500_000)
+    monkeypatch.setattr(blocks, "BLOCK", 500_000)
 
 
 def same_as_scanpy(expected, reader, X):

@@ -21,7 +21,7 @@ import pytest
 import scipy.sparse as sp
 from lib.inputs import config as settings
 from lib.inputs import sizes
-from lib.inputs.headers import Question
+from lib.inputs.formats.base import Question
 from lib.inputs.sizes import Sizes, examined, read_headers, sizes_of
 from lib.run import resources
 from lib.run.resources import Job, Load, model_of, resources_of

@@ -1,6 +1,6 @@
 """How large each sample is, from the header of its file: what the models of resources (`lib.run.resources`) start from.
 
-Read before anything runs, with what is wrong with the file (`lib.inputs.headers`). What was read is kept in a small
+Read before anything runs, with what is wrong with the file (`lib.inputs.formats`). What was read is kept in a small
 file, so that the jobs of a cluster, which read the workflow again, open none of the samples' files.
 """
 
@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from isal import isal_zlib
 
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
-from lib.inputs.headers import Header, Question, header_of, unreadable, version_of
+from lib.inputs.formats import header_of, version_of
+from lib.inputs.formats.base import Header, Question
 from lib.run.errors import UserError
 
 # Of a file that cannot be read
 BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
-UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, isal_zlib.error)
 SHOWN = 5  # samples that a message names
 
 
@@ -156,8 +155,6 @@ def examined(question: Question) -> tuple[Sizes, list[str]]:
         return _sized(header_of(question, problems.append), question), problems
     except UserError as error:
         problems.append(str(error))
-    except UNREADABLE as error:
-        problems.append(unreadable(path, error))
     nnz = int(_bytes(path) / BYTES_PER_NONZERO)
     return _sized(Header(max(1, nnz // NONZEROS_PER_CELL), N_VARS, nnz), question), problems
 

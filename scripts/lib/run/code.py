@@ -80,5 +80,5 @@ def _file_of(path: Path, name: str) -> Path | None:
     """The file that a module, or a string, stands for: beside the file that names it, or in the folder of scripts."""
     if not re.fullmatch(r"[\w./-]+", name):
         return None
-    named = name if "." in name else f"{name}.py"
-    return next((file for folder in (path.parent, SCRIPTS) if (file := folder / named).is_file()), None)
+    named = [name] if "." in name else [f"{name}.py", f"{name}/__init__.py"]
+    return next((file for folder in (path.parent, SCRIPTS) for n in named if (file := folder / n).is_file()), None)

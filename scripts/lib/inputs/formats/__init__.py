@@ -1,0 +1,154 @@
+"""Files of counts, in any format that scanpy's users have: what their headers tell, and their counts as rows.
+
+A format is one module with one `base.Reader`: a 10x folder, a 10x `.h5`, an `.h5ad` or `.zarr`, a `.loom`, a table of
+text. Only the module of the format at hand is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib.inputs.formats.base import NO_CELLS, UNREADABLE, Header, Question, Reader, Tell, refuse, unreadable
+from lib.run.errors import UserError
+
+FORMATS = (
+    "a 10x folder (give the folder, not its matrix.mtx), a 10x .h5, .h5ad, .zarr, .loom, and .csv, .tsv or .txt, or "
+    "these three with .gz"
+)
+
+
+def format_of(path: Path) -> str:
+    """10x folder, zarr, text, h5ad, h5 or loom, by a path's suffix.
+
+    Raises
+    ------
+    UserError
+        If it is none of them.
+    """
+    if path.is_dir():
+        return "zarr" if any((path / name).exists() for name in ("zarr.json", ".zgroup")) else "10x folder"
+    name = path.name.lower()
+    suffix = name.removesuffix(".gz").rpartition(".")[2]
+    if suffix in ("csv", "tsv", "txt"):
+        return "text"
+    if suffix in ("h5ad", "h5", "hdf5", "loom") and not name.endswith(".gz"):
+        return "h5" if suffix == "hdf5" else suffix
+    raise UserError(f"{path} has no format known here. Formats: {FORMATS}.")
+
+
+def header_of(question: Question, tell: Tell) -> Header:
+    """A file's header; none of its counts are read but the first. `tell` takes what is wrong with it, a sentence each.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    with ExitStack() as stack, _readable(question.path):
+        header = _reader(question, tell, stack, data=False).header()
+    if not header.n_obs:
+        tell(f"{question.path}: {NO_CELLS}")
+    return header
+
+
+@contextmanager
+def open_counts(
+    path: str | Path,
+    counts: str = "X",
+    genome: str | None = None,
+    scratch: str | Path | None = None,
+    orientation: str = "auto",
+) -> Iterator[Reader]:
+    """Open a file's raw counts, to be closed at the end of the block. Nothing is ever written to `path`.
+
+    Parameters
+    ----------
+    path
+        A 10x folder, a 10x `.h5`, an `.h5ad`, a `.zarr`, a `.loom`, or a `.csv`, `.tsv` or `.txt` (also .gz).
+    counts
+        Where an `.h5ad`, a `.zarr` or a `.loom` keeps them: X | raw | layers/NAME. Other formats have one matrix only.
+    genome
+        Which genome of a 10x file to take.
+    scratch
+        Folder for a scratch file, where one is needed.
+    orientation
+        Of a table of text: cells_by_genes | genes_by_cells | auto: the first, refused where it looks otherwise.
+
+    Raises
+    ------
+    UserError
+        If the file does not exist, has no format known here, is damaged, or has no such counts or genome.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
+    question = Question(str(path), counts, genome, orientation=orientation)
+    with ExitStack() as stack:
+        with _readable(path):
+            reader = _reader(question, refuse, stack, data=True)
+            reader.load()
+        reader.scratch = None if scratch is None else Path(scratch)
+        yield reader
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Make what the libraries raise of a file a message for users."""
+    try:
+        yield
+    except UNREADABLE as error:
+        from lib.run.stage import log
+
+        log.info("reading %s", path, exc_info=True)
+        raise UserError(unreadable(Path(path), error)) from None
+
+
+def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Reader:
+    """The reader for a file's format; of a zarr the metadata alone, if no `data` are to be read."""
+    path = Path(question.path)
+    form = format_of(path)
+    if form == "10x folder":
+        from lib.inputs.formats.tenx_folder import TenxFolder
+
+        return TenxFolder(question, tell)
+    if form == "text":
+        from lib.inputs.formats.text import TextTable
+
+        return TextTable(question, tell)
+    if form == "zarr":
+        from lib.inputs.formats.anndata_files import AnnDataFile, zarr_root
+
+        return AnnDataFile(question, tell, zarr_root(path, data))
+    import h5py
+
+    file = stack.enter_context(h5py.File(path, "r", locking=False))
+    if form == "loom":
+        from lib.inputs.formats.loom import Loom
+
+        return Loom(question, tell, file)
+    if form == "h5ad" or {"obs", "var"} <= set(file):
+        from lib.inputs.formats.anndata_files import AnnDataFile
+
+        return AnnDataFile(question, tell, file)
+    from lib.inputs.formats.tenx_h5 import TenxH5
+
+    return TenxH5(question, tell, file)
+
+
+def version_of(path: Path, genome: str | None = None) -> list[list[Any]]:
+    """What changes when what is read of a file does: name, size and time of each file; of a zarr a summary of all."""
+    try:
+        if not path.is_dir():
+            files = [path]
+        elif format_of(path) == "zarr":
+            about = [file.stat() for file in path.rglob("*") if file.is_file()]
+            return [["*", len(about), sum(a.st_size for a in about), max((a.st_mtime_ns for a in about), default=0)]]
+        else:
+            from lib.inputs.formats.tenx_folder import tenx_files
+
+            files = tenx_files(path, genome)
+        return [[file.name, (about := file.stat()).st_size, about.st_mtime_ns] for file in files]
+    except (OSError, UserError):
+        return []

@@ -1,0 +1,300 @@
+"""What the readers of all formats share: what is asked of a file, what they tell of it, and what they say is wrong.
+
+Imported as the workflow is read, and so without SciPy, HDF5 and all else that only the counts need.
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import deflate
+import numpy as np
+import pandas as pd
+from isal import isal_zlib
+
+from lib.inputs.sheet import stored_names
+from lib.run.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+LARGEST = np.iinfo(np.int32).max  # of a count: what every library's integers hold
+PEEK = 1000  # values that tell whether a matrix looks like counts
+PEEK_ROWS = 100  # rows of a dense matrix that tell its share of non-zeros
+NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
+# What reading a damaged file raises, and what a layout that is not the format's does
+DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error)
+UNREADABLE = (*DAMAGED, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+
+Tell = Callable[[str], None]
+Blocks = Iterator[tuple[int, "csr_matrix"]]  # first row, and rows
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a file: which counts, and what decides how large a sample is and what is wrong with it.
+
+    Attributes
+    ----------
+    path, counts, genome, orientation
+        The file, and what to take from it.
+    batch_key, min_genes
+        What batches are, and the fewest non-zeros of a kept cell.
+    wanted
+        Columns of obs that must come from the file: name, config key, whether it must be numeric.
+    sheet
+        Columns of obs that come from the sheet.
+    keep
+        Columns that the config takes from the file, although they are named as what stages write.
+    """
+
+    path: str
+    counts: str
+    genome: str | None
+    batch_key: str = "sample"
+    min_genes: float = 0
+    orientation: str = "auto"
+    wanted: tuple[tuple[str, str, bool], ...] = ()
+    sheet: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file's cells, genes and non-zeros (estimated where it does not tell), non-zeros of each cell where it does,
+    (batches, cells of the largest), and whether it lies by genes."""
+
+    n_obs: int
+    n_vars: int
+    nnz: int
+    per_cell: np.ndarray | None = None
+    batches: tuple[int, int] | None = None
+    turned: bool = False
+
+
+class Reader(ABC):
+    """One file's raw counts, cells x genes. Once made it knows the file's layout; `load` reads the names.
+
+    Attributes
+    ----------
+    question, path
+        What is asked, and the file or folder.
+    tell
+        Takes what is wrong with the layout: `refuse`, or where only the header is asked for, one that collects.
+    where
+        Where in the file the counts are: X, raw, layers/NAME, matrix.
+    places
+        Where else the file may keep counts, each with what it looks like.
+    scattered
+        Whether the blocks hold parts of all rows, rather than the file's rows one after the other.
+    nnz
+        Non-zeros of the file where it says so, else an estimate from above.
+    scratch
+        Folder of the scratch file.
+    obs
+        The file's table of cells; its index holds the barcodes, as in the file. This and the following from `load`.
+    gene_symbols, gene_ids
+        Per gene, as in the file, strings; where one of them is empty or absent, the other.
+    columns
+        Mask of the file's columns to take; None: all.
+    flags
+        The file's own boolean columns of its table of genes.
+    """
+
+    obs: pd.DataFrame
+    gene_symbols: np.ndarray
+    gene_ids: np.ndarray
+    nnz: int
+    where: str = "matrix"
+    columns: np.ndarray | None = None
+    flags: pd.DataFrame | None = None
+    scratch: Path | None = None
+    scattered: bool = False
+
+    def __init__(self, question: Question, tell: Tell) -> None:
+        self.question, self.tell, self.path = question, tell, Path(question.path)
+        self.places: dict[str, str] = {}
+
+    @property
+    def n_obs(self) -> int:
+        """Cells."""
+        return len(self.obs)
+
+    @property
+    def n_vars(self) -> int:
+        """Genes."""
+        return len(self.gene_symbols)
+
+    def check_columns(self, names: Sequence[str] = ()) -> None:
+        """Tell of the columns of obs that the config wants, whether the file has them, and as what they must be."""
+        question = self.question
+        stored = {kept: name for name, kept in stored_names(names, question.sheet, question.keep).items()}
+        for name, key, numeric in sorted(question.wanted, key=lambda wanted: wanted[0] in stored):
+            if name not in stored:
+                there = ", ".join(["sample", *stored, *question.sheet])
+                text = f"{key}: neither {self.path} nor the sheet has a column {name}; there are {there}."
+                self.tell(f"{text} Correct {key} in the config.")
+            elif problem := self.column_problem(stored[name], numeric, key == "batch_key"):
+                self.tell(f"{key}: the column {name} of {self.path} {problem}")
+
+    def chunks(self) -> Iterator[csr_matrix]:
+        """All cells in order, as CSR matrices of uint32 with sorted indices, without duplicates and explicit zeros.
+
+        Raises
+        ------
+        UserError
+            If a value, or the sum of what stands for one cell and gene, is not a count (which cell, gene and value), or
+            the file is damaged.
+        NotSortedError
+            If the file is not sorted by cell, although it began so.
+        """
+        from lib.inputs.formats.blocks import checked
+
+        try:
+            yield from checked(self)
+        except UNREADABLE as error:
+            if not is_damage(error) or getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            raise UserError(unreadable(self.path, error)) from None
+
+    # What a format's reader has
+
+    @abstractmethod
+    def header(self) -> Header:
+        """The header, from no more of the file than tells it."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the names of cells and genes, and all that stands beside them."""
+
+    @abstractmethod
+    def blocks(self) -> Blocks:
+        """The matrix as on disk, over all the file's columns."""
+
+    def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
+        """Why a column of obs cannot be what the config wants it for, as far as that costs little to know."""
+        return None
+
+    def damaged(self, why: object) -> None:
+        """Tell that the file is truncated or damaged."""
+        self.tell(damage(self.path, why))
+
+
+class MatrixReader(Reader):
+    """A reader of a matrix that HDF5 or zarr holds: dense, an array, or sparse, a group of data, indices and indptr.
+
+    Attributes
+    ----------
+    matrix, shape
+        The element, and its cells and features.
+    indptr
+        Of a sparse matrix, int64.
+    sparse, scattered, transposed
+        Whether it is sparse, by columns (CSC) if it is; whether it lies as features x cells if it is dense.
+    """
+
+    matrix: Any
+    shape: tuple[int, int]
+    indptr: np.ndarray
+    sparse: bool = False
+    transposed: bool = False
+
+    def take(self, matrix: Any, shape: Sequence[int], data: bool = True) -> None:
+        """Take this matrix, and of a sparse one, if `data` can be read, the `indptr`, checked."""
+        self.matrix, self.shape = matrix, (int(shape[0]), int(shape[1]))
+        self.nnz = int(matrix["data"].shape[0]) if self.sparse else self.shape[0] * self.shape[1]
+        if self.sparse and data:
+            indptr = self.indptr = matrix["indptr"][...].astype(np.int64)
+            fits = len(indptr) == self.shape[self.scattered] + 1 and matrix["indices"].shape[0] == self.nnz
+            if not fits or indptr[0] != 0 or indptr[-1] != self.nnz or (np.diff(indptr) < 0).any():
+                self.damaged("indptr does not fit the matrix")
+
+    def header(self) -> Header:
+        """From the `indptr`, or the first of the cells."""
+        if self.sparse:
+            per_major = np.diff(self.indptr)
+            return Header(*self.shape, self.nnz, None if self.scattered else per_major, turned=self.scattered)
+        some = self.matrix[:, :PEEK_ROWS] if self.transposed else self.matrix[:PEEK_ROWS]
+        return Header(*self.shape, int(np.count_nonzero(some) / max(1, some.size) * float(self.nnz)))
+
+    def blocks(self) -> Blocks:
+        """Rows; parts of all rows of a CSC matrix."""
+        from lib.inputs.formats import blocks
+
+        return blocks.csr_blocks(self) if self.sparse else blocks.dense_blocks(self.matrix, self.transposed)
+
+
+def refuse(problem: str) -> NoReturn:
+    """What a reader tells, as an error."""
+    raise UserError(problem) from None
+
+
+def damage(path: Path, why: object) -> str:
+    """That a file is truncated or damaged."""
+    return f"{path} cannot be read: {why}. It may be truncated or damaged: copy or download it again."
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error tells that a file is damaged; what zarr's codecs raise has no type of its own."""
+    return isinstance(error, DAMAGED) or "decompress" in str(error) or "corrupt buffer" in str(error)
+
+
+def unreadable(path: Path, error: BaseException) -> str:
+    """What an error says of a file: that it is truncated or damaged only where it is."""
+    text = str(error).strip("'\"") or type(error).__name__
+    if isinstance(error, PermissionError):
+        return f"{path} cannot be read: permission denied. Make it readable."
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path} cannot be read: it has text that is not UTF-8 ({text}). Save it as UTF-8."
+    if isinstance(error, OSError):
+        if "required filter" in text or "can't open directory" in text or "plugin" in text:
+            return (
+                f"{path} cannot be read: it is compressed in a way that needs a plugin ({text}). Write it anew, in "
+                "Python: import hdf5plugin; anndata.read_h5ad(OLD).write_h5ad(NEW, compression='gzip')."
+            )
+        if "already open for write" in text or "unable to lock" in text:
+            return f"{path} cannot be read: another process writes it, or was killed while it did ({text})."
+    if isinstance(error, KeyError):
+        return f"{path} is not laid out as its format is: {text}."
+    if not is_damage(error):
+        return f"{path} is not laid out as its format is ({type(error).__name__}: {text})."
+    return damage(path, text)
+
+
+def choice(path: Path, key: str, wanted: str | None, options: Sequence[str]) -> str:
+    """The value of a key of the config, where the file has it; for None the only one there is."""
+    if wanted is None and len(options) == 1:
+        return options[0]
+    if wanted in options:
+        return wanted
+    problem = f"has no {key} {wanted}" if wanted is not None else f"has more than one {key}"
+    raise UserError(f"{path} {problem}; it has {', '.join(options) or 'none'}. Set the config key `ingest: {key}`.")
+
+
+def as_counts(values: np.ndarray) -> np.ndarray | None:
+    """The values as uint32, None if one of them is not a whole number from 0 to `LARGEST`."""
+    if values.dtype.kind not in "biuf":
+        return None
+    if not len(values):
+        return values.astype(np.uint32)
+    # A NaN fails both comparisons, so that the cast meets none
+    if not 0 <= float(values.min()) <= float(values.max()) <= LARGEST:
+        return None
+    counts = values.astype(np.uint32)
+    return counts if values.dtype.kind != "f" or np.array_equal(counts, values) else None
+
+
+def look_of(values: np.ndarray) -> str:
+    """What a matrix looks like, by some of its values."""
+    return "not whole numbers" if as_counts(values) is None else "whole numbers"
+
+
+def plain(names: Any) -> pd.Index:
+    """Names as an index of Python strings, itself without a name."""
+    names = names.to_numpy(object) if isinstance(names, pd.Index) else names  # which iterates faster
+    return pd.Index([str(name) for name in names], dtype=object)

@@ -1,0 +1,222 @@
+"""Matrices on disk as blocks of some `BLOCK` non-zeros, and these as counts, checked, in the order of cells.
+
+A block is (first row, CSR matrix). What lies by columns on disk (CSC), or in no order (an `.mtx` may), is turned into
+rows through a scratch file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import deflate
+import h5py
+import numpy as np
+from scipy.sparse import csc_matrix, csr_matrix
+
+from lib.inputs.formats.base import LARGEST, Blocks, MatrixReader, Reader, as_counts, damage
+from lib.run import device as devices
+from lib.run.errors import UserError
+from lib.run.stage import log
+from lib.store.compressed import pool
+from lib.store.csr import rows_of_nonzeros, select_genes
+
+if TYPE_CHECKING:
+    import zarr
+
+    Array = h5py.Dataset | zarr.Array
+
+BLOCK = 4_000_000  # non-zeros that are read at a time
+DENSE_BLOCK = 1 << 26  # bytes of a dense matrix that are read at a time
+RECORD = np.dtype([("row", np.int32), ("column", np.int32), ("count", np.uint32)])  # of the scratch file
+
+
+class NotSortedError(Exception):
+    """The file turned out not to be in the order of its cells: `Reader.chunks`, called again, will mend it."""
+
+
+# Counts, checked, in the order of cells
+
+
+def checked(reader: Reader) -> Iterator[csr_matrix]:
+    """A reader's blocks as chunks: see `Reader.chunks`."""
+    counts = (_counts(reader, start, X) for start, X in reader.blocks())
+    if reader.scattered:
+        turned = by_rows(counts, reader.n_obs, reader.n_vars, reader.nnz, reader.scratch)
+        counts = (_fitting(reader, start, X) for start, X in turned)
+    yield from counts
+
+
+def by_rows(blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scratch: Path | None) -> Blocks:
+    """Blocks that each hold parts of all rows, summed and given back as one row range (its first row, uint64) after the
+    other.
+
+    Each block's non-zeros go by rows into one scratch file; a row range then is collected from one stretch
+    per block. The file has no name, so that nothing of it stays behind.
+
+    Parameters
+    ----------
+    blocks
+        CSR matrices of uint32, each n_obs x n_vars.
+    nnz
+        Non-zeros over all blocks: row ranges get `BLOCK` / 2 of them on average.
+    scratch
+        Folder of the scratch file: `RECORD.itemsize` bytes per non-zero.
+    """
+    step = max(1, n_obs * (BLOCK // 2) // max(nnz, 1))
+    edges = np.append(np.arange(0, n_obs, step), n_obs)
+    stretches: list[np.ndarray] = []
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for X in blocks:
+            records = np.empty(X.nnz, RECORD)
+            records["row"], records["column"] = rows_of_nonzeros(X, devices.resolve("cpu")), X.indices
+            records["count"] = X.data
+            stretches.append(file.tell() + X.indptr[edges].astype(np.int64) * RECORD.itemsize)
+            file.write(records.view(np.uint8))
+        log.info("%d MB of scratch file, to put the counts in the order of cells", file.tell() >> 20)
+        for i, (first, last) in enumerate(pairwise(edges)):
+            pieces = [b""]
+            for stretch in stretches:
+                file.seek(stretch[i])
+                pieces.append(file.read(stretch[i + 1] - stretch[i]))
+            records = np.frombuffer(b"".join(pieces), RECORD)
+            rows, columns = records["row"] - np.int32(first), records["column"]
+            counts = records["count"].astype(np.uint64)
+            yield int(first), csr_matrix((counts, (rows, columns)), shape=(last - first, n_vars))
+
+
+def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
+    """A block's chosen genes as canonical counts."""
+    if reader.columns is not None and not reader.columns.all():
+        new = np.where(reader.columns, np.cumsum(reader.columns) - 1, -1).astype(np.int32)
+        X = select_genes(X, new, reader.n_vars, devices.resolve("cpu"))
+    counts = as_counts(X.data)
+    if counts is None:
+        _refuse(reader, start, X, first_bad(X.data))
+    X = csr_matrix((counts, X.indices, X.indptr), shape=X.shape)
+    if not X.has_canonical_format:
+        X.data = X.data.astype(np.uint64)  # the sum of duplicates may exceed 32 bits
+        X.sum_duplicates()
+        X = _fitting(reader, start, X)
+    if not X.data.all():
+        X.eliminate_zeros()
+    return X
+
+
+def _fitting(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
+    """A block of sums, uint64, as uint32."""
+    if X.nnz and X.data.max() > LARGEST:
+        _refuse(reader, start, X, int(np.argmax(X.data > LARGEST)))
+    return csr_matrix((X.data.astype(np.uint32), X.indices, X.indptr), shape=X.shape)
+
+
+def _refuse(reader: Reader, start: int, X: csr_matrix, at: int) -> NoReturn:
+    """Say which value of a block is the first that is no count, and what to do."""
+    value, row = X.data[at], start + int(np.searchsorted(X.indptr, at, "right")) - 1
+    gene, cell = reader.gene_symbols[X.indices[at]], reader.obs.index[row]
+    logged = X.data.dtype.kind == "f" and not value.is_integer() and X.data.min() >= 0 and X.data.max() < 20
+    what = " The values look log-normalised; Somersault starts from raw counts." if logged else ""
+    others = ", ".join(f"{place} ({look})" for place, look in reader.places.items() if place != reader.where)
+    advice = "The file has no other matrix (a layer, raw): give a file with raw counts."
+    if others:
+        advice = (
+            f"The file also has {others}: name the one with the raw counts as `counts`, in the config "
+            "(key `ingest: counts`) or in a column `counts` of the sample sheet."
+        )
+    raise UserError(
+        f"{reader.path}: {reader.where} does not hold raw counts: the value of gene {gene} in cell {cell} is {value}, "
+        f"not a whole number from 0 to {LARGEST}.{what} {advice}"
+    )
+
+
+def first_bad(values: np.ndarray) -> int:
+    """Position of the first value that `as_counts` refuses."""
+    if values.dtype.kind not in "biuf":
+        return 0
+    wide = values.astype(np.float64)
+    good = (wide >= 0) & (wide <= LARGEST) & (np.floor(wide) == wide)
+    return int(np.flatnonzero(~good)[0])
+
+
+# Matrices on disk
+
+
+def csr_blocks(reader: MatrixReader) -> Blocks:
+    """Rows of a CSR matrix; of a CSC matrix some of the columns, of all rows."""
+    data, indices, indptr = reader.matrix["data"], reader.matrix["indices"], reader.indptr
+    first, n, n_minor = 0, len(indptr) - 1, reader.shape[not reader.scattered]
+    while first < n:
+        last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + BLOCK, "right")) - 1)
+        start, stop = int(indptr[first]), int(indptr[last])
+        values, minor = _native(_read(data, start, stop)), _read(indices, start, stop).astype(np.int32, copy=False)
+        if len(minor) and (minor.min() < 0 or minor.max() >= n_minor):
+            what = "row" if reader.scattered else "column"
+            raise UserError(damage(reader.path, f"{reader.where}: a {what} index is not below {n_minor}"))
+        own = (indptr[first : last + 1] - start).astype(np.int32)
+        X = csr_matrix((values, minor, own), shape=(last - first, n_minor))
+        yield turned(X, first, n) if reader.scattered else (first, X)
+        first = last
+
+
+def dense_blocks(array: Array, transposed: bool = False) -> Blocks:
+    """Rows of a dense matrix, columns of one that lies transposed."""
+    n_obs, n_vars = array.shape[::-1] if transposed else array.shape
+    step = max(1, DENSE_BLOCK // max(1, n_vars * array.dtype.itemsize))
+    if array.chunks and step > (chunk := array.chunks[int(transposed)]):
+        step -= step % chunk
+    for first in range(0, n_obs, step):
+        block = array[:, first : first + step].T if transposed else array[first : first + step]
+        yield first, csr_matrix(_native(block))
+
+
+def turned(X: csr_matrix, first: int, n_vars: int) -> tuple[int, csr_matrix]:
+    """A block of genes x cells, from the gene `first` on, as one of all cells x all genes."""
+    rows = csc_matrix((X.data, X.indices, X.indptr), shape=X.shape[::-1]).tocsr()
+    return 0, csr_matrix((rows.data, rows.indices + np.int32(first), rows.indptr), shape=(X.shape[1], n_vars))
+
+
+def _read(array: Array, start: int, stop: int) -> np.ndarray:
+    """Elements of a 1-D array. A deflated HDF5 dataset's chunks are read raw and inflated by several threads."""
+    shuffled = _deflated(array)
+    if shuffled is None:
+        return array[start:stop]
+    out = np.empty(stop - start, array.dtype)
+    size, length = array.dtype.itemsize, array.chunks[0]
+
+    def inflate(at: int) -> None:
+        skipped, raw = array.id.read_direct_chunk((at,))
+        low, high = max(start, at), min(stop, at + length)
+        if skipped:
+            out[low - start : high - start] = array[low:high]
+            return
+        values = np.frombuffer(deflate.zlib_decompress(raw, length * size), np.uint8)
+        if shuffled:
+            values = (
+                np.ascontiguousarray(values.reshape(size, length)[:, low - at : high - at].T).view(array.dtype).ravel()
+            )
+        else:
+            values = values.view(array.dtype)[low - at : high - at]
+        out[low - start : high - start] = values
+
+    list(pool().map(inflate, range(start // length * length, stop, length)))
+    return out
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """Values in a type that SciPy's sparse matrices take: of this machine's byte order, and not float16."""
+    dtype = np.dtype(np.float32) if values.dtype.kind == "f" and values.dtype.itemsize == 2 else values.dtype
+    return values.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _deflated(array: Array) -> bool | None:
+    """Whether a dataset is shuffled before it is deflated; None if it is stored in another way."""
+    if not isinstance(array, h5py.Dataset) or array.chunks is None:
+        return None
+    filters = array.id.get_create_plist()
+    codes = [filters.get_filter(i)[0] for i in range(filters.get_nfilters())]
+    if codes == [h5py.h5z.FILTER_DEFLATE]:
+        return False
+    return True if codes == [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE] else None
