@@ -6,7 +6,7 @@ CELL_LIMITS = of_line(sheets.cell_limits, config["cells"])
 
 rule ingest:
     input:
-        file=lookup(query="index == '{sample}'", within=SHEET, cols="path"),
+        file=of_line(sheets.path_of),
     output:
         counts=f"{SAMPLE}/counts.h5ad",
     log:

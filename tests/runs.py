@@ -27,9 +27,10 @@ SMALL = {  # settings for some 1,000 cells x 2,000 genes
 
 @dataclass
 class Run:
-    """A folder in which the workflow runs."""
+    """A folder in which the workflow runs, or a copy of it elsewhere."""
 
     folder: Path
+    home: Path = HOME
 
     def write(self, sheet: Sequence[dict[str, Any]], small: bool = True, **config: Any) -> None:
         """Write samples.tsv and config.yaml: `config`, over SMALL's keys unless `small` is false."""
@@ -41,7 +42,7 @@ class Run:
 
     def snakemake(self, *args: str, check: bool = True, cores: int = 2) -> subprocess.CompletedProcess[str]:
         """Run snakemake on the workflow in this folder."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.home / "Snakefile")]
         command += ["--directory", str(self.folder), "--cores", str(cores), *args]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, env=env, check=False)

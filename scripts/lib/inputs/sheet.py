@@ -112,6 +112,11 @@ def find_sheet(path: str, home: Path) -> Path:
     return Path(path) if Path(path).exists() or not (home / path).exists() else home / path
 
 
+def path_of(sheet: pd.DataFrame, sample: str) -> str:
+    """A sample's file."""
+    return sheet.loc[sample, "path"]
+
+
 def counts_slot(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
     """Where a sample's file keeps its counts: the sheet's column `counts`, or the config's `ingest: counts`."""
     return sheet.loc[sample].get("counts") or config["ingest"]["counts"]
