@@ -442,7 +442,7 @@ def run_stage(folder, X, settings, sample_of_b="b"):
     }
     hvg.main(
         SimpleNamespace(
-            input=SimpleNamespace(genes=str(folder / "genes.parquet"), first=[], second=[], **files),
+            input=SimpleNamespace(genes=str(folder / "genes.parquet"), shards=[], **files),
             params=SimpleNamespace(seed=0, gene_key="gene_symbols", batch_key="sample", target_sum=1e4, hvg=settings),
             output=SimpleNamespace(hvg=str(folder / "hvg.parquet"), batches=str(folder / "batches.tsv")),
             resources={},

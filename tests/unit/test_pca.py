@@ -13,7 +13,7 @@ from lib.run import stage
 from lib.run.errors import UserError
 from lib.store.files import write_table
 from lib.store.stream import InMemory
-from pca import Cells, normal_sums, pca, solve_scaling
+from pca import Cells, components_of, normal_sums, pca, solve_scaling
 
 KEYS = ("total_counts", "pct_counts_MT")
 
@@ -75,6 +75,7 @@ def simulated(n_obs: int = 400, n_vars: int = 120) -> tuple[sp.csr_matrix, pd.Da
 
 def run(X, obs, max_cells=1000, keys=("total_counts", "noise"), n_comps=10):
     totals, design = obs["kept_counts"].to_numpy(), regressors(obs, keys)
+    n_comps = components_of(n_comps, *X.shape)
     return pca(Cells(InMemory(X, max_cells=max_cells), totals, design, n_comps, 1e4, keys))
 
 
