@@ -18,6 +18,8 @@ else:
 
 
 include: "rules/common.smk"
+include: "rules/passes.smk"
+include: "rules/whole.smk"
 include: "rules/demo.smk"
 include: "rules/samples.smk"
 include: "rules/shards.smk"

@@ -39,10 +39,7 @@ CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
 GROUPING_PARTS = list(map(escape, GROUPINGS))  # of paths
 METHODS = config["markers"]["methods"]
-BASES = ["umap", "tsne"] if config["tsne"]["enabled"] else ["umap"]
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
-HARMONY = ["results/cohort/harmony.h5"] if config["harmony"]["enabled"] else []
-TSNE = ["results/cohort/tsne.parquet"] if config["tsne"]["enabled"] else []
 
 # A patient of the demo: what `simulate` makes, and its size as long as it is not there
 DEMO = {"n_obs": 1000, "n_genes": 8000, "n_types": 8, "umi": 3000}
@@ -57,6 +54,12 @@ DEMO_SIZES = sizes.Sizes(
 
 SAMPLE = "results/samples/{sample}"
 COHORT = "results/cohort"
+
+WITH_HARMONY = lookup(dpath="harmony/enabled", within=config)
+WITH_TSNE = lookup(dpath="tsne/enabled", within=config)
+HARMONY = branch(WITH_HARMONY, then=[f"{COHORT}/harmony.h5"], otherwise=[])
+TSNE = branch(WITH_TSNE, then=[f"{COHORT}/tsne.parquet"], otherwise=[])
+BASES = ["umap", *branch(WITH_TSNE, then=["tsne"], otherwise=[])]
 
 SHARDS = config["shards"]
 WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
@@ -113,6 +116,17 @@ def file_version(wildcards):
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
     return [] if made else formats.version_of(path, config["ingest"]["genome"])
+
+
+def coloured(name):
+    """The figure of an embedding in one colouring, for the report."""
+    return report(
+        f"results/figures/{{basis}}/{escape(name)}.png",
+        caption="captions/embedding.rst",
+        category=EMBEDDINGS,
+        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
+        labels={"coloured by": name},
+    )
 
 
 def clustering_file(name):
@@ -240,21 +254,3 @@ def sample_cores(stage):
 def drawers(wildcards):
     """Processes that draw a job's figures: one for few cells, whose time goes into starting."""
     return 1 if load_of(wildcards.get("sample")).n_obs < 40_000 else 4
-
-
-def jobs_of_all(targets):
-    """The jobs of a whole run with these targets that run a script of this workflow, each after those it reads from."""
-    mine = own_rules()
-    return [job for job in plan(mine, targets) if job.log]
-
-
-def own_rules():
-    """The rules of this workflow that run a script."""
-    scripts = {path.name for path in (HOME / "scripts").glob("*.py")}
-    mine = (rule for rule in workflow.rules if HOME in Path(rule.snakefile).parents)
-    return [rule for rule in mine if rule.script and Path(rule.script).name in scripts]
-
-
-def code_of(rule):
-    """The version of the code that a rule runs."""
-    return code.version_of(HOME / "scripts" / Path(rule.script).name)

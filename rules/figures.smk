@@ -21,17 +21,6 @@ CATEGORIES = list(dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample"]))
 COLOURS = list(dict.fromkeys([*CATEGORIES, *METRICS, *SCORES]))
 
 
-def coloured(name):
-    """The figure of an embedding in one colouring, for the report."""
-    return report(
-        f"results/figures/{{basis}}/{escape(name)}.png",
-        caption="captions/embedding.rst",
-        category=EMBEDDINGS,
-        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
-        labels={"coloured by": name},
-    )
-
-
 rule figures_sample:
     input:
         cells=f"{SAMPLE}/cells.parquet",

@@ -1,30 +1,6 @@
 # What every job took, last of all: from the run records that lie beside the logs.
 
-import hashlib
-import json
-
 NOTICES = "results/tables/notices.tsv"
-
-
-def run_records(targets):
-    """Where the jobs of a whole run leave their run records: beside their logs."""
-    return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]
-
-
-def say_notices():
-    """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
-    if only_looks():
-        return
-    records = notices.read_records(run_records(rules.all.input))
-    found = notices.notices(records, rules.runs.params.versions)
-    print(notices.shown(found, NOTICES), file=sys.stderr)
-
-
-def hash_of(params):
-    """A hash of a rule's params by name; those that are functions of wildcards are left to Snakemake."""
-    named = {name: value for name, value in params.items() if not callable(value)}
-    text = json.dumps(named, default=str, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 rule runs:

@@ -2,50 +2,6 @@
 # its own. The passes are those that the stages' rules name (`passes`); the stages add up what they leave, which is then deleted.
 
 
-from itertools import takewhile
-
-
-def passes(stage, of="", **jobs):
-    """What the passes of a stage leave, each of which is so many jobs; nothing where one job reads the whole cohort."""
-    found = []
-    for name, n in jobs.items():
-        path = f"{COHORT}/shards/{stage}/{of}{name}/{{scatteritem}}.h5"
-        several = gather.shards(path, allow_missing=True)
-        found += several if n > 1 else [path.replace("{scatteritem}", "1-of-1")]
-    return [] if WHOLE else found
-
-
-def rule_of_pass(wildcards):
-    """Of `markers_ttest/leiden_0.6/sums` the stage's rule and its wildcards."""
-    stage, *grouping, _ = wildcards.passed.split("/")
-    return workflow.get_rule(stage), Wildcards(
-        fromdict=dict(zip(["grouping"], grouping))
-    )
-
-
-def inputs_of_pass(wildcards):
-    """What the stage reads, but of its shards' files those of the passes before this one."""
-    made, of_stage = rule_of_pass(wildcards)
-    found = made.expand_input(of_stage)[0]
-    name = Path(wildcards.passed).name
-    before = takewhile(lambda file: Path(file).parent.name != name, found.shards)
-    return {**dict(found.items()), "shards": list(before)}
-
-
-def params_of_pass(wildcards):
-    """What the stage's rule takes as params."""
-    made, of_stage = rule_of_pass(wildcards)
-    given = made.params.items()
-    return {
-        name: value(of_stage) if callable(value) else value for name, value in given
-    }
-
-
-def code_of_pass(wildcards):
-    """The version of the stage's code."""
-    return code_of(rule_of_pass(wildcards)[0])
-
-
 rule shard:
     input:
         unpack(inputs_of_pass),

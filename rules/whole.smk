@@ -1,0 +1,90 @@
+# What is known of a whole run: its rules, their code, the jobs and what these ask for, their records and notices.
+
+import hashlib
+import json
+
+
+def own_rules():
+    """The rules of this workflow that run a script."""
+    scripts = {path.name for path in (HOME / "scripts").glob("*.py")}
+    mine = (rule for rule in workflow.rules if HOME in Path(rule.snakefile).parents)
+    return [rule for rule in mine if rule.script and Path(rule.script).name in scripts]
+
+
+def code_of(rule):
+    """The version of the code that a rule runs."""
+    return code.version_of(HOME / "scripts" / Path(rule.script).name)
+
+
+def hash_of(params):
+    """A hash of a rule's params by name; those that are functions of wildcards are left to Snakemake."""
+    named = {name: value for name, value in params.items() if not callable(value)}
+    text = json.dumps(named, default=str, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def jobs_of_all(targets):
+    """The jobs of a whole run with these targets that run a script of this workflow, each after those it reads from."""
+    mine = own_rules()
+    return [job for job in plan(mine, targets) if job.log]
+
+
+def needs_of_all(targets):
+    """What each job of a whole run asks for."""
+    names = ("mem_mb", "vram_mb", "runtime", "disk_mb")
+    return [
+        {"rule": job.rule.name} | {name: job.resource(name) for name in names}
+        for job in jobs_of_all(targets)
+    ]
+
+
+def whole_load(wildcards):
+    """The size of the cohort."""
+    return vars(load_of(None))
+
+
+def limits(wildcards):
+    """What no job may exceed, in the resources' units: the config's limits, those of the command line, this machine's."""
+    asked = config["limits"]
+    found = {
+        "mem_mb": asked["mem_gb"] and asked["mem_gb"] * 1000,
+        "vram_mb": asked["gpu_memory_gb"] and asked["gpu_memory_gb"] * 1024,
+        "runtime": asked["runtime_h"] and asked["runtime_h"] * 60,
+    }
+    if workflow.local_exec and found["mem_mb"] is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found["mem_mb"] = memory // 10**6
+    for name, limit in found.items():
+        given = workflow.global_resources.get(name).value
+        found[name] = min((n for n in (limit, given) if n is not None), default=None)
+    return found
+
+
+def only_looks():
+    """Whether this run computes nothing: preflight and doctor are for machines of any kind."""
+    return not {"preflight", "doctor"}.isdisjoint(sys.argv)
+
+
+def check_device():
+    """Refuse `device: gpu` where the jobs run on this machine and no GPU can be used; never fall back quietly."""
+    if (
+        GPU
+        and workflow.local_exec
+        and not only_looks()
+        and (problem := diagnosis.unusable())
+    ):
+        raise WorkflowError(diagnosis.refusal(problem))
+
+
+def run_records(targets):
+    """Where the jobs of a whole run leave their run records: beside their logs."""
+    return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]
+
+
+def say_notices():
+    """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
+    if only_looks():
+        return
+    records = notices.read_records(run_records(rules.all.input))
+    found = notices.notices(records, rules.runs.params.versions)
+    print(notices.shown(found, NOTICES), file=sys.stderr)
