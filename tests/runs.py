@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Run:
     """A folder in which the workflow runs, or a copy of it elsewhere."""
 
     folder: Path
-    home: Path = HOME
+    home: Path = field(default=HOME, kw_only=True)
 
     def write(self, sheet: Sequence[dict[str, Any]], small: bool = True, **config: Any) -> None:
         """Write samples.tsv and config.yaml: `config`, over SMALL's keys unless `small` is false."""

@@ -41,7 +41,7 @@ def copy(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def done(copy, tmp_path_factory, cohort_files) -> Run:
     """Two patients carried to the end by the copy."""
-    run = Run(tmp_path_factory.mktemp("new stage"), copy)
+    run = Run(tmp_path_factory.mktemp("new stage"), home=copy)
     run.write(sheet_of(cohort_files[:2]), complexity={"min_counts": 1500})
     run.snakemake()
     return run
