@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,25 +15,26 @@ import pytest
 import yaml
 
 HOME = Path(__file__).parents[1]
-# Stage -> its artifacts in results/, of which the first is asked for; {grouping} is the Leiden clustering
-STAGES = {
-    "qc": ["samples/*/qc.parquet", "samples/*/qc_genes.parquet"],
-    "doublets": ["samples/*/doublets.parquet", "samples/*/doublets_simulated.h5"],
-    "genes": ["cohort/genes.parquet"],
-    "hvg": ["cohort/hvg.parquet"],
-    "features": ["cohort/features.h5ad", "cohort/obs.parquet"],
-    "pca": ["cohort/pca.h5"],
-    "harmony": ["cohort/harmony.h5"],
-    "neighbors": ["cohort/neighbors.h5"],
-    "umap": ["cohort/umap.parquet"],
-    "tsne": ["cohort/tsne.parquet"],
-    "leiden": ["cohort/leiden/0.6.parquet"],
-    "louvain": ["cohort/louvain/0.6.parquet"],
-    "kmeans": ["cohort/kmeans/8.parquet"],
-    "markers_logreg": ["cohort/markers/leiden_0.6/logreg.tsv.gz"],
-    "markers_ttest": ["cohort/markers/leiden_0.6/t-test.tsv.gz"],
-    "atlas": ["atlas.h5ad"],
-}
+PLACES = {"{COHORT}": "cohort", "{SAMPLE}": "samples/*", "{{grouping}}": "leiden_0.6"}
+
+
+def stages_on_gpu() -> dict[str, list[str]]:
+    """The stages whose rules ask for a GPU -> their artifacts in results/, of which the first is asked for."""
+    found = {}
+    for path in sorted((HOME / "rules").glob("*.smk")):
+        for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), flags=re.M | re.S):
+            output = re.search(r"^    output:\n(.*?)(?=^    \w)", text, flags=re.M | re.S)
+            if not re.search(r"^        gpu=GPU", text, flags=re.M) or not output:
+                continue
+            made = output[1].replace("FEATURE_FILES[0]", '"{COHORT}/features.h5ad"')
+            paths = re.findall(r'"(?:results/)?([^"]+\.(?:h5|h5ad|parquet|tsv\.gz))"', made)
+            for part, place in PLACES.items():
+                paths = [text.replace(part, place) for text in paths]
+            found[name] = [re.sub(r"\{+\w+\}+", "*", text) for text in paths]
+    return {name: paths for name, paths in found.items() if name != "shard"}  # a pass of another stage
+
+
+STAGES = stages_on_gpu()
 
 
 @dataclass

@@ -66,6 +66,11 @@ def test_twice_the_same(carried, stage):
                 np.testing.assert_array_equal(values, second[name], err_msg=f"{artifact}: {name}")
 
 
+def test_every_stage_that_runs_on_a_gpu_is_compared_here():
+    text = Path(__file__).read_text()
+    assert [stage for stage in STAGES if f'"{stage}"' not in text] == []
+
+
 def test_qc(carried):
     """Integers are exact; a percentage is one division of float64."""
     for n in (0, 1):
