@@ -48,7 +48,9 @@ with_gpu_resources(own_rules())
 for made in own_rules():
     made.set_params(code=code_of(made), named_params=hash_of(made.params))
     if workflow.remote_exec:
-        made.group = None  # within a job of a cluster the stages of its group run one by one
+        made.group = (
+            None  # within a job of a cluster the stages of its group run one by one
+        )
 
 
 onstart:
