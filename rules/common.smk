@@ -211,7 +211,7 @@ def needs(stage):
 
 def with_gpu_resources(ours):
     """Give rules whose jobs have a GPU, alone or in their group, what the profile has for these: `on_gpu_X` as X."""
-    on_gpu = [made for made in ours if made.resources.get("gpu").raw in (1, "1")]
+    on_gpu = [made for made in ours if made.resources.get("gpu").raw not in (None, 0, "0")]
     groups = {made._group for made in on_gpu} - {None}  # Snakemake tells no `group` yet
     for made in ours:
         if made not in on_gpu and made._group not in groups:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from lib.run import code
 
 
@@ -29,6 +31,17 @@ def test_version_changes_with_code_and_not_with_comments(tmp_path, monkeypatch):
     assert versions(tmp_path, stage + "\n# a comment\n", lib.replace("Adds", "Adds up")) == version
     assert versions(tmp_path, stage, lib.replace("a + b", "a - b")) != version
     assert versions(tmp_path, stage + "print(1)\n", lib) != version
+
+
+def test_version_does_not_change_with_a_model_of_resources(tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "SCRIPTS", tmp_path)
+    stage = "from lib.run.resources import Need\nX = 1\n\n\ndef needs(job):\n    return Need(1)\n"
+    version = versions(tmp_path, stage, "")
+    assert (
+        versions(tmp_path, stage.replace("Need(1)", "Need(2)").replace("import Need", "import MB, Need"), "") == version
+    )
+    assert versions(tmp_path, stage.replace("X = 1", "X = 2"), "") != version
+    assert "resources.py" not in {path.name for path in code.closure(Path(code.__file__).parents[2] / "pca.py")}
 
 
 def test_version_changes_with_a_data_file_that_is_named(tmp_path, monkeypatch):

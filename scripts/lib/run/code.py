@@ -42,10 +42,13 @@ def imported(path: Path) -> tuple[Path, ...]:
 
 @cache
 def statements(path: Path) -> str:
-    """A file's text without comments on lines of their own, docstrings and blank lines."""
+    """A file's text without comments on lines of their own, docstrings, blank lines and models of resources."""
     lines = path.read_text(encoding="utf-8").splitlines()
     if path.suffix == ".py":
-        for node in ast.walk(syntax_tree(path)):
+        tree = syntax_tree(path)
+        for node in filter(_is_model, tree.body):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_text(body[0]):
                 lines[body[0].lineno - 1 : body[0].end_lineno] = [""] * (body[0].end_lineno - body[0].lineno + 1)
@@ -63,9 +66,17 @@ def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def _is_model(node: ast.stmt) -> bool:
+    """Whether a statement of a module is a model of resources, or imports what these need: no result depends on it."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "lib.run.resources"
+    return isinstance(node, ast.FunctionDef) and re.fullmatch(r"needs(_\w+)?|\w+_needs", node.name) is not None
+
+
 def _names(tree: ast.Module) -> Iterator[str]:
-    """What may be a file: imported modules as a/b, and strings."""
-    for node in ast.walk(tree):
+    """What may be a file: imported modules as a/b, and strings; not those that only models of resources need."""
+    computing = [node for node in tree.body if not _is_model(node)]
+    for node in ast.walk(ast.Module(computing, [])):
         if isinstance(node, ast.ImportFrom):
             module = (node.module or "").replace(".", "/")
             yield module

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.inputs.config import groupings
-from lib.inputs.sizes import Sizes
 from lib.run.code import SCRIPTS, syntax_tree
 from lib.store.stream import ROWS_NNZ
+
+if TYPE_CHECKING:
+    from lib.inputs.sizes import Sizes
 
 KB, MB = 1e3, 1e6
 MARGIN = 1.3  # of memory, beyond the models' terms
