@@ -13,6 +13,7 @@ import pandas as pd
 import pca
 import pytest
 import scipy.sparse as sp
+from lib.inputs.config import hvg_passes
 from lib.methods.markers import read_markers
 from lib.methods.scaling import Scaling
 from lib.run.errors import UserError
@@ -145,7 +146,7 @@ def test_every_flavours_genes_are_those_of_one_job(files, flavor, target_sum, pe
     settings = HVG | {"flavor": flavor, "per_batch": per_batch}
     params = {"batch_key": "donor", "target_sum": target_sum, "hvg": settings}
     one = read_table(run(hvg.main, files, "one.parquet", params=params))
-    shards = passed(hvg, files, params, hvg.settings.hvg_passes(flavor, target_sum))
+    shards = passed(hvg, files, params, hvg_passes(flavor, target_sum))
     three = read_table(run(hvg.main, files, "three.parquet", params=params, shards=shards))
     pd.testing.assert_frame_equal(three, one, rtol=1e-9)
 
