@@ -112,7 +112,7 @@ def file_version(wildcards):
     """Names, sizes and times of what is read of a sample's file; of the demo's, which a rule makes, nothing."""
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
-    return [] if made else formats.version_of(path, config["ingest"]["genome"])
+    return [] if made else formats.version_of_file(path, config["ingest"]["genome"])
 
 
 def clustering_file(name):
@@ -141,7 +141,7 @@ def sample_sizes():
     )
     for name, texts in sizes.column_problems(SHEET, config).items():
         problems[name] = problems.get(name, []) + texts
-    sizes.check(problems)
+    sizes.refuse_problems(problems)
     return {name: known.get(name, DEMO_SIZES) for name in SAMPLES}
 
 
@@ -257,4 +257,4 @@ def own_rules():
 
 def code_of(rule):
     """The version of the code that a rule runs."""
-    return code.version_of(HOME / "scripts" / Path(rule.script).name)
+    return code.version_of_code(HOME / "scripts" / Path(rule.script).name)

@@ -62,14 +62,14 @@ class Batches:
 
 @dataclass(frozen=True)
 class Cells:
-    """What the passes read, of all cells or of a shard.
+    """What the passes read: the counts, and the cells' batches.
 
     Attributes
     ----------
     counts
-        cells x genes.
+        cells x genes: all cells, or a shard of them.
     batches
-        The cells' batches.
+        Of these cells.
     hvg
         The config's section `hvg`.
     target_sum
