@@ -1,9 +1,9 @@
 """Harmony 2: soft clusters that mix the batches, and each cluster's shift of every batch, in turn.
 
 Sources: Korsunsky et al. 2019 (Harmony); Harmony 2, as harmonypy 2.1 computes it (ridge penalties estimated for each
-cluster, centroids from the correction, batches that are hardly in a cluster left out of it). What differs from it:
+cluster, centroids from the correction, batches that are hardly in a cluster left out of it). Differences from it:
 k-means starts elsewhere; the blocks of cells that are reassigned together are drawn once between two corrections, so
-that what they hold of each batch and cluster is known; sums are rounded otherwise.
+that their sums of each batch and cluster are known; sums are rounded otherwise.
 
 The cells lie sorted by their combination of batches: the correction works on contiguous rows. Cells are computed in
 pieces, by threads on a CPU; sums per batch are products with one-hot matrices, without atomics, and the sums of pieces
@@ -39,7 +39,7 @@ KMEANS_CELLS = 256  # cells per cluster that k-means looks at, as in faiss
 SEEDING_CELLS = 50  # cells per cluster that k-means++ draws its centroids from
 LLOYD_STEPS = 10
 TILE = 512  # so many cells are summed in float32, and the sums of tiles in float64
-PIECE = {"cpu": 2**17, "gpu": 2**23}  # most elements of a temporary array: what a core's cache holds; 32 MiB
+PIECE = {"cpu": 2**17, "gpu": 2**23}  # most elements of a temporary array: they fit a core's cache; 32 MiB
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -320,7 +320,7 @@ def _cluster(
 ) -> tuple[float, float]:
     """Set R to soft clusters that mix the batches, in MAX_ITER_KMEANS rounds over random blocks of cells.
 
-    A block's cells are assigned by what all other cells leave: R ~ exp(-d / sigma) ((2 E + 1) / (O + E + 1))^theta,
+    A block's cells are assigned by the other cells' clusters: R ~ exp(-d / sigma) ((2 E + 1) / (O + E + 1))^theta,
     with the last factor for each of the cell's batches.
 
     Returns
@@ -400,7 +400,7 @@ def _ridge(sums: Any, Y: Any, lamb: float | None, batches: SortedBatches) -> tup
     kept = mass / batches.n_cells > BATCH_PROP_CUTOFF
     for key in batches.keys:
         kept[key] &= kept[key].sum(axis=0) > 1
-    # What is left out is an equation of its own, with 0 on the right
+    # A batch that is left out has an equation of its own, with 0 on the right
     penalty = ALPHA * batches.expected(mass) if lamb is None else lamb
     diagonal = xp.where(kept, mass + penalty, 1.0).T
     totals = (totals * kept[:, :, None]).transpose(1, 0, 2)

@@ -87,7 +87,7 @@ def nearest_neighbors(
 def exact_blocks(
     X: Any, k: int, metric: str = "euclidean", n_jobs: int = 1, device: devices.Device | None = None
 ) -> Iterator[tuple[slice, Any, Any]]:
-    """The k nearest other points of a block of points at a time: for what needs no table of them all.
+    """The k nearest other points of a block of points at a time, for callers that need no table of all points.
 
     Yields
     ------

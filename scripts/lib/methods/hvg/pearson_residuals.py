@@ -69,9 +69,10 @@ def statistics(
 
 def order(statistics: Arrays, hvg: Mapping[str, Any], eligible: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     """See `Flavor`."""
-    table, rank, n_batches = variance_table(statistics, "residual_variances", hvg["n_top_genes"], eligible)
+    table = variance_table(statistics, "residual_variances", hvg["n_top_genes"], eligible)
+    n_batches = table["highly_variable_nbatches"]
     table["highly_variable_intersection"] = n_batches == len(statistics["scores"])
-    return table, sorted_genes((rank, -n_batches), eligible)
+    return table, sorted_genes((table["highly_variable_rank"], -n_batches), eligible)
 
 
 def residual_sums(

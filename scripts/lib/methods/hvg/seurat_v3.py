@@ -32,7 +32,7 @@ from lib.store.stream import Stream
 
 WIDER = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # spans of loess that are tried where the config's has no fit
 POOLED = 0.0  # in place of a span: the fit of all batches together
-FEWEST = 3  # points on which scikit-misc's loess ends the process
+FEWEST = 3  # points: on no more, scikit-misc's loess ends the process
 JOINS = {"deviation": np.fmax, "spans": np.fmax}  # NaN in the shards that have no cell of a batch
 
 
@@ -71,7 +71,8 @@ def statistics(
 
 def order(statistics: Arrays, hvg: Mapping[str, Any], eligible: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     """See `Flavor`."""
-    table, rank, n_batches = variance_table(statistics, "variances_norm", hvg["n_top_genes"], eligible)
+    table = variance_table(statistics, "variances_norm", hvg["n_top_genes"], eligible)
+    rank, n_batches = table["highly_variable_rank"], table["highly_variable_nbatches"]
     keys = (-n_batches, rank) if hvg["flavor"] == "seurat_v3" else (rank, -n_batches)
     return table, sorted_genes(keys, eligible)
 

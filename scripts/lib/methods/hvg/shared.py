@@ -152,7 +152,7 @@ class Tallied:
         self.totals = counts.device.xp.zeros(counts.n_obs, np.int64)
 
     def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
-        """The chunks of the stream, each one's cells tallied before it comes."""
+        """The chunks of the stream; the cells of each are tallied before it comes."""
         for chunk in self.counts.chunks(max_cells):
             self.totals[chunk.rows] = row_sums(chunk.X, self.device)
             yield chunk
@@ -253,8 +253,7 @@ def differing(sums: np.ndarray, batches: Batches, eligible: np.ndarray) -> np.nd
     first, second = sums[:, :, eligible]
     n = batches.sizes[:, None]
     _, variance = mean_and_variance((first, second), np.maximum(n, 2))
-    differs = (batches.sizes > 1) & (variance > 1e-12 * second / np.maximum(n, 1)).any(1)  # less is rounding
-    return some_ranked(differs)
+    return some_ranked((batches.sizes > 1) & (variance > 1e-12 * second / np.maximum(n, 1)).any(1))  # less is rounding
 
 
 def some_ranked(ranked: np.ndarray) -> np.ndarray:
@@ -264,10 +263,11 @@ def some_ranked(ranked: np.ndarray) -> np.ndarray:
     return ranked
 
 
-def variance_table(
-    statistics: Arrays, column: str, n_top: int, eligible: np.ndarray
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def variance_table(statistics: Arrays, column: str, n_top: int, eligible: np.ndarray) -> pd.DataFrame:
     """The genes' table by a variance in each batch: seurat_v3, seurat_v3_paper and pearson_residuals.
+
+    `highly_variable_nbatches` is the number of batches in which a gene is among the first, and `highly_variable_rank`
+    its median rank in these, NaN where there are none.
 
     Parameters
     ----------
@@ -276,27 +276,20 @@ def variance_table(
     column
         Name of the scores' mean over the batches.
     n_top
-        How many genes count as the first ones of a batch.
-
-    Returns
-    -------
-    The table; each gene's median rank in the batches where it is among the first, NaN: in none; and their number.
+        How many genes of a batch are its first.
     """
     scores = statistics["scores"]
     ranks = ranks_within(scores, eligible)
     top = ranks < n_top
-    rank = np.ma.median(np.ma.masked_array(ranks, ~top), axis=0).filled(np.nan)
-    n_batches = top.sum(0)
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
-            "highly_variable_rank": rank,
+            "highly_variable_rank": np.ma.median(np.ma.masked_array(ranks, ~top), axis=0).filled(np.nan),
             "means": statistics["means"],
             "variances": statistics["variances"],
             column: scores.mean(0),
-            "highly_variable_nbatches": n_batches,
+            "highly_variable_nbatches": top.sum(0),
         }
     )
-    return table, rank, n_batches
 
 
 def ranks_within(scores: np.ndarray, eligible: np.ndarray) -> np.ndarray:
