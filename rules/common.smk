@@ -115,7 +115,7 @@ def file_version(wildcards):
     """Names, sizes and times of what is read of a sample's file; of the demo's, which a rule makes, nothing."""
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
-    return [] if made else formats.version_of(path, config["ingest"]["genome"])
+    return [] if made else formats.version_of_file(path, config["ingest"]["genome"])
 
 
 def coloured(name):
@@ -155,7 +155,7 @@ def sample_sizes():
     )
     for name, texts in sizes.column_problems(SHEET, config).items():
         problems[name] = problems.get(name, []) + texts
-    sizes.check(problems)
+    sizes.refuse_problems(problems)
     return {name: known.get(name, DEMO_SIZES) for name in SAMPLES}
 
 
@@ -211,7 +211,9 @@ def needs(stage):
 
 def with_gpu_resources(ours):
     """Give rules whose jobs have a GPU, alone or in their group, what the profile has for these: `on_gpu_X` as X."""
-    on_gpu = [made for made in ours if made.resources.get("gpu").raw not in (None, 0, "0")]
+    on_gpu = [
+        made for made in ours if made.resources.get("gpu").raw not in (None, 0, "0")
+    ]
     groups = {made._group for made in on_gpu} - {None}  # Snakemake tells no `group` yet
     for made in ours:
         if made not in on_gpu and made._group not in groups:

@@ -13,7 +13,7 @@ def own_rules():
 
 def code_of(rule):
     """The version of the code that a rule runs."""
-    return code.version_of(HOME / "scripts" / Path(rule.script).name)
+    return code.version_of_code(HOME / "scripts" / Path(rule.script).name)
 
 
 def hash_of(params):

@@ -29,9 +29,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from lib.methods import hvg_statistics as statistics
 from lib.methods import knn
 from lib.methods.eigen import leading_eigenpairs
+from lib.methods.hvg.dispersions import normalized_dispersions
+from lib.methods.hvg.shared import mean_and_variance
 from lib.methods.ledgers import shortened
 from lib.methods.thresholds import threshold_reasons
 from lib.run import device as devices
@@ -185,7 +186,8 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
         values = chunk.X.data * factors[chunk.rows][rows_of_nonzeros(chunk.X, counts.device)]
         sums[0] += column_sums(chunk.X, values, counts.device)
         sums[1] += column_sums(chunk.X, values * values, counts.device)
-    found = statistics.dispersions(*statistics.moments(counts.device.to_host(sums), n_scored), "seurat", N_BINS)
+    mean, variance = mean_and_variance(counts.device.to_host(sums), n_scored)
+    found = normalized_dispersions(mean, variance, "seurat", N_BINS)
     norm, mean = np.nan_to_num(found["dispersions_norm"]), found["means"]
     genes[genes] = (mean > MIN_MEAN) & (mean < MAX_MEAN) & (norm > MIN_DISP)
     stage.log.info("%d cells, %d highly variable genes", n_scored, genes.sum())
@@ -389,11 +391,11 @@ def score_batches(
         found[name_of(batch)] = result
         report(name_of(batch), result)
     table = pd.DataFrame({"doublet_score": scores, "predicted_doublet": predicted, "trusted": trusted})
-    tell(found, small, odd, min_cells)
+    give_notices(found, small, odd, min_cells)
     return table, found
 
 
-def tell(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:
+def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:
     """Say in which batches there is no doublet to be had, and why: `small`, `odd`, or by what scrublet found."""
     if small:
         few = "not scored for doublets, for they have fewer cells than doublets: min_cells: %d: %s"

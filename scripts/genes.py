@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.inputs.genelists import Genes, gene_families
+from lib.inputs.genelists import GeneNames, gene_families
 from lib.methods.ledgers import shortened, where_cells_went
 from lib.run import device as devices
 from lib.run import stage
@@ -156,7 +156,7 @@ def main(snakemake: Any) -> None:
             genes.iloc[at[new], genes.columns.get_loc(name)] = values[new]
         known = (ids != symbols)[mine] & (genes["gene_ids"] != genes["gene_symbols"]).to_numpy()[at]
         other_ids.update(universe[at[known & (genes["gene_ids"].to_numpy()[at] != ids[mine])]])
-        for name, mask in Genes.of(store).flags.items():
+        for name, mask in GeneNames.of(store).flags.items():
             flags.setdefault(name, np.zeros(len(universe), bool))[at] |= mask[mine]
         sums = gene_sums(Counts(store.path, device, kept[sample], columns, len(universe)))
         totals, n_cells = totals + sums[0], n_cells + sums[1]
@@ -168,7 +168,7 @@ def main(snakemake: Any) -> None:
             "against different annotations. To join by the ids: ingest: gene_key: gene_ids",
             *(len(other_ids), shortened(sorted(other_ids))),
         )
-    all_of = Genes(genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy(), flags)
+    all_of = GeneNames(genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy(), flags)
     families = gene_families(params.gene_families, all_of)
     genes = genes.assign(total_counts=totals, n_cells_by_counts=n_cells, n_samples=n_samples, **families)
     genes["kept"] = (totals >= params.genes["min_counts"]) & (n_cells >= params.genes["min_cells"])

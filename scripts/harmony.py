@@ -1,7 +1,7 @@
 """Harmony: the cells' principal components, corrected for their batches.
 
 Harmony alternates soft clustering, which is rewarded for clusters that mix the batches, with a linear correction per
-cluster and batch. Source: Korsunsky et al. 2019; what is computed, and how, is in `lib.methods.harmony_algorithm`.
+cluster and batch. Source: Korsunsky et al. 2019; `lib.methods.harmony` has the algorithm.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.methods import harmony_algorithm
+from lib.methods import harmony as algorithm
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -18,7 +18,7 @@ from lib.store.categories import as_categories
 from lib.store.files import read_arrays, read_table, write_arrays
 
 
-def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+def batch_columns(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """The columns of `obs` to integrate over: those of `keys` with at least two batches.
 
     Raises
@@ -34,8 +34,8 @@ def batches(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
                 f"harmony: keys: {missing} of {len(obs)} cells have no {key!r}. Give every cell a batch "
                 "in the sample sheet or in its file, or choose another column."
             )
-    named = pd.DataFrame({key: as_categories(obs[key]).astype(str) for key in keys}, obs.index)
-    return named.loc[:, named.nunique() > 1]
+    columns = pd.DataFrame({key: as_categories(obs[key]).astype(str) for key in keys}, obs.index)
+    return columns.loc[:, columns.nunique() > 1]
 
 
 def harmonize(
@@ -65,7 +65,7 @@ def harmonize(
     nclust = max(1, min(round(len(X_pca) / 30), 100))
     codes = np.stack([pd.factorize(obs[key], sort=True)[0] for key in obs], axis=1)
     theta, sigma, lamb, max_iter = (config[key] for key in ("theta", "sigma", "lamb", "max_iter_harmony"))
-    return harmony_algorithm.harmonize(X_pca, codes, theta, sigma, lamb, nclust, max_iter, seed, device, n_jobs)
+    return algorithm.harmonize(X_pca, codes, theta, sigma, lamb, nclust, max_iter, seed, device, n_jobs)
 
 
 def needs(job: Job) -> Need:
@@ -81,7 +81,7 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Read PCA and the batches, write `harmony.h5`."""
     keys = list(snakemake.params.vars_use)
-    obs = batches(read_table(snakemake.input.obs), keys)
+    obs = batch_columns(read_table(snakemake.input.obs), keys)
     if obs.columns.empty:
         skipped = f"only one batch ({', '.join(keys)})"
         stage.log.info("harmony skipped: %s", skipped)

@@ -80,8 +80,8 @@ def welch(sums: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> dict[str,
     """
     others = 1.0 - np.eye(len(sizes))
     n, n_rest = sizes[:, None], (others @ sizes)[:, None]
-    mean, squared_error = moments(sums, squares, n)
-    mean_rest, squared_error_rest = moments(others @ sums, others @ squares, n_rest)
+    mean, squared_error = mean_and_squared_error(sums, squares, n)
+    mean_rest, squared_error_rest = mean_and_squared_error(others @ sums, others @ squares, n_rest)
     squared = squared_error + squared_error_rest
     with np.errstate(invalid="ignore", divide="ignore"):
         t = (mean - mean_rest) / np.sqrt(squared)
@@ -99,7 +99,7 @@ def of_groups(function: Callable[..., np.ndarray], *tables: np.ndarray) -> np.nd
     return np.array(list(pool().map(function, *tables))).reshape(tables[0].shape)
 
 
-def moments(sums: np.ndarray, squares: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_squared_error(sums: np.ndarray, squares: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The means and the squared standard errors (variance / n) of `n` values, from their sums."""
     mean = sums / n
     variance = (squares - sums * mean) / (n - 1)
@@ -118,12 +118,14 @@ def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cells:
-    """What the pass reads: the counts in the kept genes, and the cells' groups and totals.
+    """What the passes read: the counts in the kept genes, and the cells' groups and totals.
 
     Attributes
     ----------
-    counts, codes, n_groups, totals, target_sum
-        See `group_sums`; of all cells, or of a shard.
+    counts
+        cells x genes: all cells, or a shard of them.
+    codes, n_groups, totals, target_sum
+        Of these cells, see `group_sums`.
     """
 
     counts: Stream

@@ -8,7 +8,7 @@ from math import log2
 from typing import Any
 
 from lib.methods.fuzzy import fuzzy_graph
-from lib.methods.knn import EXACT_MAX, MIN_WIDTH, nearest
+from lib.methods.knn import EXACT_MAX, MIN_WIDTH, nearest_neighbors
 from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
@@ -55,7 +55,7 @@ def main(snakemake: Any) -> None:
     k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
     stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
     with timed("neighbours"):
-        indices, distances = nearest(X, k, metric, snakemake.params.seed, snakemake.threads, device=device)
+        indices, distances = nearest_neighbors(X, k, metric, snakemake.params.seed, snakemake.threads, device=device)
     with timed("fuzzy graph"):
         graph = fuzzy_graph(indices[:, : n_neighbors - 1], distances[:, : n_neighbors - 1], device)
     arrays = {

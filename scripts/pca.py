@@ -28,7 +28,7 @@ from lib.run.resources import CUPY, KB, MB, PYTHON, Job, Need
 from lib.store.counts import Counts, Stores
 from lib.store.csr import column_sums, rows_of_nonzeros
 from lib.store.files import read_table, write_arrays
-from lib.store.shards import WHOLE, Arrays, Known, Passes, appended, rows_of_part
+from lib.store.shards import WHOLE, Arrays, Known, Passes, appended, cells_of_part
 from lib.store.stream import Stream, halving
 
 SLOTS = {"X_pca": "obsm/X_pca", "PCs": "varm/PCs"}
@@ -283,7 +283,7 @@ def read(snakemake: Any, shard: str | None = None) -> Cells:
         keys=keys,
         scale=params.scale["enabled"],
         max_value=params.scale["max_value"],
-        rows=slice(None) if all_cells else rows_of_part(counts.stores[0], files.obs),
+        rows=slice(None) if all_cells else cells_of_part(counts.stores[0], files.obs),
     )
 
 

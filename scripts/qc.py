@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.inputs.genelists import Genes, gene_families
+from lib.inputs.genelists import GeneNames, gene_families
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress
@@ -122,7 +122,7 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Read a sample's counts, write `qc.parquet` and `qc_genes.parquet`."""
     counts = Counts(snakemake.input.counts, devices.of(snakemake))
-    families = gene_families(snakemake.params.gene_families, Genes.of(counts))
+    families = gene_families(snakemake.params.gene_families, GeneNames.of(counts))
     tops = [top for top in snakemake.params.percent_top if top <= counts.n_vars]
     obs, var = qc_metrics(counts, families, tops)
     obs.index = pd.Index(counts.names("obs"))

@@ -122,7 +122,7 @@ class Design:
         return np.random.default_rng([self.seed, *what])
 
 
-def gene_table(design: Design) -> pd.DataFrame:
+def simulated_genes(design: Design) -> pd.DataFrame:
     """The genes in the files' order.
 
     Returns
@@ -211,14 +211,14 @@ def simulate_patient(
     n_obs
         Cells.
     genes
-        `gene_table(design)`, to save making it again.
+        `simulated_genes(design)`, to save making it again.
 
     Yields
     ------
     The counts (cells x genes, CSR, int32, sorted) and obs, index: barcodes; `PatientNumber`; `CellType` (of a doublet,
     the first cell's); `true_doublet`; `true_low_quality`.
     """
-    model = patient_model(design, patient, gene_table(design) if genes is None else genes)
+    model = patient_model(design, patient, simulated_genes(design) if genes is None else genes)
     for start in range(0, n_obs, BLOCK):
         counts, obs = draw_block(design, model, start // BLOCK)
         yield counts[: n_obs - start], obs[: n_obs - start]
@@ -341,7 +341,7 @@ def simulate(
     """
     starts = range(0, n_obs_per_patient, BLOCK * BLOCKS)
     tasks = [(design, i, start, n_obs_per_patient) for i in range(1, n_patients + 1) for start in starts]
-    return gene_table(design), (block for blocks in _in_order(_draw_blocks, tasks, processes) for block in blocks)
+    return simulated_genes(design), (block for blocks in _in_order(_draw_blocks, tasks, processes) for block in blocks)
 
 
 def write_patients(
@@ -387,11 +387,11 @@ def _draw_blocks(design: Design, patient: int, start: int, n_obs: int) -> list[t
 
 @lru_cache(maxsize=1)  # a process draws a patient's cells one task after the other
 def _patient_model(design: Design, patient: int) -> PatientModel:
-    return patient_model(design, patient, gene_table(design))
+    return patient_model(design, patient, simulated_genes(design))
 
 
 def _write_patient(path: Path, design: Design, patient: int, n_obs: int, compression: str | None) -> int:
-    genes = gene_table(design)
+    genes = simulated_genes(design)
     return write_h5ad(path, simulate_patient(design, patient, n_obs, genes), genes, compression)
 
 
@@ -451,7 +451,7 @@ def main(snakemake: Any) -> None:
     """Simulate one patient, write its h5ad."""
     params = snakemake.params
     design = Design(params.n_genes, params.n_types, params.umi, seed=snakemake.params.seed)
-    genes = gene_table(design)
+    genes = simulated_genes(design)
     blocks = simulate_patient(design, params.patient, params.n_obs, genes)
     write_h5ad(snakemake.output.h5ad, blocks, genes, compression="gzip")
 

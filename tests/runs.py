@@ -64,10 +64,10 @@ class Run:
 
 def patients(folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int = 2000, seed: int = 0) -> list[Path]:
     """Simulated patients, a file each."""
-    from simulate import Design, gene_table, simulate_patient, write_h5ad
+    from simulate import Design, simulate_patient, simulated_genes, write_h5ad
 
     design = Design(n_genes=n_genes, n_types=5, umi=2500, seed=seed)
-    genes = gene_table(design)
+    genes = simulated_genes(design)
     paths = []
     for patient in range(1, n_patients + 1):
         paths.append(folder / f"P{patient}.h5ad")

@@ -24,10 +24,10 @@ sys.path.append(str(HOME / "scripts"))
 
 def write_cohort(folder: Path, samples: int, cells: int = 60, genes: int = 500) -> None:
     """A file of `cells` x `genes` for each sample, the sheet that names them, and a config."""
-    from simulate import Design, gene_table, simulate_patient, write_h5ad
+    from simulate import Design, simulate_patient, simulated_genes, write_h5ad
 
     design = Design(n_genes=genes, n_types=3, umi=500)
-    var = gene_table(design)
+    var = simulated_genes(design)
     (folder / "config").mkdir(parents=True, exist_ok=True)
     lines = ["sample\tpath"]
     for patient in range(1, samples + 1):

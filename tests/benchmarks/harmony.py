@@ -28,7 +28,7 @@ from run import HOME, RESULTS, cpu
 sys.path.append(str(HOME / "scripts"))
 
 from lib.inputs import config as settings
-from lib.methods.harmony_algorithm import harmonize
+from lib.methods.harmony import harmonize
 from lib.run import device as devices
 
 CONFIG = settings.complete({})["harmony"]

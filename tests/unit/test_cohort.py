@@ -12,7 +12,7 @@ from lib.run.errors import UserError
 from lib.store.cohort import Cohort
 from lib.store.counts import Counts, CountsWriter
 from lib.store.files import read_table, write_table
-from lib.store.shards import rows_of_part
+from lib.store.shards import cells_of_part
 
 GENES = [f"G{i}" for i in range(20)]
 EMPTY = ["c3-A", "c8-A", "c0-B"]  # whose counts are all in the gene that is not kept
@@ -80,7 +80,7 @@ def test_shards_leave_the_same_cells(files, tmp_path):
     parts = [made(files, tmp_path / shard, shard).features for shard in shards]
     both = made(files, tmp_path / "both", parts=parts)
     pd.testing.assert_frame_equal(read_table(both.obs), read_table(one.obs))
-    rows = [rows_of_part(Counts(part), one.obs) for part in parts]
+    rows = [cells_of_part(Counts(part), one.obs) for part in parts]
     assert [(r.start, r.stop) for r in rows] == [(0, 7), (7, 16)]
 
 
@@ -94,4 +94,4 @@ def test_a_part_of_other_cells_is_refused(files, tmp_path):
     part = Counts(made(files, tmp_path / "part", "2-of-2").features)
     write_table(pd.DataFrame({"x": 0}, [f"c{i}-B" for i in range(9, -1, -1)]), tmp_path / "obs.parquet", "cohort")
     with pytest.raises(UserError, match="not of the same cells"):
-        rows_of_part(part, tmp_path / "obs.parquet")
+        cells_of_part(part, tmp_path / "obs.parquet")

@@ -282,12 +282,12 @@ def test_calls_in_a_continuum_are_not_trusted(seed):
 
 def test_calls_in_blood_and_in_simulated_patients_are_trusted(pbmc3k, real_data):
     import anndata as ad
-    from simulate import Design, gene_table, simulate_patient
+    from simulate import Design, simulate_patient, simulated_genes
 
     technologies = ad.read_h5ad(real_data / "pbmc_3tech" / "pbmc_3tech.h5ad")
     parts = [technologies[rows].X for rows in technologies.obs.groupby("batch", observed=True).indices.values()]
     design = Design(n_genes=2000, n_types=5, umi=2500, seed=0)
-    genes = gene_table(design)
+    genes = simulated_genes(design)
     for patient in (1, 2, 3):
         parts.append(sp.vstack([X for X, _ in simulate_patient(design, patient, 350, genes)]).tocsr())
     for X in [pbmc3k.X, *parts]:

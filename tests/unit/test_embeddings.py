@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import tsne
 from lib.methods.fuzzy import read_graph
-from lib.methods.knn import nearest
+from lib.methods.knn import nearest_neighbors
 from lib.run import device as devices
 from sklearn.manifold import trustworthiness
 
@@ -18,7 +18,7 @@ TSNE = {"perplexity": 30, "early_exaggeration": 12, "learning_rate": 1000, "n_it
 
 def kept_neighbours(X, embedding, k=15):
     """The fraction of each point's k neighbours that are among its k neighbours in the embedding."""
-    before, after = nearest(X, k)[0], nearest(embedding.astype(np.float32), k)[0]
+    before, after = nearest_neighbors(X, k)[0], nearest_neighbors(embedding.astype(np.float32), k)[0]
     return (before[:, :, None] == after[:, None, :]).any(2).mean()
 
 
@@ -74,7 +74,7 @@ def test_umap_keeps_separate_components_apart(cohort, blobs, umap_stage, job):
     table = pd.read_parquet(runs[0].output.umap)
     assert list(table) == ["UMAP1", "UMAP2"]
     assert list(table.index) == list(pd.read_parquet(cohort.obs).index)
-    assert (labels[nearest(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
+    assert (labels[nearest_neighbors(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
     assert runs[0].output.umap.read_bytes() == runs[1].output.umap.read_bytes()
 
 
@@ -82,7 +82,7 @@ def test_tsne_keeps_neighbours_as_scikit_learns_does(pbmc3k_graph):
     from sklearn import manifold
 
     X = pbmc3k_graph.obsm["X_pca"][::4, :40].astype(np.float32)
-    found = tsne.embed(*nearest(X, 90), X, TSNE, seed=0, n_jobs=1, device=CPU)
+    found = tsne.embed(*nearest_neighbors(X, 90), X, TSNE, seed=0, n_jobs=1, device=CPU)
     reference = manifold.TSNE(perplexity=30, learning_rate=1000, max_iter=750, random_state=0, init="pca")
     expected = reference.fit_transform(X)
     # Another implementation of the same approximation; seeds differ by about as much
@@ -104,7 +104,7 @@ def test_tsne_table(cohort, blobs, job):
     table = pd.read_parquet(runs[0].output.tsne)
     assert list(table) == ["tSNE1", "tSNE2"]
     assert list(table.index) == list(pd.read_parquet(cohort.obs).index)
-    assert (labels[nearest(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
+    assert (labels[nearest_neighbors(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
     # With one thread or two
     assert runs[0].output.tsne.read_bytes() == runs[1].output.tsne.read_bytes()
 
@@ -112,7 +112,7 @@ def test_tsne_table(cohort, blobs, job):
 def test_tsne_of_few_cells_lowers_the_perplexity(caplog):
     caplog.set_level("INFO")
     X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    found = tsne.embed(*nearest(X, 19), X, TSNE, seed=0, n_jobs=1, device=CPU)
+    found = tsne.embed(*nearest_neighbors(X, 19), X, TSNE, seed=0, n_jobs=1, device=CPU)
     assert found.shape == (20, 2)
     assert np.isfinite(found).all()
     assert "19 neighbours each, perplexity 6.33" in caplog.text

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from leiden import leiden
-from lib.methods import harmony_algorithm
+from lib.methods import harmony as algorithm
 from lib.methods.fuzzy import fuzzy_graph
-from lib.methods.knn import nearest
+from lib.methods.knn import nearest_neighbors
 from lib.run import device as devices
 from lib.run import diagnosis, stage
 from lib.run.errors import UserError
@@ -102,7 +102,7 @@ def test_batches_mix_and_types_are_found_better(pbmc_3tech):
     after = ours(before, pbmc_3tech.obs[["batch"]])
     scores = []
     for X in (before, after):
-        graph = fuzzy_graph(*nearest(X, 14), CPU)
+        graph = fuzzy_graph(*nearest_neighbors(X, 14), CPU)
         scores.append(adjusted_rand_score(pbmc_3tech.obs["cell_type"], leiden(graph, 0.6, 2, 0, CPU)))
     # About 0.30 and 0.50
     assert scores[1] > scores[0] + 0.1
@@ -116,7 +116,7 @@ def test_batches_of_the_same_types_mix():
 
     def shares(X):
         """Of the nearest 10 cells, how many are of the cell's batch, and how many of its type."""
-        indices = nearest(X, 10)[0]
+        indices = nearest_neighbors(X, 10)[0]
         return [(codes[indices] == codes[:, None]).mean() for codes in (batch, types)]
 
     assert shares(X)[0] > 0.9
@@ -141,7 +141,7 @@ def test_equal_seeds_give_equal_results_with_any_number_of_threads():
 def test_the_size_of_pieces_changes_the_rounding_only(pbmc_3500, monkeypatch):
     X, obs, _ = pbmc_3500
     found = ours(X, obs)
-    monkeypatch.setattr(harmony_algorithm, "PIECE", {"cpu": 2**23})
+    monkeypatch.setattr(algorithm, "PIECE", {"cpu": 2**23})
     np.testing.assert_allclose(found, ours(X, obs), atol=1e-5 * np.abs(found).max())
 
 
@@ -196,14 +196,14 @@ def test_ridge_solves_each_clusters_normal_equations(lamb):
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(0, size, 2000) for size in (3, 4, 2)], axis=1)
     Z, R = rng.normal(size=(2000, 5)).astype(np.float32), rng.random((2000, 3)).astype(np.float32)
-    batches, order = harmony_algorithm.Batches.sort(codes, np)
+    batches, order = algorithm.SortedBatches.sort(codes, np)
     codes = codes[order][:, [1, 0, 2]]
     R[codes[:, 0] == 1, 0] = 0
     R[(codes != 0).any(axis=1), 1] = 0
     cells = list(pairwise(batches.bounds))
-    sums = np.stack([harmony_algorithm._moments(R[a:b], Z[a:b], np) for a, b in cells])
+    sums = np.stack([algorithm._weighted_sums(R[a:b], Z[a:b], np) for a, b in cells])
     Y = np.full((3, 5), 7, dtype=np.float32)
-    shifts, centroids = harmony_algorithm._ridge(sums, Y, lamb, batches)
+    shifts, centroids = algorithm._ridge(sums, Y, lamb, batches)
 
     one_hot = np.concatenate([codes[:, [c]] == np.arange(n) for c, n in enumerate((4, 3, 2))], axis=1).astype(float)
     for k, left_out in enumerate(([1], range(9), [])):
@@ -269,7 +269,7 @@ def test_the_artifact_and_a_quiet_terminal(job, cohort, capfd):
 def test_unusable_keys_are_named():
     obs = pd.DataFrame({"sample": ["a", "b", "b"], "donor": ["x", None, "y"], "lab": "one"})
     with pytest.raises(UserError, match=r"no obs column 'patient'\. Columns: sample, donor, lab"):
-        harmony.batches(obs, ["patient"])
+        harmony.batch_columns(obs, ["patient"])
     with pytest.raises(UserError, match="1 of 3 cells have no 'donor'"):
-        harmony.batches(obs, ["donor"])
-    assert list(harmony.batches(obs, ["sample", "lab"])) == ["sample"]
+        harmony.batch_columns(obs, ["donor"])
+    assert list(harmony.batch_columns(obs, ["sample", "lab"])) == ["sample"]

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
 from lib.inputs import sizes
-from lib.inputs.formats import version_of
+from lib.inputs.formats import version_of_file
 from lib.inputs.formats.base import Question
 from lib.run.errors import UserError
 
@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read(adata, problems, tmp_path):
     assert "is not laid out as its format is: " in found["short.h5ad"][0]
     assert json.loads((tmp_path / "sizes.json").read_text()) == {} if (tmp_path / "sizes.json").exists() else True
     with pytest.raises(UserError) as error:
-        sizes.check(found | {f"s{i}": ["the same"] for i in range(9)})
+        sizes.refuse_problems(found | {f"s{i}": ["the same"] for i in range(9)})
     assert str(error.value).count("\n  - ") == 5
     assert "  - samples s0, s1, s2, s3, s4 and 4 more: the same" in str(error.value)
 
@@ -224,13 +224,13 @@ def test_versions_tell_what_changed_unseen(adata, tmp_path):
         "a.zarr": lambda path: shutil.rmtree(path / "var"),
     }
     for name, change in changes.items():
-        before = version_of(tmp_path / name)
-        assert before == version_of(tmp_path / name)
+        before = version_of_file(tmp_path / name)
+        assert before == version_of_file(tmp_path / name)
         assert json.loads(json.dumps(before)) == before
         change(tmp_path / name)
-        assert version_of(tmp_path / name) != before, name
+        assert version_of_file(tmp_path / name) != before, name
     (tmp_path / "tenx" / "notes.txt").write_text("not read")
-    before = version_of(tmp_path / "tenx")
+    before = version_of_file(tmp_path / "tenx")
     (tmp_path / "tenx" / "notes.txt").write_text("still not read")
-    assert version_of(tmp_path / "tenx") == before
-    assert version_of(tmp_path / "gone.h5ad") == []
+    assert version_of_file(tmp_path / "tenx") == before
+    assert version_of_file(tmp_path / "gone.h5ad") == []

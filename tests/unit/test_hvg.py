@@ -8,9 +8,11 @@ processor; here both sides sort stably, and then the same genes are selected, ti
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from importlib.metadata import version
 from types import SimpleNamespace
+from typing import get_args
 from unittest import mock
 
 import anndata as ad
@@ -21,7 +23,9 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 from hvg import Batches, highly_variable_genes
-from lib.methods import hvg_statistics as statistics
+from lib.inputs.config import hvg_passes
+from lib.inputs.sections import Hvg
+from lib.methods.hvg import dispersions, seurat_v3, shared
 from lib.run.errors import UserError
 from lib.store.counts import CountsWriter
 from lib.store.files import read_table, write_table
@@ -173,8 +177,8 @@ def test_poisson_gene_selection_is_the_formula(simulated, n_samples):
 def test_chunks_and_runs_change_nothing(simulated, flavor, monkeypatch):
     X, codes = simulated
     whole = find(X, codes, flavor=flavor)
-    monkeypatch.setattr(statistics, "PIECE", 1000)
-    monkeypatch.setattr(statistics, "OUTER", 5000)
+    monkeypatch.setattr(shared, "PIECE", 1000)
+    monkeypatch.setattr(shared, "OUTER", 5000)
     pieces = find(X, codes, flavor=flavor, max_cells=17)
     # Sums in another order: float64 rounding
     pd.testing.assert_frame_equal(whole, pieces, rtol=1e-10, atol=1e-12)
@@ -188,18 +192,25 @@ def test_seed_moves_the_draws_only_of_poisson_gene_selection(simulated):
     pd.testing.assert_series_equal(first["expected_fraction_zeros"], second["expected_fraction_zeros"])
 
 
+def test_the_config_knows_the_flavours_and_how_often_they_read_the_counts():
+    assert list(get_args(Hvg.model_fields["flavor"].annotation)) == list(hvg.FLAVORS) == FLAVORS
+    for flavor, target_sum in itertools.product(FLAVORS, (1e4, None)):
+        assert hvg_passes(flavor, target_sum) == len(hvg.FLAVORS[flavor].passes(target_sum))
+        assert hvg_passes(flavor, target_sum) <= len(hvg.PASSES.run)
+
+
 def test_sums_of_shards_add_up(simulated):
     X, codes = simulated
     names = ["a", "b", "c"]
-    whole = statistics.count_sums(InMemory(X), Batches(codes, names))
-    shards = [statistics.count_sums(InMemory(X[s]), Batches(codes[s], names)) for s in (slice(0, 99), slice(99, None))]
+    whole = shared.count_sums(InMemory(X), Batches(codes, names))
+    shards = [shared.count_sums(InMemory(X[s]), Batches(codes[s], names)) for s in (slice(0, 99), slice(99, None))]
     np.testing.assert_array_equal(whole, sum(shards))
 
 
 def test_large_counts_are_squared_exactly():
     # 300^2 does not fit the uint16 that stores give
     X = sp.csr_matrix(np.array([[300, 0], [500, 65535], [0, 1]], np.uint16))
-    sums = statistics.count_sums(InMemory(X), Batches(np.zeros(3, int), ["a"]))
+    sums = shared.count_sums(InMemory(X), Batches(np.zeros(3, int), ["a"]))
     np.testing.assert_array_equal(sums[:, 0], [[800, 65536], [300**2 + 500**2, 65535**2 + 1]])
 
 
@@ -238,8 +249,7 @@ def test_forced_genes_come_on_top_of_cutoffs(simulated):
 
 
 def passes_of(counts, batches, settings):
-    n = hvg.settings.hvg_passes(settings["flavor"], 1e4)
-    return list(hvg.PASSES.over_all(hvg.Cells(counts, batches, settings, 1e4), n).values())
+    return list(hvg.over_all(hvg.Cells(counts, batches, settings, 1e4)).values())
 
 
 def chosen(X, codes, flavor="seurat_v3", **options) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -263,8 +273,8 @@ def test_a_batch_too_small_for_loess_gets_a_wider_span_then_the_fit_of_all(simul
     assert set(of_batches["fit"][1:]) <= {"wider", "pooled"}
     assert of_batches["span"][0] == 0.3
     narrower = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    sums = statistics.count_sums(InMemory(X), Batches(codes, ["a", "b", "c"]))
-    deviation, spans = statistics.expected_deviations(sums, Batches(codes, ["a", "b", "c"]), 0.3)
+    sums = shared.count_sums(InMemory(X), Batches(codes, ["a", "b", "c"]))
+    deviation, spans = seurat_v3.expected_deviations(sums, Batches(codes, ["a", "b", "c"]), 0.3)
     for code in np.flatnonzero(of_batches["fit"] == "wider"):
         dense = X[codes == code].toarray()
         mean, variance = dense.mean(0), dense.var(0, ddof=1)
@@ -291,9 +301,9 @@ def test_the_fit_of_all_batches_is_taken_at_the_batchs_means_within_its_range():
     few[0, 7] += 100_000  # beyond the range of all batches' means
     both, codes = sp.csr_matrix(np.vstack([X, few])), np.repeat([0, 1], [80, 6])
     batches = Batches(codes, ["many", "few"])
-    sums = statistics.count_sums(InMemory(both), batches)
-    deviation, spans = statistics.expected_deviations(sums, batches, 0.3)
-    assert spans.tolist() == [0.3, statistics.POOLED]
+    sums = shared.count_sums(InMemory(both), batches)
+    deviation, spans = seurat_v3.expected_deviations(sums, batches, 0.3)
+    assert spans.tolist() == [0.3, seurat_v3.POOLED]
     dense = both.toarray()
     x, y = np.log10(dense.mean(0)), np.log10(dense.var(0, ddof=1))
     model = loess(x, y, span=0.3, degree=2)
@@ -531,10 +541,10 @@ def test_agrees_with_seurat_and_cell_ranger(real_data, flavor, n_top, file):
     values = sc.datasets.pbmc68k_reduced().raw.X.toarray().astype(np.float64)
     values *= 1e4 / values.sum(1, keepdims=True)
     values = np.log1p(values) if flavor == "cell_ranger" else values
-    found = statistics.dispersions(values.mean(0), values.var(0, ddof=1), flavor, n_bins=20)
+    found = dispersions.normalized_dispersions(values.mean(0), values.var(0, ddof=1), flavor, n_bins=20)
     for name in COMPARED[flavor]:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-5, err_msg=name)
-    variable = hvg._variable(found, np.ones(len(expected), bool), DEFAULTS | {"n_top_genes": n_top})
+    variable = dispersions._variable(found, np.ones(len(expected), bool), DEFAULTS | {"n_top_genes": n_top})
     np.testing.assert_array_equal(variable, expected["highly_variable"])
 
 

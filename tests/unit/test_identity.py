@@ -23,7 +23,7 @@ def test_mark_tells_names_and_their_order():
 def test_marks_of_parts_join(cuts):
     parts = [NAMES[: cuts[0]], NAMES[cuts[0] : cuts[1]], NAMES[cuts[1] :]]
     marks = [identity.mark_of_names(part, "cohort") for part in parts]
-    assert identity.joined(marks) == identity.mark_of_names(NAMES, "cohort")
+    assert identity.mark_of_parts(marks) == identity.mark_of_names(NAMES, "cohort")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_exact_is_scikit_learns(metric):
     X = blobs(400)
     between = cdist(X.astype(np.float64), X.astype(np.float64), metric.replace("manhattan", "cityblock"))
     np.fill_diagonal(between, np.inf)
-    indices, distances = knn.nearest(X, 12, metric)
+    indices, distances = knn.nearest_neighbors(X, 12, metric)
     assert indices.dtype == np.int32
     assert distances.dtype == np.float32
     # float32 coordinates: distances to 7 digits, of the angular ones less the square's; ranks may swap within that
@@ -34,18 +34,18 @@ def test_exact_is_scikit_learns(metric):
 
 def test_blocks_do_not_show(monkeypatch):
     X = blobs(500)
-    whole = knn.nearest(X, 7)
+    whole = knn.nearest_neighbors(X, 7)
     monkeypatch.setattr(knn, "BLOCK", 64)
-    for a, b in zip(whole, knn.nearest(X, 7), strict=True):
+    for a, b in zip(whole, knn.nearest_neighbors(X, 7), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_itself_is_first_or_left_out_even_among_duplicates():
     X = np.repeat(blobs(20), 10, axis=0)
-    indices, distances = knn.nearest(X, 5)
+    indices, distances = knn.nearest_neighbors(X, 5)
     assert not (indices == np.arange(200)[:, None]).any()
     np.testing.assert_allclose(distances, 0, atol=1e-6)  # nine duplicates each; float32
-    with_self, _ = knn.nearest(X, 5, include_self=True)
+    with_self, _ = knn.nearest_neighbors(X, 5, include_self=True)
     np.testing.assert_array_equal(with_self[:, 0], np.arange(200))
     assert with_self.shape == (200, 5)
     assert not (with_self[:, 1:] == np.arange(200)[:, None]).any()
@@ -54,17 +54,17 @@ def test_itself_is_first_or_left_out_even_among_duplicates():
 @pytest.mark.parametrize(("k", "metric", "message"), [(20, "euclidean", "20 points"), (5, "hamming", "not one of")])
 def test_what_cannot_be_found_is_refused(k, metric, message):
     with pytest.raises(ValueError, match=message):
-        knn.nearest(blobs(20), k, metric)
+        knn.nearest_neighbors(blobs(20), k, metric)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_approximate_search_finds_nearly_all(metric):
     X, k = blobs(5000, 40), 15
-    exact, _ = knn.nearest(X, k, metric, exact=True)
-    found, distances = knn.nearest(X, k, metric, seed=1, exact=False)
+    exact, _ = knn.nearest_neighbors(X, k, metric, exact=True)
+    found, distances = knn.nearest_neighbors(X, k, metric, seed=1, exact=False)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
     assert recall > 0.99  # measured: 0.999 here, 0.997 among 200,000 points
     assert (np.diff(distances, axis=1) >= 0).all()
     assert not (found == np.arange(len(X))[:, None]).any()
-    np.testing.assert_array_equal(found, knn.nearest(X, k, metric, seed=1, exact=False)[0])
+    np.testing.assert_array_equal(found, knn.nearest_neighbors(X, k, metric, seed=1, exact=False)[0])

@@ -6,7 +6,7 @@ import neighbors
 import numpy as np
 import pytest
 from lib.methods.fuzzy import fuzzy_graph, read_graph
-from lib.methods.knn import nearest
+from lib.methods.knn import nearest_neighbors
 from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run.errors import UserError
@@ -20,7 +20,7 @@ TOLERANCE = 2e-5
 
 def test_the_graph_is_scanpys(pbmc3k_graph):
     X = pbmc3k_graph.obsm["X_pca"][:, :40].astype(np.float32)
-    graph = fuzzy_graph(*nearest(X, 14), CPU)
+    graph = fuzzy_graph(*nearest_neighbors(X, 14), CPU)
     expected = pbmc3k_graph.obsp["connectivities"]
     assert abs(graph - expected).max() < TOLERANCE
     assert graph.nnz == expected.nnz
@@ -33,13 +33,13 @@ def test_duplicate_points_as_in_umap_learn():
 
     X = np.repeat(np.random.default_rng(0).normal(size=(200, 5)), 3, axis=0).astype(np.float32)
     X[:40] = 0
-    indices, distances = nearest(X, 15, include_self=True)
+    indices, distances = nearest_neighbors(X, 15, include_self=True)
     expected, _, _ = fuzzy_simplicial_set(X, 15, None, None, knn_indices=indices, knn_dists=distances)
     assert abs(fuzzy_graph(indices[:, 1:], distances[:, 1:], CPU) - expected).max() < TOLERANCE
 
 
 def test_neither_blocks_nor_a_second_call_change_the_graph(blobs, monkeypatch):
-    found = nearest(blobs[0], 14)
+    found = nearest_neighbors(blobs[0], 14)
     whole = fuzzy_graph(*found, CPU)
     assert (fuzzy_graph(*found, CPU) != whole).nnz == 0
     monkeypatch.setattr("lib.methods.fuzzy.BLOCK", 64)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from lib.inputs.genelists import Genes, gene_families
+from lib.inputs.genelists import GeneNames, gene_families
 from lib.run.errors import UserError
 from lib.store.counts import Counts, CountsWriter
 from lib.store.stream import InMemory
@@ -17,9 +17,9 @@ from qc import qc_metrics
 FAMILIES = {"MT": ["MT-"], "RIBO": ["RPS", "RPL"]}
 
 
-def genes(symbols, ids=None, flags=None) -> Genes:
+def genes(symbols, ids=None, flags=None) -> GeneNames:
     symbols = np.array(symbols, object)
-    return Genes(symbols, symbols if ids is None else np.array(ids, object), flags or {})
+    return GeneNames(symbols, symbols if ids is None else np.array(ids, object), flags or {})
 
 
 def compare(adata: ad.AnnData, percent_top: list[int], max_cells: int = 1000) -> None:
@@ -129,7 +129,7 @@ def test_columns_of_var_are_read_from_the_store(tmp_path):
     writer.append(sp.csr_matrix(np.ones((2, 3), np.uint16)))
     var = pd.DataFrame({"gene_symbols": list("abc"), "gene_ids": list("abc")}, index=list("abc"))
     writer.close(pd.DataFrame(index=["x", "y"]), var.assign(mt=[True, False, False], length=[1, 2, 3]))
-    found = Genes.of(Counts(tmp_path / "counts.h5ad"))
+    found = GeneNames.of(Counts(tmp_path / "counts.h5ad"))
     assert found.symbols.tolist() == list("abc")
     assert {name: mask.tolist() for name, mask in found.flags.items()} == {"mt": [True, False, False]}
 

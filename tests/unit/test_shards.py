@@ -13,13 +13,14 @@ import pandas as pd
 import pca
 import pytest
 import scipy.sparse as sp
+from lib.inputs.config import hvg_passes
 from lib.methods.markers import read_markers
 from lib.methods.scaling import Scaling
 from lib.run.errors import UserError
 from lib.store.cohort import Cohort
 from lib.store.counts import Counts, CountsWriter, Stores
 from lib.store.files import read_arrays, read_attrs, read_table, write_table
-from lib.store.shards import rows_of
+from lib.store.shards import cells_of_shard
 
 N_GENES = 300
 HVG = {"per_batch": True, "n_top_genes": 60, "span": 0.5, "n_bins": 20, "theta": 100, "clip": None}
@@ -108,7 +109,7 @@ def dense(stream) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 299])
 def test_shards_part_the_cells_evenly(n):
-    rows = [rows_of(name, 299) for name in names(n)]
+    rows = [cells_of_shard(name, 299) for name in names(n)]
     assert np.concatenate([np.arange(299)[part] for part in rows]).tolist() == list(range(299))
     sizes = {part.stop - part.start for part in rows}
     assert max(sizes) - min(sizes) <= 1
@@ -116,7 +117,7 @@ def test_shards_part_the_cells_evenly(n):
 
 def test_more_shards_than_cells_are_refused():
     with pytest.raises(UserError, match="shards are 300, but there are 299 kept cells"):
-        rows_of("1-of-300", 299)
+        cells_of_shard("1-of-300", 299)
 
 
 @pytest.mark.parametrize("n", [2, 5])
@@ -145,7 +146,7 @@ def test_every_flavours_genes_are_those_of_one_job(files, flavor, target_sum, pe
     settings = HVG | {"flavor": flavor, "per_batch": per_batch}
     params = {"batch_key": "donor", "target_sum": target_sum, "hvg": settings}
     one = read_table(run(hvg.main, files, "one.parquet", params=params))
-    shards = passed(hvg, files, params, hvg.settings.hvg_passes(flavor, target_sum))
+    shards = passed(hvg, files, params, hvg_passes(flavor, target_sum))
     three = read_table(run(hvg.main, files, "three.parquet", params=params, shards=shards))
     pd.testing.assert_frame_equal(three, one, rtol=1e-9)
 

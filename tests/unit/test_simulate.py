@@ -23,7 +23,7 @@ def cells_of(blocks):
 
 @pytest.fixture(scope="module")
 def genes():
-    return sim.gene_table(DESIGN)
+    return sim.simulated_genes(DESIGN)
 
 
 @pytest.fixture(scope="module")
@@ -214,4 +214,4 @@ def test_main_writes_one_patient(tmp_path):
 @pytest.mark.parametrize("wrong", [{"n_types": 21}, {"n_types": 0}, {"n_genes": 200}])
 def test_impossible_designs_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        sim.gene_table(sim.Design(**wrong))
+        sim.simulated_genes(sim.Design(**wrong))

@@ -101,9 +101,9 @@ def same_patient(atlas: ad.AnnData, rep: str) -> float:
 
 def test_markers_are_the_simulated_programmes(finished):
     """Of the ten best t-test markers of a type, most are raised in it or in its lineage."""
-    from simulate import TYPES, Design, gene_table
+    from simulate import TYPES, Design, simulated_genes
 
-    marker_of = gene_table(Design(n_genes=2000, n_types=5, umi=2500))["marker_of"]
+    marker_of = simulated_genes(Design(n_genes=2000, n_types=5, umi=2500))["marker_of"]
     markers = pd.read_csv(finished.folder / "results/cohort/markers/CellType/t-test.tsv.gz", sep="\t")
     for name, table in markers.groupby("group"):
         best = table.nsmallest(10, "rank")["names"]

@@ -32,7 +32,7 @@ COLUMN_NAMES = (  # columns of var under which files flag the same family; `is_`
 
 
 @dataclass(frozen=True)
-class Genes:
+class GeneNames:
     """What tells which genes these are.
 
     Attributes
@@ -48,7 +48,7 @@ class Genes:
     flags: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Counts) -> Genes:
+    def of(cls, store: Counts) -> GeneNames:
         """The genes of a counts store."""
         with h5py.File(store.path, "r", locking=False) as file:
             columns = {name: column for name, column in file["var"].items() if isinstance(column, h5py.Dataset)}
@@ -56,7 +56,7 @@ class Genes:
         return cls(store.names("var", "gene_symbols"), store.names("var", "gene_ids"), flags)
 
 
-def gene_families(config: Mapping[str, Sequence[str] | str], genes: Genes) -> dict[str, np.ndarray]:
+def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -> dict[str, np.ndarray]:
     """For each family of the config that has genes here a boolean mask over the genes.
 
     Parameters
@@ -75,11 +75,11 @@ def gene_families(config: Mapping[str, Sequence[str] | str], genes: Genes) -> di
     masks = {}
     for name, spec in config.items():
         wanted = read_names(spec) if isinstance(spec, str) else spec
-        find = named if isinstance(spec, str) else beginning
+        find = listed if isinstance(spec, str) else beginning
         mask, how = find(wanted, genes.symbols, by_symbol), "symbol"
         if not mask.any():
             by_id = ensembl_symbols(genes) if by_id is None else by_id
-            ids = named(wanted, genes.ids, [written(i) for i in genes.ids]) if isinstance(spec, str) else False
+            ids = listed(wanted, genes.ids, [written(i) for i in genes.ids]) if isinstance(spec, str) else False
             mask, how = ids | find(wanted, np.array(by_id, object), by_id), "Ensembl id"
         if not mask.any():
             mask, how = flagged(name, genes)
@@ -103,8 +103,8 @@ def beginning(prefixes: Sequence[str], symbols: np.ndarray, keys: Sequence[str])
     return np.array([key.startswith(starts) for key in keys], dtype=bool)
 
 
-def named(names: Sequence[str], symbols: np.ndarray, keys: Sequence[str]) -> np.ndarray:
-    """Which genes are named: as their `symbols` are, or else as their `keys` (what `written` makes of these)."""
+def listed(names: Sequence[str], symbols: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    """Which genes are listed: as their `symbols` are, or else as their `keys` (what `written` makes of these)."""
     exact = np.isin(symbols.astype(str), list(names))
     return exact if exact.any() else np.isin(keys, [written(name) for name in names])
 
@@ -116,7 +116,7 @@ def written(name: str) -> str:
     return VERSION.sub(r"\1", plain).upper().replace(".", "-").replace(":", "-").replace("_", "-")
 
 
-def ensembl_symbols(genes: Genes) -> list[str]:
+def ensembl_symbols(genes: GeneNames) -> list[str]:
     """The symbols, as `written`, of the genes that `ensembl_families.tsv` has the ids of; "" for others."""
     table = pd.read_csv(ENSEMBL, sep="\t", comment="#")
     known = dict(zip(table["gene_id"], map(written, table["symbol"]), strict=True))
@@ -124,7 +124,7 @@ def ensembl_symbols(genes: Genes) -> list[str]:
     return [known.get(written(i)) or known.get(written(symbol), "") for i, symbol in pairs]
 
 
-def flagged(family: str, genes: Genes) -> tuple[np.ndarray, str]:
+def flagged(family: str, genes: GeneNames) -> tuple[np.ndarray, str]:
     """The genes that a column of `var` named as the family flags, and what to call that; none where there is none."""
     alike = next((names for names in COLUMN_NAMES if family.lower() in names), {family.lower()})
     for name, mask in genes.flags.items():

@@ -18,7 +18,7 @@ import pandas as pd
 
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
-from lib.inputs.formats import header_of, version_of
+from lib.inputs.formats import header_of, version_of_file
 from lib.inputs.formats.base import Header, Question
 from lib.run.errors import UserError
 
@@ -92,7 +92,7 @@ def column_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str,
     return problems
 
 
-def check(problems: Mapping[str, list[str]]) -> None:
+def refuse_problems(problems: Mapping[str, list[str]]) -> None:
     """Refuse samples whose files or lines have problems.
 
     Raises
@@ -129,7 +129,7 @@ def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, 
         known = {}
     found, answers, problems = {}, {}, {}
     for sample, question in asked.items():
-        key = json.dumps([*asdict(question).values(), version_of(Path(question.path), question.genome)])
+        key = json.dumps([*asdict(question).values(), version_of_file(Path(question.path), question.genome)])
         if key in known:
             answers[key] = known[key]
             found[sample] = Sizes(**known[key])

@@ -21,7 +21,7 @@ MIN_WIDTH = 30  # neighbours that NN-descent refines: of fewer, too many are mis
 METRICS = ("euclidean", "cosine", "manhattan", "correlation")
 
 
-def nearest(
+def nearest_neighbors(
     X: np.ndarray,
     k: int,
     metric: str = "euclidean",
@@ -87,12 +87,12 @@ def nearest(
 def exact_blocks(
     X: Any, k: int, metric: str = "euclidean", n_jobs: int = 1, device: devices.Device | None = None
 ) -> Iterator[tuple[slice, Any, Any]]:
-    """The k nearest other points of a block of points at a time: for what needs no table of them all.
+    """The k nearest other points of a block of points at a time, for callers that need no table of all points.
 
     Yields
     ------
     The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k, on the
-    device. Parameters and errors: see `nearest`.
+    device. Parameters and errors: see `nearest_neighbors`.
     """
     if device is not None and device.is_gpu:
         yield from _gpu_blocks(*_prepared(X, k, metric, device.xp), k, exact=True)

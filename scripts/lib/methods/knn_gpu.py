@@ -15,7 +15,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-SPARE = 8  # candidates beyond those wanted
+EXTRA = 8  # candidates beyond those wanted
 ELEMENTS = 1 << 22  # candidates that are ranked at a time: some 0.2 GB
 PROBES = 64  # lists of the inverted file that are searched for a point
 GAPS = {"euclidean": ("sum += gap * gap;", "sqrt(sum)"), "manhattan": ("sum += fabs(gap);", "sum")}
@@ -38,7 +38,7 @@ def neighbor_blocks(points: Any, k: int, metric: str, exact: bool) -> Iterator[t
     The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k.
     """
     find = (all_pairs if exact else inverted_file)(points, metric)
-    width = min(k + 1 + SPARE, len(points))
+    width = min(k + 1 + EXTRA, len(points))
     size = max(ELEMENTS // width, 1024)
     for start in range(0, len(points), size):
         rows = slice(start, min(start + size, len(points)))
@@ -49,7 +49,7 @@ def recall(points: Any, indices: Any, metric: str, sample: np.ndarray) -> float:
     """The fraction of the sampled points' nearest neighbours, all pairs compared, that are among those found."""
     sample = cupy.asarray(sample)
     k = indices.shape[1]
-    candidates = all_pairs(points, metric)(sample, min(k + 1 + SPARE, len(points)))
+    candidates = all_pairs(points, metric)(sample, min(k + 1 + EXTRA, len(points)))
     true, _ = ranked(points, sample, candidates, k, metric)
     return float((true[:, :, None] == indices[sample][:, None, :]).any(2).mean())
 

@@ -21,7 +21,7 @@ from typing import TextIO
 
 log = logging.getLogger("somersault")
 
-SPARE = 0.97  # of a card's memory: the rest is left to the driver
+USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
 CONTEXT_MB = 600  # what a process takes on a card beside its arrays: CUDA's context and the libraries' kernels
 POLL = 0.25  # seconds between two looks at the claims
 
@@ -88,7 +88,7 @@ def claim(
 
 def room(card: Card) -> int:
     """Memory of a card that can be claimed, in MB."""
-    return int(card.memory_mb * SPARE) - CONTEXT_MB
+    return int(card.memory_mb * USABLE) - CONTEXT_MB
 
 
 def claimed(folder: Path, card: Card) -> int:

@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 
 
 @cache
-def version_of(script: Path) -> str:
+def version_of_code(script: Path) -> str:
     """A hash of a stage's script and of all of this workflow that it imports, comments and docstrings aside."""
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted(closure(script)):

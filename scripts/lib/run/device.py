@@ -18,7 +18,6 @@ from lib.run import diagnosis
 from lib.run.clock import spending
 from lib.run.errors import UserError
 
-SPARE = 0.97  # of a card's memory: the rest is left to contexts and libraries' own allocations
 MB = 1 << 20
 
 
@@ -70,7 +69,7 @@ class Device:
             "cap_mb": self.memory // MB,
             "driver": diagnosis.driver_version(),
             "cuda": diagnosis.dotted(runtime.runtimeGetVersion()),
-            "gpu_versions": {name: diagnosis.version_of(name) for name in diagnosis.PACKAGES},
+            "gpu_versions": {name: diagnosis.version_of_package(name) for name in diagnosis.PACKAGES},
         }
 
 
@@ -115,7 +114,7 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
     with spending("import"):  # CUDA's start
         cupy.cuda.Device(0 if card is None else card[0].ordinal).use()
         cupy.cuda.runtime.free(0)
-    cap = int(cupy.cuda.runtime.memGetInfo()[0] * SPARE) if card is None else card[1] * MB
+    cap = int(cupy.cuda.runtime.memGetInfo()[0] * cards.USABLE) if card is None else card[1] * MB
     source = rmm.mr.CudaAsyncMemoryResource() if pool else rmm.mr.CudaMemoryResource()
     resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))
     rmm.mr.set_current_device_resource(resource)

@@ -50,7 +50,7 @@ def unusable() -> str | None:
         return f"the packages {', '.join(missing)} are not installed. Install them with {EXTRAS}{python}."
     number = ctypes.c_int(0)
     driver.cuDriverGetVersion(ctypes.byref(number))
-    needed = 13 if version_of("rmm-cu13") else 12
+    needed = 13 if version_of_package("rmm-cu13") else 12
     if number.value // 1000 < needed:
         return (
             f"the driver knows CUDA {dotted(number.value)} only, and the packages installed are for CUDA {needed}. "
@@ -92,7 +92,7 @@ def dotted(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def version_of(package: str) -> str | None:
+def version_of_package(package: str) -> str | None:
     """The version of a package, whatever CUDA it is built for; None where it is not installed."""
     for name in (package, f"{package}-cu13", f"{package}-cu12", f"{package}-cuda13x", f"{package}-cuda12x"):
         try:

@@ -26,7 +26,7 @@ def notices(records: Iterable[Mapping[str, Any]], versions: Mapping[str, str]) -
     records
         The run records, in the order wanted.
     versions
-        Rule -> the code that it would run today (`lib.run.code.version_of`).
+        Rule -> the code that it would run today (`lib.run.code.version_of_code`).
     """
     found, old = [], set()
     for record in records:

@@ -14,7 +14,7 @@ from lib.run.stage import log, notice
 from lib.store.categories import united
 from lib.store.counts import Counts, Stores
 from lib.store.files import read_table
-from lib.store.shards import rows_of
+from lib.store.shards import cells_of_shard
 
 
 class Cohort(Stores):
@@ -71,7 +71,7 @@ class Cohort(Stores):
         tables = [read_table(path, columns=["kept"])["kept"] for path in cells]
         kept = [table.to_numpy() for table in tables] if obs is None else in_cohort(tables, obs)
         starts = np.cumsum([0, *(mask.sum() for mask in kept)])
-        self.rows = slice(0, int(starts[-1])) if shard is None else rows_of(shard, int(starts[-1]))
+        self.rows = slice(0, int(starts[-1])) if shard is None else cells_of_shard(shard, int(starts[-1]))
         mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
         used = [i for i, mask in enumerate(mine) if shard is None or mask.any()]
         self.cells = [cells[i] for i in used]

@@ -108,6 +108,6 @@ def rows_of_nonzeros(X: Any, device: devices.Device) -> Any:
     """For each non-zero of a CSR matrix its row, int64."""
     if not device.is_gpu:
         return np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    from lib.store.kernels import rows_of
+    from lib.store.kernels import rows_of_nonzeros
 
-    return rows_of(X.indptr, X.nnz)
+    return rows_of_nonzeros(X.indptr, X.nnz)

@@ -38,7 +38,7 @@ def mark_of_names(names: Sequence[str] | pd.Index, scope: str) -> str:
     return f"{scope} {len(names)} {len(text)} {found:016x}"
 
 
-def joined(marks: Sequence[str]) -> str:
+def mark_of_parts(marks: Sequence[str]) -> str:
     """The mark of the cells of several artifacts, one after the other."""
     n, size, found = 0, 0, 0
     for mark in marks:
@@ -97,7 +97,7 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
                 if samples.setdefault(i, (file, mark))[1] != mark:
                     _differ(samples[i][0], file)
         else:
-            found = marks[0] if len(set(marks)) == 1 else joined(marks)  # of all cells each, or parts of them
+            found = marks[0] if len(set(marks)) == 1 else mark_of_parts(marks)  # of all cells each, or parts of them
             cohort = cohort or (files[0], found)
             if cohort[1] != found:
                 _differ(cohort[0], next(file for file, mark in zip(files, marks, strict=True) if mark != cohort[1]))

@@ -121,7 +121,7 @@ def count_keys(keys: Any, n: int) -> Any:
     return counts.view(cupy.int64)
 
 
-def rows_of(indptr: Any, nnz: int) -> Any:
+def rows_of_nonzeros(indptr: Any, nnz: int) -> Any:
     """For each non-zero of a CSR matrix its row, int64; `indptr` is int32."""
     rows = cupy.empty(nnz, cupy.int64)
     if nnz:

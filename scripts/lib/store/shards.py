@@ -100,7 +100,7 @@ class Gathered(Mapping[str, Arrays]):
         return len(self.files)
 
 
-def rows_of(shard: str, n_obs: int) -> slice:
+def cells_of_shard(shard: str, n_obs: int) -> slice:
     """The cells of a shard among `n_obs`: "2-of-3" is the second of three, as large as the others to a cell.
 
     Raises
@@ -114,7 +114,7 @@ def rows_of(shard: str, n_obs: int) -> slice:
     return slice((number - 1) * n_obs // n, number * n_obs // n)
 
 
-def rows_of_part(part: Counts, obs: str | Path) -> slice:
+def cells_of_part(part: Counts, obs: str | Path) -> slice:
     """Where the cells of a shard's part of the features stand in the cohort's `obs.parquet`.
 
     Raises

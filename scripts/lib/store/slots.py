@@ -73,11 +73,11 @@ def _read_array(path: str | Path, name: str, slot: str) -> Any:
     if not slot.startswith("obsp/"):
         return read_arrays(path, name)[name]
     if name == "distances":
-        return nearest(**read_arrays(path, "indices", name), n_neighbors=read_attrs(path)["n_neighbors"])
+        return distance_matrix(**read_arrays(path, "indices", name), n_neighbors=read_attrs(path)["n_neighbors"])
     return read_csr(path, name)
 
 
-def nearest(indices: np.ndarray, distances: np.ndarray, n_neighbors: int) -> Any:
+def distance_matrix(indices: np.ndarray, distances: np.ndarray, n_neighbors: int) -> Any:
     """The distances of each cell to its nearest, itself counted among n_neighbors, as a CSR matrix."""
     from scipy.sparse import csr_matrix
 

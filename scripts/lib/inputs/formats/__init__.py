@@ -137,7 +137,7 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
     return TenxH5(question, tell, file)
 
 
-def version_of(path: Path, genome: str | None = None) -> list[list[Any]]:
+def version_of_file(path: Path, genome: str | None = None) -> list[list[Any]]:
     """What changes when what is read of a file does: name, size and time of each file; of a zarr a summary of all."""
     try:
         if not path.is_dir():

@@ -36,7 +36,7 @@ def gene_features(path: Path, types: np.ndarray) -> np.ndarray:
     return genes
 
 
-def named(path: Path, symbols: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def filled_names(path: Path, symbols: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Symbols and ids, each in place of the other where that is empty.
 
     Raises
@@ -61,7 +61,7 @@ def names_in(path: Path, var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     ids = next((var[name].reset_index(drop=True) for name in ID_COLUMNS if name in var), index)
     symbols = index if symbols is None else symbols
     symbols, ids = (names.astype(object).where(names.notna(), "") for names in (symbols, ids))
-    return named(path, plain(symbols).to_numpy(), plain(ids).to_numpy())
+    return filled_names(path, plain(symbols).to_numpy(), plain(ids).to_numpy())
 
 
 def with_symbols(raw: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:

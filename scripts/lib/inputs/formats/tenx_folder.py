@@ -45,7 +45,7 @@ class TenxFolder(Reader):
         if 2 in table:
             self.columns = genes.gene_features(self.features, table[2].to_numpy(object))
         ids, symbols = table[0].to_numpy(object), table[min(1, table.shape[1] - 1)].to_numpy(object)
-        symbols, ids = genes.named(self.features, symbols, ids)
+        symbols, ids = genes.filled_names(self.features, symbols, ids)
         self._check_shape(len(ids), len(self.obs))
         chosen = slice(None) if self.columns is None else self.columns
         self.gene_symbols, self.gene_ids = symbols[chosen], ids[chosen]

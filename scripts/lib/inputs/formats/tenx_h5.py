@@ -52,7 +52,7 @@ class TenxH5(MatrixReader):
 
         fields = {name: dataset.asstr()[...] for name, dataset in self.fields.items()}
         ids = fields.get("id", fields.get("name"))
-        symbols, ids = genes.named(self.path, fields.get("name", ids), ids)
+        symbols, ids = genes.filled_names(self.path, fields.get("name", ids), ids)
         untold = np.full(len(ids), "")
         self.columns = genes.gene_features(self.path, fields.get("feature_type", untold))
         if self.question.genome is not None and "features" in self.matrix:

@@ -149,7 +149,7 @@ class TextTable(Reader):
 
     def load(self) -> None:
         """The names of all lines."""
-        from lib.inputs.formats.genes import named
+        from lib.inputs.formats.genes import filled_names
         from lib.run.stage import notice
 
         try:
@@ -161,7 +161,7 @@ class TextTable(Reader):
             notice("%s is not UTF-8: its names are read as Latin-1", self.path)
         names = plain(self.above), beside
         genes, barcodes = names[::-1] if self.scattered else names
-        self.gene_symbols = self.gene_ids = named(self.path, genes.to_numpy(), genes.to_numpy())[0]
+        self.gene_symbols = self.gene_ids = filled_names(self.path, genes.to_numpy(), genes.to_numpy())[0]
         self.obs = pd.DataFrame(index=barcodes)
         self.nnz = self.n_obs * self.n_vars
 

@@ -1,9 +1,9 @@
 """Harmony 2: soft clusters that mix the batches, and each cluster's shift of every batch, in turn.
 
 Sources: Korsunsky et al. 2019 (Harmony); Harmony 2, as harmonypy 2.1 computes it (ridge penalties estimated for each
-cluster, centroids from the correction, batches that are hardly in a cluster left out of it). What differs from it:
+cluster, centroids from the correction, batches that are hardly in a cluster left out of it). Differences from it:
 k-means starts elsewhere; the blocks of cells that are reassigned together are drawn once between two corrections, so
-that what they hold of each batch and cluster is known; sums are rounded otherwise.
+that their sums of each batch and cluster are known; sums are rounded otherwise.
 
 The cells lie sorted by their combination of batches: the correction works on contiguous rows. Cells are computed in
 pieces, by threads on a CPU; sums per batch are products with one-hot matrices, without atomics, and the sums of pieces
@@ -39,12 +39,12 @@ KMEANS_CELLS = 256  # cells per cluster that k-means looks at, as in faiss
 SEEDING_CELLS = 50  # cells per cluster that k-means++ draws its centroids from
 LLOYD_STEPS = 10
 TILE = 512  # so many cells are summed in float32, and the sums of tiles in float64
-PIECE = {"cpu": 2**17, "gpu": 2**23}  # most elements of a temporary array: what a core's cache holds; 32 MiB
+PIECE = {"cpu": 2**17, "gpu": 2**23}  # most elements of a temporary array: they fit a core's cache; 32 MiB
 TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
-class Batches:
+class SortedBatches:
     """The batches of cells that lie sorted by their combination of batches; the key with most batches comes first.
 
     The batches of all keys, numbered through, are called levels.
@@ -67,7 +67,7 @@ class Batches:
     xp: ModuleType
 
     @classmethod
-    def sort(cls, codes: np.ndarray, xp: ModuleType) -> tuple[Batches, np.ndarray]:
+    def sort(cls, codes: np.ndarray, xp: ModuleType) -> tuple[SortedBatches, np.ndarray]:
         """The batches of sorted cells, and the order that sorts them, for the cells' codes (cells x keys)."""
         codes = codes[:, np.argsort(-codes.max(axis=0), kind="stable")]
         order = np.lexsort(codes.T)
@@ -104,7 +104,7 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class Cells:
+class SortedCells:
     """The cells on the device, sorted by their combination of batches.
 
     Attributes
@@ -126,7 +126,7 @@ class Cells:
     Z: Any
     Z_corr: Any
     R: Any
-    batches: Batches
+    batches: SortedBatches
     map: Callable
     step: int
 
@@ -185,13 +185,13 @@ def harmonize(
         If `lamb` is so small that the correction is not determined.
     """
     xp, rng = device.xp, np.random.default_rng(seed)
-    batches, order = Batches.sort(codes, xp)
+    batches, order = SortedBatches.sort(codes, xp)
     host = np.asarray(X, dtype=np.float32)[order]
     Z, R = xp.asarray(host), xp.empty((len(X), nclust), dtype=xp.float32)
     step = max(1, PIECE[device.name] // max(nclust, Z.shape[1], *batches.sizes) // TILE) * TILE
     # Each thread limits its BLAS itself: one on OpenMP knows its limit by thread
     with threadpool_limits(1), ThreadPoolExecutor(n_jobs, initializer=threadpool_limits, initargs=(1,)) as threads:
-        cells = Cells(Z, Z.copy(), R, batches, map if device.is_gpu or n_jobs == 1 else threads.map, step)
+        cells = SortedCells(Z, Z.copy(), R, batches, map if device.is_gpu or n_jobs == 1 else threads.map, step)
         Y, objective = _kmeans(cells, nclust, rng, device), None
         for iteration in range(max_iter_harmony):
             before, objective = _cluster(cells, Y, theta, sigma, rng, objective)
@@ -222,7 +222,7 @@ def _product(A: Any, B: Any, xp: ModuleType) -> Any:
     return total + _product(A[whole:], B[whole:], xp)
 
 
-def _moments(A: Any, X: Any, xp: ModuleType) -> Any:
+def _weighted_sums(A: Any, X: Any, xp: ModuleType) -> Any:
     """`A.T @ X` and, in a last column, the sums of A's columns; float64."""
     return xp.concatenate([_product(A, X, xp), A.sum(axis=0, dtype=xp.float64)[:, None]], axis=1)
 
@@ -242,7 +242,7 @@ def _scale_to_unit_length(X: Any, xp: ModuleType) -> None:
     X /= xp.maximum(xp.sqrt((X * X).sum(axis=1, keepdims=True)), TINY)
 
 
-def _kmeans(cells: Cells, n_clusters: int, rng: np.random.Generator, device: Device) -> Any:
+def _kmeans(cells: SortedCells, n_clusters: int, rng: np.random.Generator, device: Device) -> Any:
     """Centroids of some of the cells' unit vectors, from k-means++: n_clusters x components, of unit length."""
     xp, n = device.xp, len(cells.Z)
     some = rng.choice(n, min(n, KMEANS_CELLS * n_clusters), replace=False)
@@ -252,11 +252,11 @@ def _kmeans(cells: Cells, n_clusters: int, rng: np.random.Generator, device: Dev
     for _ in range(LLOYD_STEPS):
         half = 0.5 * (Y * Y).sum(axis=1)
 
-        def moments(rows: slice, Y: Any = Y, half: Any = half) -> Any:
-            nearest = (X[rows] @ Y.T - half).argmax(axis=1)
-            return _moments(_one_hot(nearest, n_clusters, X.dtype, xp), X[rows], xp)
+        def of_piece(rows: slice, Y: Any = Y, half: Any = half) -> Any:
+            cluster = (X[rows] @ Y.T - half).argmax(axis=1)
+            return _weighted_sums(_one_hot(cluster, n_clusters, X.dtype, xp), X[rows], xp)
 
-        total = sum(cells.map(moments, cells.pieces(0, len(X))))
+        total = sum(cells.map(of_piece, cells.pieces(0, len(X))))
         # An empty cluster stays where it is
         Y = xp.where(total[:, -1:] > 0, total[:, :-1] / xp.maximum(total[:, -1:], 1), Y).astype(xp.float32)
     _scale_to_unit_length(Y, xp)
@@ -266,18 +266,18 @@ def _kmeans(cells: Cells, n_clusters: int, rng: np.random.Generator, device: Dev
 def _seeds(X: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """k-means++: rows of X (unit vectors) that lie far from each other: n_clusters x components."""
     chosen = [0]
-    nearest = np.full(len(X), np.inf, dtype=np.float32)
+    distances = np.full(len(X), np.inf, dtype=np.float32)
     while len(chosen) < n_clusters:
-        nearest = np.minimum(nearest, np.maximum(0, 2 - 2 * (X @ X[chosen[-1]])))
-        nearest[chosen[-1]] = 0
-        share = np.cumsum(nearest, dtype=np.float64)
+        distances = np.minimum(distances, np.maximum(0, 2 - 2 * (X @ X[chosen[-1]])))
+        distances[chosen[-1]] = 0
+        share = np.cumsum(distances, dtype=np.float64)
         # Where every cell is as a centroid is, any cell will do
         at = np.searchsorted(share, rng.random() * share[-1], side="right") if share[-1] else rng.integers(len(X))
         chosen.append(min(int(at), len(X) - 1))
     return X[chosen]
 
 
-def _assign(cells: Cells, block: list[Any], Y: Any, sigma: float, reward: Any, keep: bool) -> tuple[Any, Any]:
+def _assign(cells: SortedCells, block: list[Any], Y: Any, sigma: float, reward: Any, keep: bool) -> tuple[Any, Any]:
     """A block's soft clusters, R ~ exp(reward - d / sigma) with d = 2 (1 - cosine).
 
     Parameters
@@ -316,11 +316,11 @@ def _assign(cells: Cells, block: list[Any], Y: Any, sigma: float, reward: Any, k
 
 
 def _cluster(
-    cells: Cells, Y: Any, theta: float, sigma: float, rng: np.random.Generator, before: float | None
+    cells: SortedCells, Y: Any, theta: float, sigma: float, rng: np.random.Generator, before: float | None
 ) -> tuple[float, float]:
     """Set R to soft clusters that mix the batches, in MAX_ITER_KMEANS rounds over random blocks of cells.
 
-    A block's cells are assigned by what all other cells leave: R ~ exp(-d / sigma) ((2 E + 1) / (O + E + 1))^theta,
+    A block's cells are assigned by the other cells' clusters: R ~ exp(-d / sigma) ((2 E + 1) / (O + E + 1))^theta,
     with the last factor for each of the cell's batches.
 
     Returns
@@ -354,14 +354,14 @@ def _cluster(
     return before, objective()
 
 
-def _correct(cells: Cells, Y: Any, lamb: float | None) -> Any:
+def _correct(cells: SortedCells, Y: Any, lamb: float | None) -> Any:
     """Set Z_corr to Z less each cluster's shift of the cell's batches, weighted by R; returns the centroids."""
     batches, xp = cells.batches, cells.batches.xp
     bounds = zip(batches.bounds[:-1].tolist(), batches.bounds[1:].tolist(), strict=True)
     pieces = [(c, rows) for c, (start, stop) in enumerate(bounds) for rows in cells.pieces(start, stop)]
     sums = xp.zeros((len(batches.combinations), len(Y), cells.Z.shape[1] + 1))
-    moments = cells.map(lambda piece: _moments(cells.R[piece[1]], cells.Z[piece[1]], xp), pieces)
-    for (c, _), part in zip(pieces, moments, strict=True):
+    parts = cells.map(lambda piece: _weighted_sums(cells.R[piece[1]], cells.Z[piece[1]], xp), pieces)
+    for (c, _), part in zip(pieces, parts, strict=True):
         sums[c] += part
     shifts, Y = _ridge(sums, Y, lamb, batches)
 
@@ -376,7 +376,7 @@ def _correct(cells: Cells, Y: Any, lamb: float | None) -> Any:
     return Y
 
 
-def _ridge(sums: Any, Y: Any, lamb: float | None, batches: Batches) -> tuple[Any, Any]:
+def _ridge(sums: Any, Y: Any, lamb: float | None, batches: SortedBatches) -> tuple[Any, Any]:
     """Each cluster's linear model of the components: an intercept, its centroid, and a shift for each batch.
 
     The levels of the first key share no cells: they are a diagonal block D of the normal equations, coupled by C to the
@@ -400,7 +400,7 @@ def _ridge(sums: Any, Y: Any, lamb: float | None, batches: Batches) -> tuple[Any
     kept = mass / batches.n_cells > BATCH_PROP_CUTOFF
     for key in batches.keys:
         kept[key] &= kept[key].sum(axis=0) > 1
-    # What is left out is an equation of its own, with 0 on the right
+    # A batch that is left out has an equation of its own, with 0 on the right
     penalty = ALPHA * batches.expected(mass) if lamb is None else lamb
     diagonal = xp.where(kept, mass + penalty, 1.0).T
     totals = (totals * kept[:, :, None]).transpose(1, 0, 2)
@@ -433,7 +433,7 @@ def _ridge(sums: Any, Y: Any, lamb: float | None, batches: Batches) -> tuple[Any
     return shifts.astype(xp.float32), xp.where(active[:, None], W[:, 0], Y).astype(xp.float32)
 
 
-def _overlaps(A: Any, C: Any, mass: Any, kept: Any, batches: Batches) -> None:
+def _overlaps(A: Any, C: Any, mass: Any, kept: Any, batches: SortedBatches) -> None:
     """Write the cells that two kept batches share into A and C; `mass` is combinations x clusters."""
     xp, m = batches.xp, batches.sizes[0]
     for a, b in combinations(range(len(batches.keys)), 2):
