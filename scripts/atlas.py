@@ -1,13 +1,14 @@
-"""The atlas: everything about the cohort in one AnnData, in scanpy's slots, written in a stream.
+"""Write the atlas: all results of the cohort in one AnnData file, in scanpy's slots, streamed.
 
 X holds log(1 + counts * target_sum / total) of the kept genes, `layers['counts']` the counts. Both have the same
-non-zeros: they share one `indices` and one `indptr`, by HDF5 hard link. Names and structure of all else are
-scanpy's (pp.pca, pp.neighbors, tl.umap, tl.leiden, tl.embedding_density, tl.rank_genes_groups ...), so that its
-functions go on from here; `uns['somersault']` has the config and the versions. All else is not compressed: most of it
-is floats, of which deflate leaves nine tenths.
+non-zeros: they share one `indices` and one `indptr` by HDF5 hard links. All other slots have scanpy's names and
+structure (pp.pca, pp.neighbors, tl.umap, tl.leiden, tl.embedding_density, tl.rank_genes_groups ...), so that scanpy's
+functions work on them; `uns['somersault']` has the config and the versions. The other slots are not compressed: most of
+them are floats, which deflate shrinks by a tenth only.
 
-HDF5 from 1.8 on and AnnData from 0.10 on read it: no value is None, whose encoding is younger. Columns that group cells
-are categories of strings, in the figures' colours. "/", which to HDF5 is a path, becomes "_" in the names of columns.
+HDF5 from 1.8 and AnnData from 0.10 on read the file: no value is None, as older versions don't know its encoding.
+Columns that group cells are categories of strings, in the figures' colours. "/", a path to HDF5, becomes "_" in column
+names.
 """
 
 import json
@@ -41,29 +42,29 @@ from lib.store.slots import Part, of_all_genes, parts_of
 from lib.store.stream import Stream
 
 RANKING = "uns/rank_genes_groups"
-PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # whose versions the atlas names
+PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # the atlas names their versions
 
 
 def write_matrices(
     file: h5py.File, counts: Stream, totals: np.ndarray, target_sum: float, dtype: Any = np.uint32
 ) -> int:
-    """Write X (float32) and `layers/counts` (int32) in a stream, CSR; returns the number of non-zeros.
+    """Write X (float32) and `layers/counts` (int32) as CSR, streamed; return the number of non-zeros.
 
     Parameters
     ----------
     file
-        Open for writing.
+        A file open for writing.
     counts
         cells x genes.
     totals, target_sum
         See `log_normalize`.
     dtype
-        Unsigned integers that hold every count: what comes over from a GPU.
+        An unsigned dtype that holds every count; a GPU's counts are copied in it.
 
     Raises
     ------
     UserError
-        If a cell's counts do not sum up to its total.
+        If a cell's counts do not sum to its total.
     """
     device = counts.device
     columns = np.uint16 if counts.n_vars <= 1 << 16 else np.int32
@@ -87,7 +88,7 @@ def write_matrices(
     for array in (values, numbers, indices):
         array.close()
     indptr = np.concatenate(lengths).cumsum()
-    # SciPy wants one type for both where the numbers allow it
+    # SciPy wants the same dtype as for indices, if the numbers allow it
     indptr = indptr.astype(np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64)
     X["indptr"] = indptr
     for name in ("indices", "indptr"):
@@ -100,32 +101,32 @@ def write_matrices(
 
 
 def compact(array: Any, dtype: Any, device: devices.Device) -> np.ndarray:
-    """An array on the host; one from a GPU comes over as `dtype`."""
+    """An array on the host; an array of a GPU is copied as `dtype`."""
     return device.to_host(array.astype(dtype) if device.is_gpu else array)
 
 
 def again(rule: str) -> str:
-    """What to do where an artifact does not fit the others."""
+    """The advice in an error about an artifact that does not fit the others."""
     return f"Make it anew: `snakemake --forcerun {rule}`."
 
 
 def with_categories(table: pd.DataFrame, groupings: Iterable[str]) -> pd.DataFrame:
-    """The table with `groupings`, and its columns of strings, as categories of strings, as scanpy's plots want them."""
+    """The table with `groupings` and columns of strings as categories of strings, which scanpy's plots need."""
     text = [name for name in table if not pd.api.types.is_numeric_dtype(table[name].dtype)]
     return table.assign(**{name: as_categories(table[name]) for name in {*text, *groupings}})
 
 
 def colours(obs: pd.DataFrame, groupings: Iterable[str]) -> dict[str, np.ndarray]:
-    """What scanpy keeps in uns: `{grouping}_colors`, the figures' colours in the order of the categories."""
+    """scanpy's uns entries `{grouping}_colors`: the figures' colours in the order of the categories."""
     categories = {name: obs[name].cat.categories for name in groupings}
     of_names = {name: category_colours(natural_order(found)) for name, found in categories.items()}
     return {f"{name}_colors": np.array([of_names[name][c] for c in found]) for name, found in categories.items()}
 
 
 def slot_names(columns: Iterable[str]) -> dict[str, str]:
-    """Column -> its name in the atlas: "cell/type" becomes "cell_type", or "cell_type-1" where that is another one.
+    """Column -> its name in the atlas: "cell/type" becomes "cell_type", or "cell_type-1" if that is another column.
 
-    What to HDF5 is no path stays as it is.
+    Names without a path in HDF5's sense stay as they are.
     """
     columns = list(columns)
     names = {name: name for name in columns if "/" not in name and name not in ("", ".")}
@@ -138,17 +139,17 @@ def slot_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def without_none(uns: Mapping[str, Any]) -> dict[str, Any]:
-    """A dict of dicts without the keys whose value is None: AnnData reads them since 0.12 alone."""
+    """A dict of dicts without the keys whose value is None: only AnnData from 0.12 on reads None."""
     kept = {key: value for key, value in uns.items() if value is not None}
     return {key: without_none(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def rank_genes_groups(table: pd.DataFrame, groupby: str, method: str) -> dict[str, Any]:
-    """What scanpy.tl.rank_genes_groups leaves in uns, from a markers table: recarrays with one field per group.
+    """The uns entry of scanpy.tl.rank_genes_groups, from a markers table: recarrays with one field per group.
 
-    A field has a name: a group that has none is "(empty)".
+    Fields need names: the group with the empty name becomes "(empty)".
     """
-    n_genes = int(table["rank"].iloc[-1])  # every group ranks all
+    n_genes = int(table["rank"].iloc[-1])  # every group ranks all genes
     groups = groups_of(table)
     params = {"groupby": groupby, "reference": "rest", "method": method, "use_raw": False}
     params["corr_method"] = "benjamini-hochberg"
@@ -162,7 +163,7 @@ def rank_genes_groups(table: pd.DataFrame, groupby: str, method: str) -> dict[st
 
 
 def fixed_length(names: np.ndarray) -> np.ndarray:
-    """Strings of fixed length, where they are ASCII: HDF5 writes them at once, and anndata reads them as strings."""
+    """ASCII strings with fixed length, which HDF5 writes at once and anndata reads as strings; others unchanged."""
     try:
         return names.astype("S")
     except UnicodeEncodeError:
@@ -175,9 +176,9 @@ def groups_of(table: pd.DataFrame) -> list[str]:
 
 
 def fields_fit(names: Sequence[str]) -> bool:
-    """Whether HDF5 can write recarrays with these fields: their description must not exceed 64 kB, some 900 fields.
+    """Whether HDF5 can write recarrays with these fields: their description is limited to 64 kB, about 900 fields.
 
-    By the oldest format, in which AnnData writes copies of the atlas.
+    The check uses the oldest format, in which AnnData writes copies of the atlas.
     """
     with h5py.File("probe", "w", driver="core", backing_store=False) as file:
         try:
@@ -188,9 +189,9 @@ def fields_fit(names: Sequence[str]) -> bool:
 
 
 def all_rankings(parts: Iterable[Part], names: Mapping[str, str]) -> dict[str, Any]:
-    """Every table of markers by its key in uns: the first is `rank_genes_groups`, for it is what scanpy looks for.
+    """All tables of markers by their keys in uns: the first is `rank_genes_groups`, scanpy's default key.
 
-    Left out are those without a line, or with more groups than HDF5 takes.
+    Tables without lines, or with more groups than HDF5 can write, are left out.
 
     Parameters
     ----------
@@ -217,7 +218,7 @@ def all_rankings(parts: Iterable[Part], names: Mapping[str, str]) -> dict[str, A
 
 @dataclass
 class Slots:
-    """What the artifacts fill, slot by slot."""
+    """The contents of the artifacts, slot by slot."""
 
     obs: list[pd.DataFrame] = field(default_factory=list)
     var: list[pd.DataFrame] = field(default_factory=list)
@@ -228,7 +229,7 @@ class Slots:
     rankings: list[Part] = field(default_factory=list)  # tables of markers, which go to uns
 
     def add(self, part: Part) -> None:
-        """Take in one part of an artifact."""
+        """Add one part of an artifact."""
         slot = part.slot.partition("/")[0]
         if part.slot == RANKING:
             self.rankings.append(part)
@@ -246,7 +247,7 @@ class Slots:
 
 
 def read_slots(paths: Iterable[str | Path]) -> Slots:
-    """What these artifacts fill, in their order."""
+    """The slots that these artifacts fill, in their order."""
     slots = Slots()
     for path in paths:
         for part in parts_of(path):
@@ -280,7 +281,7 @@ def main(snakemake: Any) -> None:
     var = var.rename(columns=slot_names(var))
     selected = var["highly_variable"].to_numpy()
     uns = slots.uns | all_rankings(slots.rankings, names) | colours(obs, [names[name] for name in params.groupings])
-    uns["log1p"] = {}  # where there is no base, it is e
+    uns["log1p"] = {}  # without a base, scanpy assumes e
     uns["somersault"] = {
         "config": json.dumps(params.config, default=str),
         "versions": {name: version(name) for name in PACKAGES},

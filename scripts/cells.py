@@ -1,8 +1,8 @@
-"""Which cells of a sample are kept, and for each that is not the first reason why: the attrition ledger.
+"""Decide which cells of a sample are kept, and count the removed ones by their first reason: the attrition ledger.
 
 A cell is kept if it passes every limit of the config's `cells` section (strict inequalities, as
 200 < n_genes_by_counts < 5000, pct_counts_MT < 20; optionally within `mad` median absolute deviations of its
-batch) and, with `doublets: remove`, is no predicted doublet of a batch whose calls are trusted.
+batch). With `doublets: remove` it must also be no predicted doublet of a batch whose calls are trusted.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tupl
     Parameters
     ----------
     reasons
-        For each cell the first reason why it is not kept, "" if it is.
+        Per cell the first reason why it is removed, "" if it is kept.
     batches
         Each cell's batch.
     sample
         The sample's name.
     order
-        (step, reason) in the order in which they are applied.
+        (step, reason) in the order of application.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tupl
 
 
 def tell_losses(cells: pd.DataFrame, table: pd.DataFrame, batch_key: str, limits: Mapping[str, Any]) -> None:
-    """Say which limits took more than MUCH of a batch; of a sample with no cell left, that, and what took them.
+    """Give notice of limits that removed more than MUCH of a batch, and of a sample without any cell left.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def tell_losses(cells: pd.DataFrame, table: pd.DataFrame, batch_key: str, limits
     batch_key
         Column of the batches.
     limits
-        The `cells` section of the config, with the sample's own.
+        The config's `cells` section with the sample's own limits.
     """
     sample, shares = table["sample"].iloc[0], shares_taken(table)
     many = {reason: of_batches[of_batches > MUCH] for reason, of_batches in shares.items()}

@@ -1,8 +1,8 @@
-"""How densely each category's cells lie in the UMAP: a Gaussian kernel density estimate, scaled to 0..1 per category.
+"""Compute the density of each category's cells in the UMAP: a Gaussian kernel density estimate, scaled to 0..1.
 
 Source: scanpy.tl.embedding_density, which sums the kernels of all pairs of cells (scipy.stats.gaussian_kde with
-Scott's bandwidth: the category's covariance times n^(-1/3)). Here the cells of a category are shared out on a grid,
-the grid is smoothed and read at the cells, so that the work grows with the number of cells and not with its square.
+Scott's bandwidth: the category's covariance times n^(-1/3)). Here the cells of a category are binned on a grid, which
+is smoothed and interpolated at the cells. So the work grows with the number of cells instead of its square.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.files import read_table, write_table
 
-STEPS = 6  # grid steps in a bandwidth
-REACH = 5  # bandwidths after which a kernel ends
-MAX_SIDE = 4096  # grid points of a side
-MIN_CELLS = 4  # three are always equally dense: whitened, they are an equilateral triangle
+STEPS = 6  # grid steps per bandwidth
+REACH = 5  # bandwidths at which a kernel is cut off
+MAX_SIDE = 4096  # grid points per side
+MIN_CELLS = 4  # three always have equal density: whitened, they form an equilateral triangle
 
 
 def density(points: np.ndarray) -> np.ndarray:
@@ -31,8 +31,8 @@ def density(points: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    float32, 0 at the loneliest point and 1 in the densest place; all 1 where the points are fewer than `MIN_CELLS` or
-    all on one line.
+    float32, 0 at the least dense point and 1 at the densest; all 1 if there are fewer than `MIN_CELLS` points or all
+    lie on one line.
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -40,7 +40,7 @@ def density(points: np.ndarray) -> np.ndarray:
     covariance = np.cov(points, rowvar=False) if n >= MIN_CELLS else np.zeros((2, 2))
     if np.linalg.matrix_rank(covariance) < 2:
         return np.ones(n, np.float32)
-    # Among whitened points the kernel is round, with this standard deviation
+    # For whitened points the kernel is isotropic, with this standard deviation
     bandwidth = n ** (-1 / 6)
     white = np.linalg.solve(np.linalg.cholesky(covariance), (points - points.mean(0)).T)
     white -= white.min(1, keepdims=True)
@@ -49,7 +49,7 @@ def density(points: np.ndarray) -> np.ndarray:
     at = white / step + margin
     shape = np.ceil(at.max(1)).astype(int) + margin + 1
     grid = _shared_out(at, tuple(shape))
-    # Sharing out and reading, both linear, each smooth by a variance of 1/6 square step
+    # Binning and interpolation are both linear; each adds a variance of 1/6 square step
     width = np.sqrt(max((bandwidth / step) ** 2 - 1 / 3, 0))
     smooth = gaussian_filter(grid, width, mode="constant", truncate=REACH)
     found = map_coordinates(smooth, at, order=1)
@@ -57,7 +57,7 @@ def density(points: np.ndarray) -> np.ndarray:
 
 
 def _shared_out(at: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A grid onto which every point gives its weight, one, to the four grid points around it, bilinearly."""
+    """A grid on which each point's weight, one, is distributed bilinearly to the four surrounding grid points."""
     corner = np.floor(at).astype(np.int64)
     y, x = at - corner
     grid = np.zeros(shape[0] * shape[1])
@@ -67,7 +67,7 @@ def _shared_out(at: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def density_by(points: np.ndarray, groups: pd.Series) -> np.ndarray:
-    """The density of each point among the points of its own category; NaN where `groups` is missing; float32."""
+    """The density of each point among the points of its category, float32; NaN if its group is missing."""
     densities = np.full(len(points), np.nan, np.float32)
     for category, cells in groups.groupby(groups, observed=True).indices.items():
         densities[cells] = density(points[cells])
@@ -77,7 +77,7 @@ def density_by(points: np.ndarray, groups: pd.Series) -> np.ndarray:
 
 
 def needs(job: Job) -> Need:
-    """The cells' table, and a grid."""
+    """The table of cells, and a grid."""
     return Need(job.process + 50 * MB + 0.8 * KB * job.n_kept, 10 + 5e-5 * job.n_kept, disk=20 * job.n_kept)
 
 

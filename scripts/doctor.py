@@ -1,7 +1,7 @@
-"""Whether the machine is in order: packages, driver, cards, and how fast the results folder takes what is written.
+"""Check the machine: packages, driver, cards, and the write speed of the results folder.
 
-It looks where it runs: on this machine or, sent as a job like any other, where the jobs run that compute. Every
-finding is printed; what is wrong fails the job.
+It checks the machine where it runs: this one or, submitted like any other job, a compute node. Every finding is
+printed; a finding that is wrong fails the job.
 """
 
 import os
@@ -21,8 +21,8 @@ from lib.run import cards, diagnosis, stage
 from lib.run import device as devices
 from lib.run.errors import UserError
 
-WRITTEN = 128 << 20  # bytes that try the disk
-SLOW = 20  # MB/s: of a disk below this, a run waits
+WRITTEN = 128 << 20  # bytes written to test the disk
+SLOW = 20  # MB/s: a slower disk delays a run
 PLUGINS = "snakemake-executor-plugin-"
 RELEASED_TOGETHER = ("rmm", "cuvs", "cuml", "pylibcugraph")
 GOOD, ODD, WRONG = "ok", "note", "WRONG"
@@ -30,7 +30,7 @@ GOOD, ODD, WRONG = "ok", "note", "WRONG"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is (`GOOD`, `ODD` or `WRONG`), and what was found."""
+    """A check, its state (`GOOD`, `ODD` or `WRONG`), and what was found."""
 
     what: str
     state: str
@@ -38,9 +38,9 @@ class Finding:
 
 
 def in_range(found: str, wanted: str) -> bool:
-    """Whether a version is in a range as pyproject.toml writes them: `>=1.2,<3`, `==26.10.*`; what follows a + is not.
+    """Whether a version is in a range in pyproject.toml's notation: `>=1.2,<3`, `==26.10.*`; text after a + is ignored.
 
-    Only the numbers count: 2.0rc1 is 2.0.
+    Only the numbers are compared: 2.0rc1 is 2.0.
     """
 
     def numbers(text: str) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ def in_range(found: str, wanted: str) -> bool:
 
 
 def requirements(project: Mapping[str, Any], extra: str | None = None) -> dict[str, str]:
-    """Per package that this Python needs its range, from pyproject.toml's `project`; those of an extra too."""
+    """Package -> its range, for all packages that this Python needs by pyproject.toml's `project`, and by an extra."""
     lines = [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else ())]
     wanted = {}
     for line in lines:
@@ -80,7 +80,7 @@ def applies(marker: str) -> bool:
 
 
 def locked(lock: str) -> dict[str, set[str]]:
-    """Per package the versions in a uv.lock: one, or some for different Pythons."""
+    """Package -> its versions in a uv.lock: one, or several for different Pythons."""
     versions: dict[str, set[str]] = {}
     for package in tomllib.loads(lock).get("package", ()):
         versions.setdefault(package["name"], set()).add(package.get("version", ""))
@@ -88,7 +88,7 @@ def locked(lock: str) -> dict[str, set[str]]:
 
 
 def check_packages(wanted: Mapping[str, str], lock: Mapping[str, set[str]]) -> Iterator[Finding]:
-    """Each package's version against its range, and against the lock, with whose versions everything is tested."""
+    """Compare each package's version with its range and with the lock, whose versions are those of the tests."""
     good = 0
     for name, ranges in wanted.items():
         try:
@@ -106,13 +106,13 @@ def check_packages(wanted: Mapping[str, str], lock: Mapping[str, set[str]]) -> I
 
 
 def check_plugins() -> Iterator[Finding]:
-    """The executors that Snakemake can use beside this machine."""
+    """Snakemake's executors other than this machine."""
     found = {d.metadata["Name"]: d.version for d in distributions() if (d.metadata["Name"] or "").startswith(PLUGINS)}
     yield Finding("executors", GOOD, ", ".join(f"{name} {number}" for name, number in sorted(found.items())) or "none")
 
 
 def rapids() -> dict[str, tuple[str, str]]:
-    """The installed version of each of RAPIDS' packages, and the extra of pyproject.toml that brings it (conda: "")."""
+    """Package of RAPIDS -> its installed version, and the extra of pyproject.toml that provides it (conda: "")."""
     found = {}
     for name in RELEASED_TOGETHER:
         for suffix, extra in {"-cu13": "gpu-cu13", "-cu12": "gpu-cu12", "": ""}.items():
@@ -122,7 +122,7 @@ def rapids() -> dict[str, tuple[str, str]]:
 
 
 def check_gpu(wanted: bool) -> Iterator[Finding]:
-    """Driver, cards and RAPIDS; whatever is amiss is wrong where the config wants a GPU, else noted."""
+    """Check driver, cards and RAPIDS; a problem is wrong if the config wants a GPU, else only noted."""
     problem = diagnosis.unusable()
     if problem:
         yield Finding("GPU", WRONG if wanted else GOOD, f"{'not usable: ' if wanted else 'none used: '}{problem}")
@@ -137,7 +137,7 @@ def check_gpu(wanted: bool) -> Iterator[Finding]:
 
 
 def check_computing() -> Iterator[Finding]:
-    """A kernel on each card with an answer that is known, and the libraries' import."""
+    """Run a kernel with a known result on each card, and import the libraries."""
     import cupy
 
     for name in RELEASED_TOGETHER:
@@ -155,7 +155,7 @@ def check_computing() -> Iterator[Finding]:
 
 
 def attempt(what: str, action: Callable[[], str]) -> Finding:
-    """The finding that an action gives, or its error."""
+    """The finding of an action, or its error."""
     try:
         return Finding(what, GOOD, action())
     except Exception as error:
@@ -163,7 +163,7 @@ def attempt(what: str, action: Callable[[], str]) -> Finding:
 
 
 def check_disk(folder: Path, n_bytes: int = WRITTEN) -> Iterator[Finding]:
-    """How fast a file is written to the folder, to the disk itself, and what is free there."""
+    """The write speed of the folder, up to the disk itself, and the free space there."""
 
     def write() -> str:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,13 +186,13 @@ def check_disk(folder: Path, n_bytes: int = WRITTEN) -> Iterator[Finding]:
 
 
 def check_python(project: Mapping[str, Any]) -> Finding:
-    """The Python that runs the stages."""
+    """Check the Python that runs the stages."""
     found, wanted = ".".join(map(str, sys.version_info[:3])), project["requires-python"]
     return Finding("Python", GOOD if in_range(found, wanted) else WRONG, f"{found} ({wanted}), {sys.executable}")
 
 
 def check_environment(home: Path, gpu: bool) -> Iterator[Finding]:
-    """Python and packages, against the pyproject.toml and the uv.lock in `home`, the GPU's with `gpu`."""
+    """Check Python and packages against pyproject.toml and uv.lock in `home`; with `gpu`, the GPU's packages too."""
     if not (home / "pyproject.toml").exists():
         yield Finding("packages", ODD, f"not compared: {home} has no pyproject.toml")
         return
@@ -200,12 +200,12 @@ def check_environment(home: Path, gpu: bool) -> Iterator[Finding]:
     yield check_python(project)
     extras = {extra for _, extra in rapids().values() if extra} if gpu else set()
     wanted = requirements(project, max(extras, default=None))
-    lock, by_conda = home / "uv.lock", (Path(sys.prefix) / "conda-meta").exists()  # which solves the ranges anew
+    lock, by_conda = home / "uv.lock", (Path(sys.prefix) / "conda-meta").exists()  # conda solves the ranges anew
     yield from check_packages(wanted, locked(lock.read_text()) if lock.exists() and not by_conda else {})
 
 
 def examine(home: Path, gpu: bool, device: devices.Device, folder: Path) -> Iterator[Finding]:
-    """Everything.
+    """Run all checks.
 
     Parameters
     ----------
@@ -214,9 +214,9 @@ def examine(home: Path, gpu: bool, device: devices.Device, folder: Path) -> Iter
     gpu
         Whether the workflow computes on a GPU.
     device
-        This job's.
+        The device of this job.
     folder
-        Of the results.
+        The results folder.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("machine", GOOD, f"{os.uname().nodename}, {cores} cores")
@@ -229,7 +229,7 @@ def examine(home: Path, gpu: bool, device: devices.Device, folder: Path) -> Iter
 
 
 def main(snakemake: Any) -> None:
-    """Print every finding; fail where one is wrong."""
+    """Print every finding; fail if one is wrong."""
     gpu, wrong = bool(snakemake.resources.get("gpu", 0)), 0
     device = devices.of(snakemake) if gpu and diagnosis.unusable() is None else devices.cpu()
     for finding in examine(Path(snakemake.params.home), gpu, device, Path("results")):

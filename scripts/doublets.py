@@ -1,25 +1,28 @@
-"""Doublet scores of a sample's cells, batch by batch: scrublet.
+"""Compute doublet scores of a sample's cells, batch by batch, with scrublet.
 
 Doublets are simulated by adding the counts of random pairs of cells. Cells and simulated doublets are projected on the
-principal components of the cells' normalised, z-scored highly variable genes. With q = (d + 1) / (k + 2), d being the
-simulated ones among a cell's nearest k, r simulated doublets a cell, and rho the expected doublet rate,
+principal components of the cells' normalised, z-scored highly variable genes. Let d be the number of simulated doublets
+among a cell's k nearest, q = (d + 1) / (k + 2), r the number of simulated doublets per cell, and rho the expected
+doublet rate. Then
 
     doublet_score = q * rho / r / (1 - rho - q * (1 - rho - rho / r))
 
-and cells with a score above the minimum between the two modes of the simulated doublets' scores are called. Source:
-Wolock, Lopez and Klein 2019; scanpy.pp.scrublet, its random numbers included.
+and cells are called doublets if their score is above the minimum between the two modes of the simulated doublets'
+scores. Source: Wolock, Lopez and Klein 2019; scanpy.pp.scrublet, with the same random numbers.
 
-The projection being linear, a doublet's is the sum of its parents' over their joint total: no doublet is ever formed.
+The projection is linear: a doublet's projection is the sum of its parents', divided by their joint total, so the counts
+of doublets are never computed.
 
-Calls are not always to be trusted. Where cells are a continuum, or much alike, the minimum may be a dent in a single
-mode, and the threshold cuts through single cells. Were all calls right, and doublets as the simulated ones are, then
+Calls are not always reliable. If cells form a continuum, or are very similar, the minimum may be a dent in a single
+mode, and the threshold divides single cells. If all calls were right, and doublets were like the simulated ones, then
 
     (share of the cells above the threshold) / (share of the simulated doublets above it)
 
-would be the share of doublets among the cells (Wolock's overall doublet rate). A batch's calls are trusted where at
-most CALLED times the expected rate is called, and this rate is, beyond counting noise, at most IMPLIED times the
-expected one. With 5 % expected, it is 1 to 13 % in PBMC of four chemistries, a fifth at most in simulated types; 85 %
-and more in PBMC of one type alone, where cells lie above the threshold as simulated doublets do.
+would be the share of doublets among the cells (Wolock's overall doublet rate). A batch's calls are trusted if at most
+CALLED times the expected rate is called, and if this overall rate, beyond counting noise, is at most IMPLIED times the
+expected one. With an expected rate of 5 %, it is 1 to 13 % in PBMC of four chemistries, and at most a fifth in
+simulated types. It is 85 % and more in PBMC of a single type, where as many cells as simulated doublets lie above the
+threshold.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,32 +50,32 @@ from lib.store.files import LIBVER, read_table, replacing, write_table
 from lib.store.names import escape_key
 from lib.store.stream import Chunk, InMemory, Stream
 
-MIN_CELLS_OF_GENE = 3  # scanpy's filters within scrublet
+MIN_CELLS_OF_GENE = 3  # scanpy's filter within scrublet
 MIN_GENES_OF_CELL = 3
 MIN_MEAN, MAX_MEAN, MIN_DISP, N_BINS = 0.0125, 3, 0.5, 20  # scanpy's defaults of highly_variable_genes
 TARGET_SUM = 1e6  # of the highly variable genes' counts
 CALLED, IMPLIED = 3, 6  # times the expected rate
-FEW, MOST = 0.01, 0.99  # of all pairs: shares between which scikit-learn shuffles them all
-# Non-zeros up to which a stream that is read several times is held in memory: some 0.6 GB
+FEW, MOST = 0.01, 0.99  # shares of all pairs between which scikit-learn shuffles all of them
+# The most non-zeros of a stream that is held in memory for repeated passes: about 0.6 GB
 HELD = {"cpu": 48_000_000, "gpu": 80_000_000}
-HELD_CELLS = {"cpu": 4_000, "gpu": 8_000}  # of its chunks
-DENSE = {"cpu": 8_000_000, "gpu": 40_000_000}  # elements of the dense chunks that the covariance is summed over
+HELD_CELLS = {"cpu": 4_000, "gpu": 8_000}  # cells of its chunks
+DENSE = {"cpu": 8_000_000, "gpu": 40_000_000}  # elements of the dense chunks for the covariance
 
 
 @dataclass(frozen=True)
 class Doublets:
-    """What scrublet makes of a batch.
+    """The result of scrublet for one batch.
 
     Attributes
     ----------
     scores
         Per cell, float64; NaN for a cell with too few genes to be scored.
     simulated
-        The simulated doublets' scores.
+        Scores of the simulated doublets.
     threshold
-        The score above which a cell is a doublet; NaN where none was found.
+        Cells with a higher score are doublets; NaN if no threshold was found.
     trusted
-        Whether the threshold was set, or is such as to tell doublets.
+        Whether the threshold was set, or separates doublets from cells.
     """
 
     scores: np.ndarray
@@ -87,20 +90,20 @@ class Doublets:
 
 
 class Selected:
-    """Some of the genes of a stream, as a stream."""
+    """A stream of some of the genes of a stream."""
 
     def __init__(self, counts: Stream, genes: np.ndarray) -> None:
         self.counts, self.device, self.n_obs, self.n_vars = counts, counts.device, counts.n_obs, int(genes.sum())
         self.columns = np.where(genes, np.cumsum(genes) - 1, -1).astype(np.int32)
 
     def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
-        """The stream's chunks, of the chosen genes."""
+        """The stream's chunks, reduced to the chosen genes."""
         for chunk in self.counts.chunks(max_cells):
             yield Chunk(chunk.start, select_genes(chunk.X, self.columns, self.n_vars, self.device))
 
 
 def held(counts: Stream, nnz: int) -> Stream:
-    """The stream in memory if its `nnz` non-zeros are few enough, else as it is."""
+    """The stream read into memory if its `nnz` non-zeros are few enough, else unchanged."""
     name = counts.device.name
     if nnz > HELD[name] or not counts.n_obs:
         return counts
@@ -132,7 +135,7 @@ def scrublet(
     Raises
     ------
     UserError
-        If there are fewer than three cells to score, or so alike that fewer than three genes are highly variable.
+        If there are fewer than three cells to score, or if fewer than three genes are highly variable.
     """
     variable, scored = highly_variable(counts)
     if variable.n_vars < 3:
@@ -155,7 +158,7 @@ def scrublet(
 
 
 def is_trusted(scores: np.ndarray, simulated: np.ndarray, threshold: float, expected_doublet_rate: float) -> bool:
-    """Whether a threshold that was found tells doublets from cells; see above."""
+    """Whether a threshold that was found separates doublets from cells; see the module's docstring."""
     n_called, n_scored = int((scores > threshold).sum()), int(np.isfinite(scores).sum())
     surely = n_called - 2 * np.sqrt(n_called)
     implied = surely > IMPLIED * expected_doublet_rate * n_scored * (simulated > threshold).mean()
@@ -163,10 +166,10 @@ def is_trusted(scores: np.ndarray, simulated: np.ndarray, threshold: float, expe
 
 
 def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
-    """The counts of the genes whose dispersion is high for their mean, and which cells have genes enough to score.
+    """The counts of the genes with a high dispersion for their mean, and a mask of cells with enough genes to score.
 
-    Flavour seurat of scanpy's highly_variable_genes with its default limits, on counts normalised to the cells' median
-    total, of the genes in at least 3 cells.
+    As scanpy's highly_variable_genes, flavour seurat, with its default limits, on counts normalised to the cells'
+    median total, of the genes in at least 3 cells.
     """
     xp = counts.device.xp
     n_cells = xp.zeros(counts.n_vars, np.int64)
@@ -195,14 +198,14 @@ def highly_variable(counts: Stream) -> tuple[Stream, np.ndarray]:
 
 
 def cell_sums(counts: Stream) -> tuple[Any, Any]:
-    """Each cell's counts and genes, int64, on the stream's device."""
+    """The number of counts and of genes of each cell, int64, on the stream's device."""
     parts = [(row_sums(chunk.X, counts.device), chunk.X.indptr[1:] - chunk.X.indptr[:-1]) for chunk in counts.chunks()]
     totals, n_genes = (counts.device.xp.concatenate(part) for part in zip(*parts, strict=True))
     return totals, n_genes
 
 
 def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any, Any, Any]:
-    """Principal components of the normalised, z-scored counts, by way of their covariance; none of them is built.
+    """Principal components of the normalised, z-scored counts, from their covariance, without building that matrix.
 
     With X the counts, t the cells' totals, Z = (1e6 X / t - mean) / std, and V the first eigenvectors of Z'Z,
     Z V = (1e6 / t) X (V / std) - mean (V / std).
@@ -212,14 +215,14 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any,
     counts
         All cells x the highly variable genes.
     scored
-        The cells to take, a boolean mask.
+        Boolean mask of the cells to use.
 
     Returns
     -------
     totals
-        Of the cells taken, int64.
+        Totals of these cells, int64.
     projected
-        X (V / std), cells taken x components, float64.
+        X (V / std), these cells x components, float64.
     offset
         mean (V / std).
     """
@@ -237,7 +240,7 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any,
 
 
 def _of_genes(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, Any, Any]:
-    """The genes' means and deviations, and the first k eigenvectors of their correlations; float64."""
+    """Means and standard deviations of the genes, and the first k eigenvectors of their correlations; float64."""
     device, xp = counts.device, counts.device.xp
     products, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
     for Z, total in _normalized(counts, scored):
@@ -252,7 +255,7 @@ def _of_genes(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, 
 
 
 def _of_few_cells(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, Any, Any]:
-    """As `_of_genes`, by way of the cells' products, n x n: where the cells are fewer than the genes."""
+    """As `_of_genes`, from the n x n products of the cells, for fewer cells than genes."""
     device, xp = counts.device, counts.device.xp
     parts, sums = zip(*_normalized(counts, scored), strict=True)
     Z, mean = xp.concatenate(parts), sum(sums) / n
@@ -264,12 +267,12 @@ def _of_few_cells(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[A
 
 
 def varying(std: Any, xp: Any) -> Any:
-    """Standard deviations to divide by: 1 for genes whose share of the highly variable counts is the same in all."""
+    """Standard deviations to divide by; 1 for genes with the same share of the highly variable counts in all cells."""
     return xp.where(std > 0, std, 1)
 
 
 def _normalized(counts: Stream, scored: np.ndarray) -> Iterator[tuple[Any, Any]]:
-    """The scored cells' counts as shares of their totals: dense chunks, float32, and the genes' sums in float64."""
+    """Counts of the scored cells as shares of their totals: dense float32 chunks, and the genes' sums in float64."""
     device, xp = counts.device, counts.device.xp
     max_cells = max(1, DENSE[device.name] // max(counts.n_vars, 1))
     for chunk in progress(counts.chunks(max_cells), counts.n_obs, "covariance"):
@@ -290,14 +293,14 @@ def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
 
 
 def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
-    """`n_pairs` different pairs of `n` cells, n_pairs x 2: those that scanpy draws.
+    """`n_pairs` different pairs of `n` cells, n_pairs x 2: the same pairs as scanpy's.
 
     The numbers are those of scikit-learn's sample_without_replacement(n * n, n_pairs, random_state=seed).
 
     Raises
     ------
     UserError
-        If these are all pairs, or more.
+        If `n_pairs` is the number of all pairs, or more.
     """
     random, n_all = np.random.RandomState(seed), n * n
     if n_pairs >= MOST * n_all:
@@ -312,16 +315,16 @@ def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
 
 
 def embed(projected: Any, totals: Any, offset: Any, xp: Any) -> Any:
-    """Coordinates on the principal components of cells, or of sums of cells, float32; see `project`."""
+    """Coordinates of cells, or of sums of cells, on the principal components, float32; see `project`."""
     return (projected * (TARGET_SUM / xp.maximum(totals, 1))[:, None] - offset).astype(np.float32)
 
 
 def neighbor_scores(
     cells: Any, simulated: Any, n_neighbors: int, expected_doublet_rate: float, device: devices.Device, n_jobs: int
 ) -> np.ndarray:
-    """Scores of the cells, then of the simulated doublets, from the share of simulated ones among the neighbours.
+    """Scores of the cells, then of the simulated doublets, from the share of simulated doublets among the neighbours.
 
-    As in scanpy, k = round(n_neighbors * (1 + r)), of which the k - 1 nearest others are looked at.
+    As in scanpy, k = round(n_neighbors * (1 + r)), and the k - 1 nearest others are used.
     """
     rho, r = expected_doublet_rate, len(simulated) / len(cells)
     k = max(2, round(n_neighbors * (1 + r)))
@@ -337,7 +340,7 @@ def neighbor_scores(
 
 
 def minimum_between_modes(scores: np.ndarray) -> float:
-    """Where the smoothed histogram of the scores is lowest between its two modes; NaN if it has not two."""
+    """The score at the minimum of the smoothed histogram between its two modes; NaN if it does not have two."""
     from skimage.filters import threshold_minimum
 
     try:
@@ -349,25 +352,24 @@ def minimum_between_modes(scores: np.ndarray) -> float:
 def score_batches(
     store: Counts, passed: np.ndarray, batches: np.ndarray, min_cells: int, **options: Any
 ) -> tuple[pd.DataFrame, dict[str, Doublets]]:
-    """Scrublet on each batch of a store.
+    """Run scrublet on each batch of a store.
 
     Parameters
     ----------
     store
         All cells x genes.
     passed
-        Per cell whether it passes the thresholds; others are neither scored nor made into doublets.
+        Per cell whether it passes the thresholds; other cells are neither scored nor used to simulate doublets.
     batches
         Each cell's batch.
     min_cells
         Batches with fewer cells that pass are not scored.
     options
-        Of `scrublet`.
+        Options of `scrublet`.
 
     Returns
     -------
-    Per cell `doublet_score`, `predicted_doublet` and `trusted`, and for each batch that was scored what scrublet made
-    of it.
+    Per cell `doublet_score`, `predicted_doublet` and `trusted`, and the result of scrublet for each scored batch.
     """
     scores, predicted = np.full(len(passed), np.nan), np.zeros(len(passed), bool)
     trusted = np.ones(len(passed), bool)
@@ -396,7 +398,7 @@ def score_batches(
 
 
 def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:
-    """Say in which batches there is no doublet to be had, and why: `small`, `odd`, or by what scrublet found."""
+    """Give notice of batches without doublet calls, and why: `small`, `odd`, or by scrublet's result."""
     if small:
         few = "not scored for doublets, for they have fewer cells than doublets: min_cells: %d: %s"
         stage.notice(few, min_cells, shortened(small))
@@ -421,7 +423,7 @@ def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Seque
 
 
 def report(batch: str, result: Doublets) -> None:
-    """Log what was called in a batch."""
+    """Log the doublets called in a batch."""
     if np.isnan(result.threshold):
         return
     called, detectable = result.predicted.mean(), (result.simulated > result.threshold).mean()
@@ -445,13 +447,13 @@ def write_simulated(found: Mapping[str, Doublets], path: str) -> None:
 
 
 def needs(job: Job) -> Need:
-    """A batch's counts where they are few, its cells' components and those of the simulated; the genes' covariance."""
+    """A batch's counts if they are few, the components of cells and simulated doublets, the genes' covariance."""
     share = job.largest_batch / max(1, job.n_obs)
     held = min(share * job.nnz, HELD[job.device])
     points = (1 + job.config["doublets"]["sim_doublet_ratio"]) * job.largest_batch
     tables = 0.7 * KB * points + 1.0 * KB * job.n_obs
     memory = job.pass_memory(350 * MB, 20 * MB + tables + 10 * held * (not job.gpu), gpu_chunk=470 * MB)
-    covariance = 8 * min(job.n_vars, 5_000) ** 2  # of highly variable genes, rarely more
+    covariance = 8 * min(job.n_vars, 5_000) ** 2  # rarely more highly variable genes
     vram = 400 * MB + 4 * covariance + 16 * held + 500 * MB * job.chunk + 2 * KB * points
     return Need(**memory, seconds=5 + 1e-6 * job.nnz, disk=40 * points, vram=vram)
 
@@ -460,7 +462,7 @@ def main(snakemake: Any) -> None:
     """Score a sample's cells, write `doublets.parquet` and `doublets_simulated.h5`."""
     options = dict(snakemake.params.doublets)
     enabled, min_cells = options.pop("enabled"), options.pop("min_cells")
-    options.pop("remove")  # what becomes of the doublets is for `cells` to say
+    options.pop("remove")  # an option of the stage `cells`
     store = Counts(snakemake.input.counts, devices.of(snakemake))
     batches = store.column(snakemake.params.batch_key)
     if enabled:

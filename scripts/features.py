@@ -1,8 +1,8 @@
-"""The kept cells x the highly variable genes: the only second copy of counts, about a tenth of the first.
+"""Write the counts of kept cells x highly variable genes: the only second copy of counts, about a tenth of the first.
 
-In the same pass each cell's counts in all kept genes are summed: what scanpy.pp.normalize_total divides by. A cell
-without any leaves the cohort here: `obs.parquet` names the cells of all that comes after. With shards of the cells each
-writes a part of the features, its cells' table within; the parts stay, and the cells' table alone is joined.
+The same pass sums each cell's counts in all kept genes, by which scanpy.pp.normalize_total divides. Cells without any
+leave the cohort here: `obs.parquet` names the cells of all later stages. With shards, each shard writes a part of the
+features, which contains the table of its cells; the parts stay, and only the table of cells is joined.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from lib.store.stream import Stream
 
 
 def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -> np.ndarray:
-    """Stream the selected genes' counts into `writer`; returns each cell's counts in all genes, int64.
+    """Stream the selected genes' counts into `writer`; return each cell's counts in all genes, int64.
 
-    Cells without any are left out.
+    Cells without counts are left out.
     """
     device = counts.device
     columns = np.where(selected, np.cumsum(selected) - 1, -1).astype(np.int32)
@@ -38,7 +38,7 @@ def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -
 
 
 def write_store(cohort: Cohort, hvg: str | Path, path: str | Path) -> pd.DataFrame:
-    """Write the features of the cohort's cells, or of a shard of them; returns their table, with `kept_counts`."""
+    """Write the features of the cohort's cells, or of a shard; return the table of these cells, with `kept_counts`."""
     selected = read_table(hvg, ["highly_variable"]).loc[cohort.genes.index, "highly_variable"].to_numpy()
     obs = cohort.obs()
     dtype = max((store.dtype for store in cohort.stores), key=lambda dtype: dtype.itemsize)
@@ -56,7 +56,7 @@ def write_store(cohort: Cohort, hvg: str | Path, path: str | Path) -> pd.DataFra
 
 
 def joined_obs(cells: Sequence[str | Path], parts: Sequence[str | Path]) -> pd.DataFrame:
-    """The cells' table, of those that the shards' parts of the features have."""
+    """The table of the cells in the shards' parts of the features."""
     stores = [Counts(part) for part in parts]
     obs = kept_cells(cells)
     if len(obs) > sum(store.n_obs for store in stores):  # cells that a part left out
@@ -65,7 +65,7 @@ def joined_obs(cells: Sequence[str | Path], parts: Sequence[str | Path]) -> pd.D
 
 
 def needs(job: Job) -> Need:
-    """The kept cells' table, twice as it is joined; in a shard one sample's table may be that of all cells."""
+    """The table of kept cells, held twice when it is joined; in a shard one sample's table may be that of all cells."""
     if job.part:
         return job.of_shard(needs, 1.0 * KB)
     memory = job.pass_memory(360 * MB, job.places + 1.5 * KB * job.n_kept, gpu_chunk=250 * MB)
@@ -75,7 +75,7 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Read the cohort's counts, write the features and the cells' table; of a shard the former, of all the latter."""
+    """Read the cohort's counts, write the features and the table of cells; with shards only one of the two per job."""
     files, output, shard = snakemake.input, snakemake.output, snakemake.wildcards.get("scatteritem")
     if files.parts:
         obs = joined_obs(files.cells, files.parts)

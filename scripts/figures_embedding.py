@@ -1,7 +1,7 @@
-"""The cells in two dimensions, one figure for each colouring: clusters, cell types, batches, quality, density.
+"""Draw the cells in two dimensions, one figure per colouring: clusters, cell types, batches, quality, density.
 
-Points are drawn in a seeded random order, so that no category covers another for standing first in a file. More
-categories than the palette has colours are shown as small multiples, each category upon all cells in grey.
+Points are drawn in a seeded random order, so that the order of the file does not decide which category covers another.
+If there are more categories than colours, small multiples are drawn: each category over all cells in grey.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ LOG = ("total_counts", "n_genes_by_counts")
 
 
 def by_category(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], seed: int, named: bool) -> Figure:
-    """Cells coloured by category, with a legend that counts them.
+    """Cells coloured by category, with a legend that has the number of cells.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ def by_category(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], see
     values
         Each cell's category; missing ones are grey.
     axes_names
-        Of the two dimensions.
+        Names of the two dimensions.
     seed
         Of the drawing order.
     named
-        Write the names onto the cells too, as is good for clusters.
+        Whether to write the names onto the cells too, as is useful for clusters.
     """
     codes, names = plots.categories(values)
     if len(names) > len(plots.PALETTE):
@@ -62,7 +62,7 @@ def by_category(X: np.ndarray, values: pd.Series, axes_names: Sequence[str], see
 
 
 def central_cell(X: np.ndarray) -> np.ndarray:
-    """The cell nearest to the median: a place for a name that lies on the category whatever its shape."""
+    """The cell nearest to the median: a place for a name that always lies on the category."""
     return X[((X - np.median(X, axis=0)) ** 2).sum(1).argmin()]
 
 
@@ -91,9 +91,9 @@ def small_multiples(
     seed: int,
     density: np.ndarray | None = None,
 ) -> Figure:
-    """A tile for each category: its cells, in blue or shaded by their density, upon all cells in grey.
+    """A tile for each category: its cells, in blue or shaded by their density, over all cells in grey.
 
-    The tiles share one pair of axes, in which a tile is one unit wide: two hundred axes would take half a minute.
+    The tiles share one `Axes`, in which a tile is one unit wide: two hundred `Axes` would take half a minute.
     """
     n = len(names)
     columns = max(1, min(n, int(np.ceil(np.sqrt(1.6 * n)))))
@@ -130,7 +130,7 @@ def small_multiples(
 
 
 def embedding_panel(axes_names: Sequence[str], title: str) -> tuple[Figure, Axes]:
-    """A square panel without ticks, whose units mean nothing."""
+    """A square panel without ticks, as its units have no meaning."""
     fig, axes = plots.panels(1, 1, (SIDE, SIDE))
     plots.without_ticks(axes[0, 0])
     axes[0, 0].set_xlabel(axes_names[0], loc="left")
@@ -140,7 +140,7 @@ def embedding_panel(axes_names: Sequence[str], title: str) -> tuple[Figure, Axes
 
 
 def figure_of(embedding: pd.DataFrame, table: pd.DataFrame, name: str, seed: int, named: bool) -> Figure:
-    """The figure of a column of `table`, or, named density_{groupby}, of the density of each category's cells."""
+    """The figure of a column of `table`; for the name density_{groupby}, of the density of each category's cells."""
     X, axes_names = embedding.to_numpy(dtype=np.float32), list(embedding.columns)
     if name.startswith("pct_counts_") and (name not in table or table[name].isna().all()):
         return plots.nothing(f"{name}: the gene family has no gene in this cohort.")

@@ -1,4 +1,4 @@
-"""Which genes are highly variable: each flavour's statistic against the mean, as selected on and as measured."""
+"""Draw the highly variable genes: each flavour's statistic against the mean, normalised for the selection and raw."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class Column(NamedTuple):
 MEAN = Column("means", "mean counts per cell", True)
 VARIANCE = Column("variances", "variance of the counts", True)
 STANDARDISED = Column("variances_norm", "standardised variance", True)
-AXES = {  # flavour -> x, what is selected on, what is measured
+AXES = {  # flavour -> x, the statistic of the selection, the raw statistic
     "seurat_v3": (MEAN, STANDARDISED, VARIANCE),
     "seurat_v3_paper": (MEAN, STANDARDISED, VARIANCE),
     "pearson_residuals": (MEAN, Column("residual_variances", "variance of Pearson residuals", True), VARIANCE),
@@ -49,7 +49,7 @@ AXES = {  # flavour -> x, what is selected on, what is measured
 
 
 def hvg_scatter(hvg: pd.DataFrame, symbols: pd.Series, flavor: str) -> Figure:
-    """A point a gene, the selected ones in colour, the most variable named.
+    """A point per gene, selected genes in colour, the most variable ones named.
 
     Parameters
     ----------
@@ -83,13 +83,13 @@ def hvg_scatter(hvg: pd.DataFrame, symbols: pd.Series, flavor: str) -> Figure:
 
 
 def drawable(hvg: pd.DataFrame, column: Column) -> np.ndarray:
-    """Which genes have a value that the axis can show."""
+    """Mask of the genes with a value that the axis can show."""
     values = hvg[column.name].to_numpy(dtype=float)
     return np.isfinite(values) & ((values > 0) | (not column.log))
 
 
 def name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
-    """Names beside points, each in the first of four places where it covers no other; left out if there is none."""
+    """Write names beside points, each at the first of four places where it covers no other; or leave them out."""
     ax.autoscale_view()
     points_per_pixel = 72 / ax.figure.dpi
     at = ax.transData.transform(np.column_stack([x, y])) * points_per_pixel

@@ -1,4 +1,4 @@
-"""The genes that mark each group: their scores, and in which groups they are expressed, as a dot plot.
+"""Draw the marker genes of each group: their scores, and a dot plot of their expression in all groups.
 
 For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's size is |{i in g: v_ij > 0}| / n_g and
 its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
@@ -23,17 +23,17 @@ from lib.store.files import read_table
 from lib.store.stream import InMemory, Stream
 from matplotlib.figure import Figure
 
-MAX_DOTS = 100  # columns of the dot plot, shared among the groups, at most MAX_EACH for one
+MAX_DOTS = 100  # columns of the dot plot, divided among the groups, at most MAX_EACH for one
 MAX_EACH = 5
-DOT = 70  # area, in square points, of a gene that all cells express
-PART = 10_000  # cells that one thread goes through, CELLS at a time
+DOT = 70  # area, in square points, of the dot of a gene that all cells express
+PART = 10_000  # cells that one thread processes, CELLS at a time
 CELLS = 1000
 
 
 def expression_by_group(
     counts: Stream, groups: Groups, totals: np.ndarray, target_sum: float, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-normalised expression, and the fraction of cells that express, of each gene in each group.
+    """Mean log-normalised expression of each gene in each group, and the fraction of cells that express it.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def expression_by_group(
     totals
         Counts of each cell in all kept genes.
     target_sum
-        What each cell's counts are normalised to.
+        The sum of each cell's counts after normalisation.
     threads
-        That go through the counts, each through a part at a time; the result does not depend on them.
+        Number of threads, each of which processes a part at a time; the result does not depend on it.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def expression_by_group(
 
 
 def parts(counts: Stream) -> list[tuple[int, Stream]]:
-    """Streams of at most PART consecutive cells, and how many cells are before each; of one in memory the whole."""
+    """Streams of at most PART consecutive cells, and the number of cells before each; one in memory stays whole."""
     if isinstance(counts, InMemory):
         return [(0, counts)]
     found, before = [], 0
@@ -83,9 +83,9 @@ def parts(counts: Stream) -> list[tuple[int, Stream]]:
 
 
 def sums_by_group(before: int, counts: Stream, codes: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:
-    """Summed expression, and the cells that express, of each code and gene: 2 x codes x genes, float64.
+    """Summed expression, and number of expressing cells, of each code and gene: 2 x codes x genes, float64.
 
-    `before` cells precede the stream's in `codes` and `totals`.
+    `before` is the position of the stream's first cell in `codes` and `totals`.
     """
     n_codes, n_vars = int(codes.max()) + 1, counts.n_vars
     sums, cells = np.zeros(n_codes * n_vars), np.zeros(n_codes * n_vars)
@@ -99,7 +99,7 @@ def sums_by_group(before: int, counts: Stream, codes: np.ndarray, totals: np.nda
 
 
 def score_panels(top: pd.DataFrame) -> Figure:
-    """A panel for each group: its genes from the top, by falling score."""
+    """A panel for each group with its first genes, by falling score."""
     names = list(top["group"].unique())
     n_genes = int(top.groupby("group").size().max())
     columns = min(len(names), 4 if len(names) <= 12 else 8)
@@ -125,16 +125,16 @@ def score_panels(top: pd.DataFrame) -> Figure:
 
 
 def dot_plot(means: pd.DataFrame, fractions: pd.DataFrame, symbols: list[str], marked: list[str]) -> Figure:
-    """Groups as rows, marker genes as columns: size the fraction of cells that express, colour the mean expression.
+    """Groups as rows, marker genes as columns; size: fraction of expressing cells, colour: mean expression.
 
     Parameters
     ----------
     means, fractions
         groups x genes, the genes in the order drawn.
     symbols
-        What each gene is called in the figure.
+        The name of each gene in the figure.
     marked
-        For each gene the group that it marks; neighbours of one group are bracketed.
+        The group that each gene marks; neighbouring genes of one group get a bracket.
     """
     n_groups, n_genes = means.shape
     fig, axes = plots.panels(1, 1, (0.17 * n_genes + 0.2, 0.19 * n_groups + 0.2))
@@ -173,13 +173,13 @@ def dot_plot(means: pd.DataFrame, fractions: pd.DataFrame, symbols: list[str], m
 
 
 def chosen_genes(top: pd.DataFrame) -> pd.DataFrame:
-    """The dot plot's genes: the first few of each group, each gene once, where it comes first."""
+    """The genes of the dot plot: the first few of each group, each gene only where it first occurs."""
     each = int(np.clip(MAX_DOTS // top["group"].nunique(), 1, MAX_EACH))
     return top[top["rank"] <= each].drop_duplicates("names")
 
 
 def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.Index]:
-    """The counts of some genes, and their order: from the features if all of them are there, else from the samples."""
+    """The counts of some genes, and their order; from the features if these have all of them, else from the samples."""
     known = pd.Index(Counts(inputs.features[0]).names("var"))
     if names.isin(known).all():
         columns = pd.Index(names).get_indexer(known).astype(np.int32)
@@ -192,7 +192,7 @@ def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.
 
 
 def needs(job: Job) -> Need:
-    """On the CPU whatever the device: chunks of cells, of all genes where the features lack one that is drawn."""
+    """Always on the CPU: chunks of cells, with all genes if the features lack a gene that is drawn."""
     chunk = 45 * CELLS * job.nnz / max(1, job.n_obs)
     sums = 48 * job.n_groups * job.n_vars
     mem = PYTHON + 70 * MB + (chunk + sums) * job.threads + job.places + 0.3 * KB * job.n_kept

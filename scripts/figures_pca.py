@@ -1,4 +1,4 @@
-"""How much variance each principal component holds, and the cells in the first four, before and after Harmony."""
+"""Draw the variance of each principal component, and the cells in the first four, before and after Harmony."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ PAIRS = ((0, 1), (2, 3))
 
 
 def variance_ratio(ratio: np.ndarray, n_pcs: int) -> Figure:
-    """Percentage of the variance by component, on a log axis, with the last component that neighbours are found on."""
+    """Percentage of the variance by component, on a log axis, with the last component of the neighbour search."""
     fig, axes = plots.panels(1, 1, (5.2, 3.2))
     ax = axes[0, 0]
     ax.plot(np.arange(1, len(ratio) + 1), 100 * ratio, marker="o", ms=3, lw=0.8, color=plots.PALETTE[0])
@@ -53,14 +53,14 @@ def components(spaces: Mapping[str, np.ndarray], batches: pd.Series, seed: int) 
 
 
 def shown_spaces(X_pca: np.ndarray, harmony: Sequence[str]) -> dict[str, np.ndarray]:
-    """What `components` draws: the PCA, and what Harmony made of it or, in the title, why it did not run.
+    """The spaces for `components`: the PCA, and Harmony's result or, in the title, why it did not run.
 
     Parameters
     ----------
     X_pca
         cells x components.
     harmony
-        `harmony.h5`, none where Harmony is disabled.
+        `harmony.h5`; empty if Harmony is disabled.
     """
     shown = X_pca[:, :4]
     for path in harmony:
@@ -76,7 +76,7 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Draw `pca_variance.png` and `pca.png` from `pca.h5`, `obs.parquet` and, where there is one, `harmony.h5`."""
+    """Draw `pca_variance.png` and `pca.png` from `pca.h5`, `obs.parquet` and `harmony.h5`, if there is one."""
     params, output = snakemake.params, snakemake.output
     pca = read_arrays(snakemake.input.pca, "variance_ratio", "X_pca")
     plots.save(variance_ratio(pca["variance_ratio"], params.n_pcs), output.variance)

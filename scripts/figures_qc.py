@@ -1,4 +1,4 @@
-"""The cohort's quality: metrics by batch with the limits, cells lost at each step, and both as tables."""
+"""Draw the cohort's quality: metrics by batch with the limits, cells lost at each step; and write both as tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,21 +15,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-SCORES = ["doublet_score", "log1p_total_counts", "log1p_n_genes_by_counts"]  # that limits judge beside what is drawn
+SCORES = ["doublet_score", "log1p_total_counts", "log1p_n_genes_by_counts"]  # metrics with limits that are not drawn
 EMPTY = "no_counts_in_kept_genes"  # a reason of the ledger
-MAX_COLOURED = 20  # batches: beyond, the scatter shows how many cells there are rather than whose they are
+MAX_COLOURED = 20  # with more batches, the scatter shows numbers of cells instead of batches
 
 
 def batch_order(cells: pd.DataFrame, batch_key: str) -> list[str]:
-    """Batches in natural order, those without a kept cell last: so that colours are those of figures of kept cells."""
+    """Batches in natural order, those without a kept cell last, so that figures of kept cells have the same colours."""
     kept = plots.natural_order(cells.loc[cells["kept"], batch_key].unique())
     return kept + [name for name in plots.natural_order(cells[batch_key].unique()) if name not in set(kept)]
 
 
 def violin(ax: Axes, values: np.ndarray, at: float, colour: str, log: bool) -> None:
-    """A horizontal violin around y = `at`, with quartiles and median; the density is of log10 values where `log`.
+    """A horizontal violin around y = `at`, with quartiles and median; with `log`, the density of log10 values.
 
-    A histogram of 256 bins smoothed by a Gaussian of Silverman's width: a million cells cost no more than a sum.
+    The density is a histogram of 256 bins, smoothed by a Gaussian of Silverman's width, which is fast for a million
+    cells.
     """
     values = np.log10(np.maximum(values, 1)) if log else values
     low, high = values.min(), values.max()
@@ -52,7 +53,7 @@ def violin(ax: Axes, values: np.ndarray, at: float, colour: str, log: bool) -> N
 def violins(
     cells: pd.DataFrame, batch_key: str, metrics: Sequence[str], limits: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """All cells' metrics before the limits: a row for each batch, a panel for each metric, counts on log axes."""
+    """Metrics of all cells before the limits: a row per batch, a panel per metric, counts on log axes."""
     order = batch_order(cells, batch_key)
     colours = plots.category_colours(order)
     height = max(1.2, len(order) * np.clip(16 / len(order), 0.17, 0.5))
@@ -62,7 +63,7 @@ def violins(
         log = not metric.startswith("pct_")
         for row, batch in enumerate(order):
             values = groups[batch][metric]
-            if values.notna().any():  # none is where the batch lacks the gene family
+            if values.notna().any():  # all are missing if the batch lacks the gene family
                 violin(ax, values.fillna(0).to_numpy(dtype=float), row, colours[batch], log)
         if log:
             plots.log_axis(ax.xaxis)
@@ -80,14 +81,14 @@ def violins(
 def cohort_scatter(
     cells: pd.DataFrame, batch_key: str, metrics: Sequence[str], limits: Mapping[str, list[float]], seed: int
 ) -> Figure:
-    """Counts against each of `metrics`: a point a cell in its batch's colour, or, of many batches, shaded hexagons."""
+    """Counts against each of `metrics`: a point per cell in its batch's colour, or shaded hexagons for many batches."""
     order = batch_order(cells, batch_key)
     colours = plots.category_colours(order)
     codes = pd.Index(order).get_indexer(cells[batch_key].astype(str))
     each = plots.rgba(colours.values())[codes] if len(order) <= MAX_COLOURED else None
     fig, axes = plots.panels(1, len(metrics), (3.6, 3.2), (0.95, 0))
     for ax, metric in zip(axes[0], metrics, strict=True):
-        drawn = (cells[metric].notna() | (cells["total_counts"] == 0)).to_numpy()  # not where the family is lacking
+        drawn = (cells[metric].notna() | (cells["total_counts"] == 0)).to_numpy()  # without cells that lack the family
         each_drawn = None if each is None else each[drawn]
         shaded = plots.metric_scatter(ax, cells[drawn], metric, limits, each_drawn, seed)
     if each is not None:
@@ -98,12 +99,12 @@ def cohort_scatter(
 
 
 def attrition(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Cells of each sample that were kept, and that each reason removed.
+    """The number of cells of each sample that were kept, and that each reason removed.
 
     Parameters
     ----------
     ledger
-        The samples' ledgers, one after the other.
+        The samples' ledgers, concatenated.
 
     Returns
     -------
@@ -117,7 +118,7 @@ def attrition(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_empty(ledger: pd.DataFrame, cells: pd.DataFrame, batch_key: str) -> pd.DataFrame:
-    """The ledger with the step at which kept cells without counts in the kept genes leave, where there are any.
+    """The ledger plus the step that removes kept cells without counts in the kept genes, if there are any.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def with_empty(ledger: pd.DataFrame, cells: pd.DataFrame, batch_key: str) -> pd.
 
 
 def attrition_bars(lost: pd.DataFrame) -> Figure:
-    """A stacked bar for each sample: cells kept, then removed by each reason; left in cells, right as percentages."""
+    """A stacked bar per sample: cells kept, then cells removed by each reason; numbers left, percentages right."""
     colours = plots.reason_colours([reason for reason in lost if reason])
     height = max(0.6, len(lost) * np.clip(16 / len(lost), 0.15, 0.35))
     fig, axes = plots.panels(1, 2, (3.6, height), (0.3, 0), sharey=True)
@@ -158,7 +159,7 @@ def attrition_bars(lost: pd.DataFrame) -> Figure:
 
 
 def summary(cells: pd.DataFrame, batch_key: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """For each batch: cells before and after, and the kept cells' medians of `metrics` (NaN if none is kept)."""
+    """Per batch: cells before and after, and the medians of `metrics` of the kept cells (NaN if none is kept)."""
     batches, kept = cells[batch_key].astype(str), cells["kept"]
     table = pd.DataFrame({"cells": batches.value_counts(), "kept": batches[kept].value_counts()}).fillna(0).astype(int)
     table["kept_pct"] = (100 * table["kept"] / table["cells"]).round(2)
@@ -168,8 +169,8 @@ def summary(cells: pd.DataFrame, batch_key: str, metrics: Sequence[str]) -> pd.D
 
 
 def tell_uneven(ledger: pd.DataFrame, cells: pd.DataFrame, batch_key: str) -> None:
-    """Say which limits took MORE of a batch than of the median batch; not again of those of which they took MUCH, which
-    the stage `cells` has told."""
+    """Give notice of limits that removed a share of a batch that exceeds the median batch's by MORE; batches that lost
+    MUCH have a notice of the stage `cells`."""
     for reason, shares in shares_taken(ledger).items():
         median = shares.median()
         uneven = shares[(shares > median + MORE) & (shares <= MUCH)]
@@ -186,7 +187,7 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Draw violins, scatter and attrition of the cohort; write the attrition ledger and the summary as tables."""
+    """Draw violins, scatter and attrition of the cohort; write the ledger and the summary as tables."""
     params, output = snakemake.params, snakemake.output
     known = {path: set(column_names(path)) for path in snakemake.input.cells}
     families = [f"pct_counts_{family}" for family in params.families]

@@ -1,4 +1,4 @@
-"""A sample's quality figures: counts, genes and gene families of each cell with the limits; doublet scores."""
+"""Draw a sample's quality figures: counts, genes and gene families of each cell with the limits; doublet scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,18 +18,18 @@ from matplotlib.figure import Figure
 def qc_scatter(
     cells: pd.DataFrame, limits: Mapping[str, list[float]], reasons: Sequence[str], family: str | None, seed: int
 ) -> Figure:
-    """Counts against genes, and against a gene family's percentage, each cell coloured by why it was removed.
+    """Counts against genes, and against a gene family's percentage; cells are coloured by the reason of their removal.
 
     Parameters
     ----------
     cells
         total_counts, n_genes_by_counts, pct_counts_{family}, and reason ("" if kept).
     limits
-        Metric -> where it is cut.
+        Metric -> its limits.
     reasons
-        All reasons, in the order in which they apply.
+        All reasons, in the order of application.
     family
-        The gene family shown; None: genes alone.
+        The gene family shown; None: only genes.
     seed
         Of the drawing order.
     """
@@ -47,7 +47,7 @@ def qc_scatter(
 
 
 def outlier_limits(cells: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Where `mad` median absolute deviations from the median lie, for the metrics drawn, of one batch's cells."""
+    """Metric -> the values at `mad` median absolute deviations from the median, for the metrics drawn of one batch."""
     found = {}
     for name in config["mad_metrics"] if config.get("mad") else []:
         metric, percentage = name.removeprefix("log1p_"), name.startswith("pct_counts_")
@@ -65,14 +65,14 @@ def outlier_limits(cells: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, 
 def doublet_histograms(
     observed: Mapping[str, np.ndarray], simulated: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
 ) -> Figure:
-    """Observed and simulated doublet scores of each batch, side by side, cells counted on a log scale.
+    """Observed and simulated doublet scores of each batch, side by side, numbers of cells on a log scale.
 
     Parameters
     ----------
     observed, simulated
         Batch -> scores, of cells and of simulated doublets.
     thresholds
-        Batch -> the score above which a cell is called a doublet; NaN: none found.
+        Batch -> the threshold above which a cell is called a doublet; NaN: none found.
     """
     batches = plots.natural_order(observed)
     fig, axes = plots.panels(len(batches), 2, (3.2, 2.0), (0.7, 0.75), sharex="row")
@@ -102,7 +102,7 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Draw `qc_scatter.png` from a sample's cells and ledger, `doublets.png` where doublets were simulated."""
+    """Draw `qc_scatter.png` from a sample's cells and ledger, and `doublets.png` if doublets were simulated."""
     params, seed = snakemake.params, snakemake.params.seed
     metrics = ["total_counts", "n_genes_by_counts", "reason", "doublet_score", params.batch_key]
     known = column_names(snakemake.input.cells)

@@ -1,8 +1,8 @@
-"""The cohort's genes: which exist, which are kept.
+"""Find the genes of the cohort, and decide which are kept.
 
-The universe is what the samples' genes have in common (`join: inner`) or together (`join: outer`; a gene that a
-sample lacks counts as zero there). A gene is kept with at least `min_counts` counts and `min_cells` cells over the
-kept cells of all samples (scanpy.pp.filter_genes). Samples of which no cell is kept have no say.
+The universe of genes is the intersection (`join: inner`) or the union (`join: outer`; a missing gene counts as zero) of
+the samples' genes. A gene is kept if it has at least `min_counts` counts and `min_cells` cells among the kept cells of
+all samples (scanpy.pp.filter_genes). Samples without kept cells are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from lib.store.csr import column_counts, column_sums
 from lib.store.files import column_names, read_table, write_table
 from lib.store.stream import Stream, halving
 
-MIN_CELLS = 3  # of the cohort
+MIN_CELLS = 3  # kept cells of the cohort
 
 
 def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, min_shared: float) -> pd.Index:
-    """The genes that all samples share, or that any has, in the order of first appearance.
+    """The genes that all samples have, or that any sample has, in the order of first appearance.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
     join
         inner or outer.
     min_shared
-        For an inner join the smallest fraction of the smallest sample's genes that must be shared.
+        For an inner join the fraction of the smallest sample's genes that must at least be shared.
 
     Raises
     ------
     UserError
-        If fewer are shared: the samples were counted against different references.
+        If fewer are shared, as when samples were counted against different references.
     """
     union = pd.Index(pd.unique(np.concatenate(keys)), dtype=object)
     if join == "outer":
@@ -64,7 +64,7 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
 
 @halving
 def gene_sums(counts: Stream) -> tuple[np.ndarray, np.ndarray]:
-    """Total count and number of cells with the gene, per gene of a stream; int64, exact."""
+    """Total count and number of cells of each gene of a stream; int64, exact."""
     xp, device = counts.device.xp, counts.device
     totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
     for chunk in progress(counts.chunks(), counts.n_obs, "gene sums"):
@@ -74,12 +74,12 @@ def gene_sums(counts: Stream) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_kept(kept: Mapping[str, np.ndarray], cells: Sequence[str], batch_key: str) -> None:
-    """Refuse to go on with fewer than MIN_CELLS kept cells, whatever the analysis.
+    """Refuse fewer than MIN_CELLS kept cells, which suffice for no analysis.
 
     Parameters
     ----------
     kept
-        Sample -> per cell whether it is kept.
+        Sample -> mask of its kept cells.
     cells
         The samples' `cells.parquet`.
     batch_key
@@ -96,12 +96,12 @@ def check_kept(kept: Mapping[str, np.ndarray], cells: Sequence[str], batch_key: 
 
 
 def tell_families(families: Sequence[str], of_samples: Mapping[str, Sequence[str]]) -> None:
-    """Say which gene families have no genes, in all samples or in some.
+    """Give notice of gene families without genes, in all samples or in some.
 
     Parameters
     ----------
     families
-        The config's.
+        The families of the config.
     of_samples
         Sample -> the columns of its `cells.parquet`.
     """
@@ -122,7 +122,7 @@ def tell_families(families: Sequence[str], of_samples: Mapping[str, Sequence[str
 
 
 def needs(job: Job) -> Need:
-    """Two sums a gene."""
+    """Two sums per gene."""
     memory = job.pass_memory(350 * MB, job.places + 0.5 * KB * job.n_obs + 1 * KB * job.n_vars)
     return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=100 * job.n_vars, vram=job.claim(1000 * MB))
 

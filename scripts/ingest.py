@@ -1,8 +1,7 @@
-"""One sample's counts, validated and written once as the store that every later stage streams.
+"""Validate one sample's counts, and write them once as the store that all later stages stream.
 
-Any format that `lib.inputs.formats` knows comes in; what goes out is `counts.h5ad`: raw integer counts, CSR, sorted
-rows, unique names of cells and genes, and in obs the file's columns and the sample sheet's. The source is opened
-read-only.
+The input has any format of `lib.inputs.formats`, and is opened read-only. The output is `counts.h5ad`: raw integer
+counts, CSR, sorted rows, unique names of cells and genes, and in obs the columns of the file and of the sample sheet.
 """
 
 import time
@@ -40,9 +39,9 @@ def cell_table(
 ) -> pd.DataFrame:
     """The store's obs: `sample`, the file's columns, the sheet's columns, under unique names of cells.
 
-    A file's column that the sheet has as well, or that this workflow writes itself, becomes `{column}_file`. Strings
-    become categories. A cell is named `{barcode}-{suffix}`, or `{barcode}-{batch}-{suffix}` where barcodes repeat
-    across the file's batches.
+    A column of the file becomes `{column}_file` if the sheet has it too, or this workflow writes it. Strings become
+    categories. A cell is named `{barcode}-{suffix}`, or `{barcode}-{batch}-{suffix}` if barcodes repeat across the
+    file's batches.
 
     Parameters
     ----------
@@ -51,19 +50,18 @@ def cell_table(
     sample
         The sample's name.
     suffix
-        What names its cells.
+        The suffix of its cell names.
     sheet
-        The sheet's further columns for this sample, a value each: None is a missing text, NaN a missing number.
+        The sample's values in the sheet's other columns: None is a missing text, NaN a missing number.
     batch_key
         Column that names the batches.
     keep
-        Columns that the config takes from the file, although they are named as what this workflow writes.
+        Columns that the config takes from the file although this workflow may write columns of the same names.
 
     Raises
     ------
     UserError
-        If there are no cells, if there are no batches, if the batch of a cell is missing, if cells of one batch
-        share a barcode.
+        If there are no cells or no batches, if a cell's batch is missing, or if cells of one batch share a barcode.
     """
     if not len(obs):
         raise UserError(NO_CELLS)
@@ -95,9 +93,9 @@ def cell_table(
 
 
 def storable(values: pd.Series) -> pd.Series | None:
-    """A column as the store holds it: plain numbers and booleans, strings as categories; None for other types.
+    """A column in the form of the store: plain numbers and booleans, strings as categories; None for other types.
 
-    Missing integers and booleans turn a column into float64 with NaN.
+    Integers and booleans with missing values become float64 with NaN.
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
         categories = values.cat.categories
@@ -118,7 +116,7 @@ def storable(values: pd.Series) -> pd.Series | None:
 
 
 def is_text(values: pd.Series | pd.Index) -> bool:
-    """Whether values are strings, or Python objects that are written as such."""
+    """Whether values are strings, or Python objects that are written as strings."""
     return pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)
 
 
@@ -145,9 +143,9 @@ def cell_names(barcodes: np.ndarray, suffix: str, batches: np.ndarray) -> pd.Ind
 def gene_table(symbols: np.ndarray, ids: np.ndarray, flags: pd.DataFrame | None = None) -> pd.DataFrame:
     """The store's var: unique symbols as index, `gene_symbols` as in the file, unique `gene_ids`, the file's flags.
 
-    Where genes share a symbol, each is named `{symbol}-{id}`: whatever their order, the same gene gets the same name.
-    Genes that AnnData has made unique (`X`, `X-1`) count as sharing theirs. Where the ids do not tell them apart, the
-    second is `X-1`, the third `X-2`.
+    Genes that share a symbol are named `{symbol}-{id}`, so that a gene's name does not depend on the order. Genes whose
+    symbols AnnData made unique (`X`, `X-1`) are treated as sharing them. If their ids are the same too, the second is
+    `X-1`, the third `X-2`.
     """
     shared = shared_symbols(symbols, ids)
     names = np.where(shared == "", symbols, shared + "-" + ids)
@@ -163,19 +161,19 @@ def gene_table(symbols: np.ndarray, ids: np.ndarray, flags: pd.DataFrame | None 
 
 
 def shared_symbols(symbols: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """For each gene the symbol that it shares with genes of other ids, "" if it does with none."""
+    """Per gene the symbol that it shares with genes of other ids, "" if there are none."""
     symbols, ids = pd.Series(symbols, dtype=object), pd.Series(ids, dtype=object)
-    # X-1, where there is an X too, is what AnnData makes of a second X
+    # If there is an X too, X-1 is AnnData's name for a second X
     base = symbols.str.extract(r"^(.+)-\d{1,2}$", expand=False)
     origin = base.where(base.isin(symbols), symbols).astype(object)
     groups = ids.groupby(origin, sort=False)
     told = (groups.transform("size") > 1) & (groups.transform("nunique") == groups.transform("size"))
-    own = ids.eq(symbols).groupby(origin, sort=False).transform("any")  # ids that only repeat the symbols tell nothing
+    own = ids.eq(symbols).groupby(origin, sort=False).transform("any")  # ids that repeat the symbols are no evidence
     return origin.where(told & ~own, "").to_numpy(object)
 
 
 def make_unique(names: np.ndarray, what: str) -> np.ndarray:
-    """Give the second and further genes of a name the suffix -1, -2 ..., the next one that is free.
+    """Give the second and later genes of a name the next free suffix -1, -2 ...
 
     Source: anndata.utils.make_index_unique.
     """
@@ -199,7 +197,7 @@ def make_unique(names: np.ndarray, what: str) -> np.ndarray:
 
 
 def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Path) -> tuple[int, int]:
-    """Write the store in one pass; another one where a count needs uint32, or cells are not in order.
+    """Write the store in one pass; a second pass is needed if a count needs uint32 or cells are not sorted.
 
     Returns
     -------
@@ -231,7 +229,7 @@ def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Pat
 
 
 def chunks(matrices: Iterator[Any]) -> Iterator[Chunk]:
-    """Row ranges as chunks of a stream."""
+    """Turn row ranges into the chunks of a stream."""
     done = 0
     for X in matrices:
         yield Chunk(done, X)
@@ -239,7 +237,7 @@ def chunks(matrices: Iterator[Any]) -> Iterator[Chunk]:
 
 
 def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """Pass items on while the next one is made by a thread."""
+    """Yield items while a thread prepares the next one."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := _waited(coming)) is not None:
@@ -254,7 +252,7 @@ def _waited(coming: Future) -> Any:
 
 @contextmanager
 def blaming(what: object) -> Iterator[None]:
-    """Begin the messages for users that come out of a block with what they are about."""
+    """Prefix the messages of a block's UserErrors with `what`."""
     try:
         yield
     except UserError as error:
@@ -262,7 +260,7 @@ def blaming(what: object) -> Iterator[None]:
 
 
 def needs(job: Job) -> Need:
-    """Blocks of the file and of the store, tables of cells; by genes, 12 bytes a non-zero of scratch on disk."""
+    """Blocks of the file and of the store, tables of cells; files by genes: scratch of 12 bytes per non-zero."""
     block = (400 if job.turned else 300) * MB * job.chunk
     mem = job.process + block + 0.8 * KB * job.n_obs + 1.0 * KB * job.n_vars
     return Need(mem, 5 + 0.5e-6 * job.nnz, disk=job.store + 12 * job.turned, reads=8 * job.nnz)

@@ -1,6 +1,6 @@
-"""k-means clusters of the cells, in the space in which their neighbours were found.
+"""Compute k-means clusters of the cells, in the same space as their neighbours.
 
-Source: Arthur & Vassilvitskii 2007 (k-means++); scikit-learn's KMeans, and on the GPU cuVS's, the best of ten starts.
+Source: Arthur & Vassilvitskii 2007 (k-means++); KMeans of scikit-learn, on the GPU of cuVS, the best of ten starts.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from lib.run.resources import CUPY, MB, Job, Need
 from lib.store.files import read_table
 
 STARTS = 10
-TOLERANCE = 1e-6  # the relative gain of inertia below which cuVS stops
+TOLERANCE = 1e-6  # cuVS stops if the relative gain of inertia is smaller
 
 
 def kmeans(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> np.ndarray:
-    """Per cell its cluster, int32; as many clusters as cells at most."""
+    """The cluster of each cell, int32; at most as many clusters as cells."""
     if n_clusters > len(X):
         stage.notice("kmeans: n_clusters: %d instead of %d: there are no more cells", len(X), n_clusters)
         n_clusters = len(X)
@@ -39,9 +39,9 @@ def _cuvs(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> 
 
     xp = device.xp
     X = xp.asarray(X, np.float32, order="C")
-    # Greedy k-means++, as scikit-learn's: with oversampling it would be k-means||
+    # 0: greedy k-means++ as in scikit-learn; with oversampling it would be k-means||
     params = KMeansParams(n_clusters=n_clusters, n_init=STARTS, oversampling_factor=0.0, tol=TOLERANCE)
-    # cuVS draws the same numbers in every run: the seed is in the order of the cells
+    # cuVS draws the same random numbers in every run, so the seed sets the order of the cells
     order = xp.asarray(np.random.default_rng(seed).permutation(len(X)))
     centroids, inertia, n_iter = fit(params, X[order])
     labels, _ = predict(params, X, xp.asarray(centroids))
@@ -49,7 +49,7 @@ def _cuvs(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> 
 
 
 def needs(job: Job) -> Need:
-    """The components, and their distances to the centres."""
+    """The components, and the cells' distances to the centres."""
     points = 4 * job.n_pcs * job.n_kept
     mem, gpu_mem = job.process + 75 * MB + 5 * points, job.process + CUPY + 5 * points
     seconds, vram = 10 + 2e-4 * job.n_kept, 500 * MB + 6 * points

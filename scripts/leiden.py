@@ -1,8 +1,8 @@
-"""Leiden clusters: communities of the fuzzy graph of largest modularity, all of them connected.
+"""Compute Leiden clusters: connected communities of the fuzzy graph with the largest modularity.
 
 Source: Traag, Waltman & van Eck 2019; igraph's community_leiden, as scanpy.tl.leiden(flavor="igraph") calls it, and on
 the GPU cuGraph's leiden, as rapids_singlecell.tl.leiden calls it. Both maximise the same modularity, the sum over the
-communities of w / W - resolution * (d / 2W)^2: w, the weight within; d, the sum of degrees; W, the weight in all.
+communities of w / W - resolution * (d / 2W)^2, with w the weight within, d the sum of degrees, W the total weight.
 """
 
 from typing import Any
@@ -15,24 +15,24 @@ from lib.run import stage
 from lib.run.resources import Job, Need
 from lib.store.files import read_table
 
-STARTS = 2  # of Leiden on the GPU
-MAX_REFINED = 50_000  # cells up to which igraph's Leiden goes on from cuGraph's communities, in a second or two
+STARTS = 2  # runs of Leiden on the GPU
+MAX_REFINED = 50_000  # up to this number of cells igraph's Leiden refines cuGraph's communities, in a second or two
 
 
 def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int, device: devices.Device) -> np.ndarray:
-    """Per cell its community; equal seeds give equal communities, but for a GPU's (`scripts/README.md`).
+    """The community of each cell; equal seeds give equal communities, except on a GPU (`scripts/README.md`).
 
-    On the GPU the best of several goes of cuGraph's is taken. Up to `MAX_REFINED` cells Louvain's may be the best, and
-    igraph's Leiden goes on from there: cuGraph goes through the levels once, and ends somewhat less modular.
+    On the GPU the best of several runs of cuGraph is taken. Up to `MAX_REFINED` cells Louvain's run may be the best,
+    and igraph's Leiden refines it: cuGraph goes through the levels only once, and ends with slightly less modularity.
 
     Parameters
     ----------
     connectivities
         cells x cells, symmetric and sparse, without a diagonal.
     resolution
-        Of the modularity: higher finds more and smaller communities.
+        Of the modularity: higher values give more and smaller communities.
     n_iterations
-        Rounds of igraph's, each through all levels; -1: until nothing changes.
+        Rounds of igraph, each through all levels; -1: until nothing changes.
     """
     start = None
     if device.is_gpu:

@@ -1,7 +1,7 @@
-"""Louvain clusters: communities of the fuzzy graph of large modularity, merged level by level.
+"""Compute Louvain clusters: communities of the fuzzy graph with large modularity, merged level by level.
 
-Source: Blondel et al. 2008; igraph's community_multilevel, as scanpy.tl.louvain(flavor="igraph") calls it, here with
-the resolution that scanpy leaves at 1; on the GPU cuGraph's louvain. Both maximise the modularity that `leiden` does.
+Source: Blondel et al. 2008; igraph's community_multilevel, as scanpy.tl.louvain(flavor="igraph") calls it, but with the
+resolution, which scanpy leaves at 1; on the GPU cuGraph's louvain. Both maximise the same modularity as `leiden`.
 """
 
 from typing import Any
@@ -16,16 +16,16 @@ from lib.store.files import read_table
 
 
 def louvain(connectivities: Any, resolution: float, seed: int, device: devices.Device) -> np.ndarray:
-    """Per cell its community; equal seeds give equal communities.
+    """The community of each cell; equal seeds give equal communities.
 
     Parameters
     ----------
     connectivities
         cells x cells, symmetric and sparse, without a diagonal.
     resolution
-        Of the modularity: higher finds more and smaller communities.
+        Of the modularity: higher values give more and smaller communities.
     seed
-        Of the order in which igraph visits the cells, or on the GPU cuGraph's communities.
+        Of the order in which igraph visits the cells, or, on the GPU, cuGraph's communities.
     """
     if device.is_gpu:
         membership, modularity = cugraph_communities(connectivities, [by_louvain(resolution)], resolution, seed, device)

@@ -1,14 +1,14 @@
-"""Marker genes by multinomial logistic regression of the groups on the highly variable genes.
+"""Find marker genes by multinomial logistic regression of the groups on the highly variable genes.
 
-Minimises, over weights W (groups x genes) and intercepts b, mean_i[logsumexp(W z_i + b) - (W z_i + b)_{y_i}] +
-|W|^2 / (2 C n) for the n cells' rows z_i of the matrix that PCA saw (or of log-normalised values) and groups y_i: the
-objective, the optimiser (L-BFGS) and its stopping of scikit-learn's LogisticRegression. A gene's score in a group is
-its weight. With two groups W is one row, the second group's against the first; the first group gets its negative
-(scanpy lists that row under the first group's name, whose markers it then ranks last).
+Let z_i be the rows of the matrix for PCA (or of log-normalised values) for the n cells, and y_i their groups. Weights W
+(groups x genes) and intercepts b minimise mean_i[logsumexp(W z_i + b) - (W z_i + b)_{y_i}] + |W|^2 / (2 C n). The
+objective, the optimiser (L-BFGS) and its stopping rule are those of scikit-learn's LogisticRegression. A gene's score
+in a group is its weight. With two groups W is one row, the second group against the first; the first group gets its
+negative (scanpy lists that row under the name of the first group, and so ranks this group's markers last).
 Source: scanpy.tl.rank_genes_groups(method="logreg").
 
 Loss and gradient are sums over dense chunks: float32 products, float64 sums. Every step of the optimiser reads the
-matrix once, from memory where it fits `CACHE_BYTES`.
+matrix once, from memory if it fits `CACHE_BYTES`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,15 +28,15 @@ from lib.store.stream import Stream, halving
 from scipy.optimize import minimize
 
 CHUNK_VALUES = {"cpu": 20_000_000, "gpu": 40_000_000}  # values of a dense chunk: 80 or 160 MB
-# The matrix stays in memory as float32 where it fits this, else as float16, else it is streamed
+# The matrix stays in memory as float32 if it fits this, else as float16 if that fits, else it is streamed
 CACHE_BYTES = 1 << 30
-WORK_BYTES = 3 << 29  # of a GPU's memory, what is not for the matrix: dense chunks and what they are made of
+WORK_BYTES = 3 << 29  # GPU memory not available for the matrix: dense chunks and their counts
 
 Rows = Iterable[tuple[Any, Any]]  # pairs of a dense chunk, cells x genes, float32, and its cells' groups
 
 
 class DenseRows:
-    """The matrix as dense chunks with their cells' groups, to be read again and again; cells without a group left out.
+    """The matrix as dense chunks with their cells' groups, which can be iterated repeatedly, without cells of no group.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class DenseRows:
     codes
         Per cell its group, -1: in none.
     dense
-        Makes a chunk's counts, given also which cells they are, into the rows of the matrix, float32.
+        Function of a chunk's counts and the positions of its cells that returns the rows of the matrix, float32.
     """
 
     def __init__(self, counts: Stream, codes: np.ndarray, dense: Callable[[Any, slice], Any]) -> None:
@@ -58,7 +58,7 @@ class DenseRows:
         self.kept = self._keep(fits[0]) if fits else None
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """All cells, in order: pairs of a chunk, float32, and its cells' groups."""
+        """Pairs of a float32 chunk and its cells' groups, over all cells in order."""
         if self.kept is None:
             yield from self._read()
         else:
@@ -83,8 +83,8 @@ def loss_gradient(W: np.ndarray, rows: Rows, n_groups: int, xp: Any) -> tuple[fl
     Parameters
     ----------
     W
-        Weights and, in the last column, intercepts: groups x (genes + 1), float64; for two groups one row, the
-        second group's (the first group's are zero).
+        Weights and, in the last column, intercepts: groups x (genes + 1), float64; for two groups one row, that of the
+        second group (the first group has zeros).
     rows
         The cells.
     n_groups
@@ -127,7 +127,7 @@ def logistic_regression(
     C
         Inverse of the penalty's strength.
     max_iter
-        Most steps of the optimiser.
+        The maximal number of steps of the optimiser.
     """
     shape = 1 if n_groups == 2 else n_groups, n_vars + 1
     pace, passes = Pace("fit", max_iter, "iterations at most"), 0
@@ -141,7 +141,7 @@ def logistic_regression(
         passes += 1
         return loss + (W[:, :-1] ** 2).sum() / (2 * C * n_obs), gradient.ravel()
 
-    # The stopping of scikit-learn's LogisticRegression with its default tolerance
+    # The stopping rule of scikit-learn's LogisticRegression with its default tolerance
     options = {"maxiter": max_iter, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
     start = np.zeros(shape).ravel()
     result = minimize(objective, start, method="L-BFGS-B", jac=True, options=options, callback=lambda _: pace.step())
@@ -152,7 +152,7 @@ def logistic_regression(
 
 
 def needs(job: Job) -> Need:
-    """The scaled features: as float32 or float16 where they fit, in the cache or on a GPU; dense chunks of them."""
+    """The scaled features, as float32 or float16 if they fit the cache or the GPU; their dense chunks."""
     values = job.n_kept * job.n_top
     held = 4 * values if 4 * values <= CACHE_BYTES else min(2 * values, CACHE_BYTES)
     return Need(

@@ -1,10 +1,10 @@
-"""Marker genes by Welch's t-test of each group of cells against the rest, in one pass over the counts.
+"""Find marker genes by Welch's t-test of each group of cells against the rest, in one pass over the counts.
 
-With m, v, n the mean, the variance (divisor n - 1) and the number of cells of a gene's log-normalised values in the
-group, and m', v', n' in all other groups: t = (m - m') / sqrt(v/n + v'/n'), with
-(v/n + v'/n')^2 / ((v/n)^2 / (n - 1) + (v'/n')^2 / (n' - 1)) degrees of freedom (Welch, 1947), two-sided p-values,
-adjusted within the group (Benjamini & Hochberg, 1995). The means and variances come from group x gene sums of values
-and of squares, in float64, which shards of the cells may have made (shard.py). Source:
+Let m, v, n be the mean, the variance (divisor n - 1) and the number of cells of a gene's log-normalised values in the
+group, and m', v', n' those in all other groups. Then t = (m - m') / sqrt(v/n + v'/n'), with
+(v/n + v'/n')^2 / ((v/n)^2 / (n - 1) + (v'/n')^2 / (n' - 1)) degrees of freedom (Welch, 1947). The p-values are
+two-sided, and adjusted within the group (Benjamini & Hochberg, 1995). Means and variances come from group x gene sums
+of values and squares in float64, which shards may have computed (shard.py). Source:
 scanpy.tl.rank_genes_groups(method="t-test").
 """
 
@@ -32,7 +32,7 @@ from scipy.special import stdtr
 def group_sums(
     counts: Stream, codes: np.ndarray, n_groups: int, totals: np.ndarray, target_sum: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of each group's log-normalised values, and of their squares: two arrays groups x genes, float64.
+    """The sums of each group's log-normalised values and of their squares: two arrays groups x genes, float64.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def group_sums(
 
 
 def group_column_sums(X: Any, values: Any, codes: np.ndarray, n_groups: int, device: devices.Device) -> Any:
-    """Sums over each group's rows of `values`, one per non-zero of X: groups x genes, float64."""
+    """Sums of `values`, one per non-zero of X, over the rows of each group: groups x genes, float64."""
     xp, n_vars = device.xp, X.shape[1]
-    # Cells of no group add to one more row
+    # Cells of no group are summed in an extra row
     starts = xp.asarray(np.where(codes >= 0, codes, n_groups).astype(np.int64) * n_vars)
     keys = starts[rows_of_nonzeros(X, device)] + X.indices
     return sums_by_key(keys, values, (n_groups + 1) * n_vars, device).reshape(-1, n_vars)[:n_groups]
@@ -71,7 +71,7 @@ def welch(sums: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> dict[str,
     sums, squares
         See `group_sums`.
     sizes
-        Cells of each group, at least two groups of two.
+        Number of cells of each group; at least two groups of two.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def welch(sums: np.ndarray, squares: np.ndarray, sizes: np.ndarray) -> dict[str,
 
 
 def of_groups(function: Callable[..., np.ndarray], *tables: np.ndarray) -> np.ndarray:
-    """The function of each group's rows, several groups at a time; groups x genes."""
+    """Apply the function to the rows of several groups at a time; groups x genes."""
     return np.array(list(pool().map(function, *tables))).reshape(tables[0].shape)
 
 
@@ -103,12 +103,12 @@ def mean_and_squared_error(sums: np.ndarray, squares: np.ndarray, n: np.ndarray)
     """The means and the squared standard errors (variance / n) of `n` values, from their sums."""
     mean = sums / n
     variance = (squares - sums * mean) / (n - 1)
-    # Rounding: a variance below it is none
+    # A variance below the rounding error is zero
     return mean, np.where(variance > 1e-14 * squares, variance, 0) / n
 
 
 def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
-    """A group's p-values, adjusted for their number."""
+    """The p-values of a group, adjusted for their number."""
     falling = np.argsort(-pvals, kind="stable")
     bounds = pvals[falling] * (len(pvals) / np.arange(len(pvals), 0, -1))
     adjusted = np.empty_like(pvals)
@@ -118,14 +118,12 @@ def benjamini_hochberg(pvals: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cells:
-    """What the passes read: the counts in the kept genes, and the cells' groups and totals.
+    """The input of the pass: the counts in the kept genes, and the cells' groups and totals.
 
     Attributes
     ----------
-    counts
-        cells x genes: all cells, or a shard of them.
-    codes, n_groups, totals, target_sum
-        Of these cells, see `group_sums`.
+    counts, codes, n_groups, totals, target_sum
+        See `group_sums`; for all cells, or for a shard.
     """
 
     counts: Stream
@@ -155,7 +153,7 @@ PASSES = Passes({"sums": sums_pass}, read)
 
 
 def needs(job: Job) -> Need:
-    """Sums of each group and gene, statistics made of them, and a table with a row for each."""
+    """Sums per group and gene, their statistics, and a table with a row for each."""
     sums = 48 * job.n_groups * job.n_vars
     if job.part:
         return replace(job.of_shard(needs, 0.3 * KB), disk=sums / 3)
@@ -167,7 +165,7 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Read the cohort's counts, or what shards made of them, and a grouping; write the ranked genes of each group."""
+    """Read the cohort's counts, or the results of shards, and a grouping; write the ranked genes of each group."""
     files, params = snakemake.input, snakemake.params
     groups = read_groups(params.grouping, files.obs, files.grouping)
     found = (PASSES.gathered(files.shards) or PASSES.over_all(read(snakemake)))["sums"]

@@ -1,7 +1,7 @@
-"""The nearest neighbours of every cell, found once for UMAP, t-SNE and the clusterings, and their fuzzy graph.
+"""Find the nearest neighbours of every cell, once for UMAP, t-SNE and the clusterings, and compute their fuzzy graph.
 
-n_neighbors counts the cell itself, as in scanpy.pp.neighbors: the graph is made of each cell's n_neighbors - 1
-others. t-SNE weighs 3 * perplexity others (van der Maaten 2014), so that many are kept where it is to run.
+n_neighbors counts the cell itself, as in scanpy.pp.neighbors: the graph uses the n_neighbors - 1 nearest other cells.
+t-SNE uses 3 * perplexity others (van der Maaten 2014), so these are kept if it is enabled.
 """
 
 from math import log2
@@ -18,8 +18,8 @@ from lib.store.files import write_arrays
 
 
 def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int:
-    """How many other cells to find for each of `n_obs`: for t-SNE (`perplexity` given) more than for UMAP, if there are
-    as many."""
+    """The number of other cells to find for each of `n_obs` cells, at most n_obs - 1; t-SNE (`perplexity` given) needs
+    more than UMAP."""
     tsne = 0 if perplexity is None else int(3 * perplexity)
     if tsne >= n_obs:
         stage.notice("tsne: perplexity: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)
@@ -27,7 +27,7 @@ def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int
 
 
 def needs(job: Job) -> Need:
-    """Of every cell its neighbours: all pairs in blocks, or NN-descent's heaps and trees; and the graph."""
+    """The neighbours of every cell, from all pairs in blocks or NN-descent's heaps and trees; and the graph."""
     found = 8 * job.k * job.n_kept
     search = 2 * found if job.n_kept <= EXACT_MAX["cpu"] else 90 * MB + 70 * max(job.k, MIN_WIDTH) * job.n_kept
     graph = 24 * job.edges

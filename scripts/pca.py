@@ -1,15 +1,15 @@
-"""PCA of the regressed, scaled, clipped matrix, exact, in three streamed passes; the matrix itself never exists.
+"""Compute an exact PCA of the regressed, scaled, clipped matrix in three streamed passes, without building the matrix.
 
-With X the log-normalised features (cells x genes) and R = [1, regressors]:
+Let X be the log-normalised features (cells x genes) and R = [1, regressors].
 
 1. R'R, R'X, sum X and sum X^2 are accumulated. Least squares, B = (R'R)^-1 R'X, gives the residuals X - R B
-   (scanpy.pp.regress_out), and their variance per gene follows from the same sums.
-2. Chunks are made dense, regressed, divided by the standard deviation, clipped (scanpy.pp.scale), and their Gram
-   matrix and column sums are accumulated. Re-centring gives the covariance; its leading eigenvectors are the loadings.
+   (scanpy.pp.regress_out); their variance per gene follows from the same sums.
+2. Chunks are made dense, regressed, divided by the standard deviation and clipped (scanpy.pp.scale). Their Gram matrix
+   and column sums are accumulated; re-centring gives the covariance, whose leading eigenvectors are the loadings.
 3. Each chunk is projected: X_pca (scanpy.pp.pca).
 
-Each component's sign is such that its largest loading is positive. Float32 products, float64 sums. Where the cells are
-in shards, each pass runs on every shard (shard.py), and what they project is joined.
+The sign of each component makes its largest loading positive. Products are float32, sums float64. With shards, each
+pass runs on every shard (shard.py), and their projections are joined.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ def normal_sums(counts: Stream, totals: np.ndarray, design: np.ndarray, target_s
     design
         R, cells x (1 + regressors), the first column all ones.
     target_sum
-        What normalisation makes each cell's counts sum to.
+        The sum of each cell's counts after normalisation.
     """
     xp, device = counts.device.xp, counts.device
     RX = xp.zeros((design.shape[1], counts.n_vars))
@@ -75,7 +75,7 @@ def solve_scaling(
 ) -> Scaling:
     """The least squares coefficients and the residuals' standard deviations, from the sums of pass 1.
 
-    With divisor n - 1; 1 where scaling is off, and for genes that do not vary, as in scanpy.
+    Standard deviations have divisor n - 1. They are 1 if scaling is off, and for genes that do not vary, as in scanpy.
     """
     RX = sums["RX"]
     B = np.linalg.lstsq(sums["RR"], RX, rcond=None)[0]
@@ -93,7 +93,7 @@ def gram(counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scalin
     ZZ, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
     for chunk in progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "Gram matrix"):
         Z = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
-        for rows in blocks(counts.n_vars):  # half the products, and no second matrix of this size
+        for rows in blocks(counts.n_vars):  # saves half the products, and a second matrix of this size
             ZZ[rows, : rows.stop] += Z[:, rows].T @ Z[:, : rows.stop]
         sums += Z.sum(0, dtype=np.float64)
     return ZZ, sums
@@ -135,7 +135,7 @@ def leading_components(
     else:
         from scipy.linalg import eigh
 
-        # Transposed, and so in LAPACK's own order, it is not copied; its lower triangle is then the upper one
+        # The transpose has LAPACK's memory order, so it is not copied; its upper triangle is our lower one
         wanted = [n - n_comps, n - 1]
         variance, PCs = eigh(ZZ.T, subset_by_index=wanted, lower=False, overwrite_a=True, check_finite=False)
         variance, PCs = variance[::-1], PCs[:, ::-1].copy()
@@ -147,7 +147,7 @@ def leading_components(
 def project(
     counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling, PCs: np.ndarray, center: np.ndarray
 ) -> np.ndarray:
-    """Pass 3: the scaled, centred cells in the coordinates of the components; cells x comps, float32."""
+    """Pass 3: the scaled, centred cells projected on the components; cells x comps, float32."""
     xp, device = counts.device.xp, counts.device
     loadings = xp.asarray(PCs, np.float32)
     shift = xp.asarray(center @ PCs, np.float32)
@@ -160,20 +160,20 @@ def project(
 
 @dataclass(frozen=True)
 class Cells:
-    """What the passes read: the features, and of all cells what regression and scaling need.
+    """The input of the passes: the features, and the values of all cells that regression and scaling need.
 
     Attributes
     ----------
     counts
         cells x features: all cells, or a shard of them.
     totals, design
-        See `normal_sums`; of all cells.
+        See `normal_sums`; for all cells.
     rows
-        Where the cells of `counts` stand among all.
+        The positions of the cells of `counts` among all cells.
     n_comps
-        Components wanted, as many as there are to have (`components_of`).
+        The number of components (`components_of`).
     target_sum, keys, scale, max_value
-        Of the scaling, see `solve_scaling`.
+        Settings of the scaling, see `solve_scaling`.
     """
 
     counts: Stream
@@ -188,11 +188,11 @@ class Cells:
 
     @property
     def chunks(self) -> tuple[Stream, np.ndarray, np.ndarray]:
-        """The stream, and of its cells the totals and the design."""
+        """The stream, and the totals and the design of its cells."""
         return self.counts, self.totals[self.rows], self.design[self.rows]
 
     def scaling(self, known: Known) -> Scaling:
-        """What follows from the sums of pass 1."""
+        """The scaling from the sums of pass 1."""
         options = self.target_sum, self.keys, self.scale, self.max_value
         return solve_scaling(known["sums"], len(self.totals), *options)
 
@@ -209,7 +209,7 @@ def gram_pass(cells: Cells, known: Known) -> Arrays:
 
 
 def components_pass(cells: Cells, known: Known) -> Arrays:
-    """The components and the scaling: found once, so that all shards are projected on the same."""
+    """The components and the scaling, computed once, so that all shards are projected on the same components."""
     found, n_obs, device = known["gram"], len(cells.totals), cells.counts.device
     with timed("eigenvectors"):
         ZZ, sums = (device.xp.asarray(found[name]) for name in ("ZZ", "sums"))
@@ -225,13 +225,13 @@ def projection_pass(cells: Cells, known: Known) -> Arrays:
 
 
 def scaling_of(cells: Cells, found: Arrays) -> Scaling:
-    """The scaling that was found with the components."""
+    """The scaling that was computed with the components."""
     arrays = {name: found[name] for name in ("coefficients", "mean", "std")}
     return Scaling(cells.target_sum, cells.keys, **arrays, max_value=cells.max_value if cells.scale else None)
 
 
 def pca(cells: Cells, files: Sequence[str | Path] = ()) -> tuple[dict[str, np.ndarray], Scaling]:
-    """All passes, or what shards' jobs have left of them (`files`).
+    """The result of all passes; passes that shards have run are read from their `files`.
 
     Returns
     -------
@@ -244,7 +244,7 @@ def pca(cells: Cells, files: Sequence[str | Path] = ()) -> tuple[dict[str, np.nd
 
 
 def components_of(n_comps: int, n_obs: int, n_vars: int, say: Callable[..., None] = stage.notice) -> int:
-    """How many components there are to have of those wanted; that these are fewer is for `say`.
+    """The number of components: `n_comps`, or fewer if there are too few cells or features, which `say` is told.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def components_of(n_comps: int, n_obs: int, n_vars: int, say: Callable[..., None
 
 
 def read(snakemake: Any, shard: str | None = None) -> Cells:
-    """The features and `obs.parquet`; what has to be left out is a notice of the stage, not of its shards."""
+    """Read the features and `obs.parquet`; only the stage, not its shards, gives notice of omissions."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
     say = stage.log.warning if shard else stage.notice
     keys = usable_keys(files.obs, params.regress_keys, say)
@@ -313,9 +313,9 @@ def needs(job: Job) -> Need:
 
 
 def needs_of_pass(job: Job) -> Need:
-    """A pass over a shard: what it reads of all cells beside the shard's own; the components, of all shards."""
+    """The need of a pass over a shard, with the values of all cells that it reads; or of the components, for all."""
     covariance, vectors, part = 8 * job.n_top**2, 16 * job.n_comps * job.n_top, job.shard
-    if job.part == "components":  # of two covariances and their sum
+    if job.part == "components":  # two covariances and their sum
         mem = PYTHON + 40 * MB + 3.3 * covariance + vectors + 0.1 * KB * job.n_kept
         seconds = 10 + 1e-8 * job.n_top**2 * job.n_comps
         vram, disk = 1000 * MB + 4 * covariance, vectors + 64 * job.n_top
@@ -333,7 +333,7 @@ def needs_of_pass(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Read the features and `obs.parquet`, or what shards made of them, write `pca.h5`."""
+    """Read the features and `obs.parquet`, or the results of shards; write `pca.h5`."""
     files = snakemake.input
     arrays, scaling = pca(read(snakemake), files.shards)
     stage.log.info("variance of the first ten: %s", np.round(arrays["variance_ratio"][:10], 4).tolist())

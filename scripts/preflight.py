@@ -1,7 +1,7 @@
-"""What the jobs of a whole run will ask for, before anything is submitted, and whether each fits.
+"""Show the resources that the jobs of a whole run will request, before any is submitted, and whether each job fits.
 
-The jobs are those of all rules (`lib.run.plan`), with the resources that the models of their stages compute. A table
-has a line a rule: its jobs, what the largest of them asks for, and what all of them write.
+The jobs are those of all rules (`lib.run.plan`), with the resources that the models of their stages compute. The table
+has one line per rule: its number of jobs, the largest requests, and the disk space of all its jobs.
 """
 
 import shutil
@@ -17,16 +17,16 @@ PER = {"mem_mb": 1000, "vram_mb": 1024, "disk_mb": 1000}
 
 
 def by_rule(jobs: pd.DataFrame, limits: Mapping[str, float | None]) -> pd.DataFrame:
-    """A line a rule, in the order of the jobs: `jobs`, the largest of each resource (disk: the sum), and `fits`.
+    """One line per rule, in the order of the jobs: `jobs`, the maximum of each resource (disk: the sum), and `fits`.
 
-    `fits` is "yes", or names what exceeds its limit; None is no limit.
+    `fits` is "yes", or names the resources that exceed their limits.
 
     Parameters
     ----------
     jobs
-        A line a job: `rule`, and integers for the keys of `COLUMNS`.
+        One line per job: `rule`, and integers for the keys of `COLUMNS`.
     limits
-        Resource -> the most of it that a job may ask for.
+        Resource -> the largest request of a job that is allowed; None: no limit.
     """
     how = {"mem_mb": "max", "vram_mb": "max", "runtime": "max", "disk_mb": "sum"}
     groups = jobs.groupby("rule", sort=False)
@@ -50,12 +50,12 @@ def shown(table: pd.DataFrame) -> str:
 
 
 def amount(name: str, value: float) -> str:
-    """A resource in GB, or hours and minutes."""
+    """An amount of a resource as text: in GB, or hours and minutes."""
     return f"{value // 60:.0f}:{value % 60:02.0f}" if name == "runtime" else f"{value / PER[name]:.2f}"
 
 
 def main(snakemake: Any) -> None:
-    """Print the table; fail where a job does not fit."""
+    """Print the table; fail if a job does not fit."""
     params = snakemake.params
     load, limits = params.load, params.limits
     jobs = pd.DataFrame(params.jobs)

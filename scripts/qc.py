@@ -1,4 +1,4 @@
-"""Quality metrics per cell and per gene, in one pass over a sample's counts.
+"""Compute quality metrics per cell and per gene, in one pass over a sample's counts.
 
 For cell i with counts x_ij: total_counts = sum_j x_ij, n_genes_by_counts = |{j: x_ij > 0}|, for each gene family F
 pct_counts_F = 100 * sum_{j in F} x_ij / total_counts, and pct_counts_in_top_N_genes = 100 * (sum of the N largest
@@ -31,13 +31,13 @@ def cell_metrics(
     X
         cells x genes, CSR counts.
     families
-        For each gene family a boolean mask over the genes.
+        Gene family -> boolean mask over the genes.
     percent_top
         The N of pct_counts_in_top_N_genes.
 
     Returns
     -------
-    Arrays of length cells: integers for sums, float64 for percentages (NaN for a cell without counts).
+    Arrays with one value per cell: integers for sums, float64 for percentages (NaN for a cell without counts).
     """
     xp = device.xp
     total = row_sums(X, device)
@@ -58,7 +58,7 @@ def sums_of_largest(X: Any, tops: Sequence[int], device: devices.Device) -> list
     starts, ends = X.indptr[:-1].astype(np.int64), X.indptr[1:].astype(np.int64)
     if not X.nnz:
         return [xp.zeros(X.shape[0], np.int64) for _ in tops]
-    # One sort for all rows: by row, then by falling count; in 32 bits, where they do, at twice the speed and more
+    # One sort for all rows, by row, then by falling count; if 32 bits suffice, it is more than twice as fast
     largest = int(X.data.max())
     dtype = np.uint32 if X.shape[0] * (largest + 1) < 1 << 32 else np.int64
     keys = rows_of_nonzeros(X, device).astype(dtype) * dtype(largest + 1) + (largest - X.data).astype(dtype)
@@ -69,7 +69,7 @@ def sums_of_largest(X: Any, tops: Sequence[int], device: devices.Device) -> list
 
 
 def gene_metrics(totals: np.ndarray, n_cells: np.ndarray, n_obs: int) -> pd.DataFrame:
-    """scanpy's metrics per gene, from each gene's total count and number of cells with it, among `n_obs` cells."""
+    """scanpy's metrics per gene, from each gene's total count and number of cells, among `n_obs` cells."""
     means = totals / n_obs
     return pd.DataFrame(
         {
@@ -94,7 +94,7 @@ def qc_metrics(
     counts
         cells x genes.
     families
-        For each gene family a boolean mask over the genes.
+        Gene family -> boolean mask over the genes.
     percent_top
         The N of pct_counts_in_top_N_genes.
     """
@@ -113,7 +113,7 @@ def qc_metrics(
 
 
 def needs(job: Job) -> Need:
-    """Each cell's counts by falling size, a chunk at a time; a row of metrics a cell."""
+    """The sorted counts of the cells of one chunk; a row of metrics per cell."""
     memory = job.pass_memory(320 * MB, 1.2 * KB * job.n_obs, gpu_chunk=220 * MB)
     disk = 100 * job.n_obs + 40 * job.n_vars
     return Need(**memory, seconds=5 + 0.2e-6 * job.nnz, disk=disk, vram=job.claim(1000 * MB))

@@ -1,4 +1,4 @@
-"""Snakemake's report of all figures and tables, in one file: whole or not at all, whatever else a run was asked for."""
+"""Write Snakemake's report of all figures and tables in one file, complete whatever the run's targets are."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from lib.run.resources import MB, PYTHON, Job, Need
 
 
 def needs(job: Job) -> Need:
-    """A Snakemake of its own, and every figure as text."""
+    """A separate Snakemake process, and every figure as text."""
     return Need(PYTHON + 300 * MB + 3 * MB * job.n_samples, 60 + 2 * job.n_samples, 50 * MB + 2 * MB * job.n_samples)
 
 
 def main(snakemake: Any) -> None:
-    """Have Snakemake write its report of everything that the table of jobs hangs on."""
+    """Have Snakemake write its report of everything that the table of jobs depends on."""
     output = Path(snakemake.output[0])
     with TemporaryDirectory(prefix=".report.", dir=output.parent) as folder:
         report, config = Path(folder, "report.html"), Path(folder, "config.json")

@@ -1,7 +1,7 @@
-"""What every job took: the run records of a cohort's jobs as one table, and as a timeline.
+"""Collect the run records of a cohort's jobs in one table and a timeline.
 
-A record is what `lib.run.stage.run` leaves beside a job's log. Jobs that ran in an earlier run, and whose results still
-hold, are there with the time at which they ran.
+`lib.run.stage.run` writes a record beside each job's log. Jobs of earlier runs whose results are still valid are
+included, at the time when they ran.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from lib.run.notices import notices, read_records
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from matplotlib.figure import Figure
 
-KINDS = {"import": "#E69F00", "read": "#56B4E9", "compute": "#0072B2", "write": "#D55E00"}  # as they lie in a bar
-IDLE = 60.0  # seconds without a job from which on they are cut out of the timeline
-CUT = 2.0  # per cent of the time axis that such a cut takes
-WIDTH, LANE, HEIGHT = 7.0, 0.13, 12.0  # inches: of the axis, of a lane, and of all lanes at most
+KINDS = {"import": "#E69F00", "read": "#56B4E9", "compute": "#0072B2", "write": "#D55E00"}  # in the order within a bar
+IDLE = 60.0  # seconds: longer times without a job are cut out of the timeline
+CUT = 2.0  # width of such a cut, per cent of the time axis
+WIDTH, LANE, HEIGHT = 7.0, 0.13, 12.0  # inches: the axis' width, a lane's height, the maximal height of all lanes
 COLUMNS = ["rule", "wildcards", "device", "card", "seconds", *KINDS, "peak_rss_mb", "peak_gpu_mb", "started"]
 COLUMNS += ["seed", "threads", "host", "python", "driver", "cuda", "versions"]
 UNITS = {"h": 3600, "min": 60, "s": 1}
 
 
 def run_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A line a job: `COLUMNS`, of which `peak_gpu_mb` is NaN on the CPU, and `started` is in UTC."""
+    """One line per job with `COLUMNS`; `peak_gpu_mb` is NaN on the CPU, `started` is in UTC."""
     lines = []
     for record in records:
         versions = record["versions"] | record.get("gpu_versions", {})
@@ -50,19 +50,19 @@ def run_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def pairs(values: Mapping[str, Any], between: str) -> str:
-    """Names and values as text: `sample=P1, method=t-test`; those without a value are left out."""
+    """Names and values as text: `sample=P1, method=t-test`; empty values are left out."""
     return ", ".join(f"{name}{between}{value}" for name, value in values.items() if value is not None)
 
 
 class Cut(NamedTuple):
-    """Where nothing ran: the place on the axis after it, and its length, both in seconds."""
+    """A time without jobs: its position on the axis and its length, both in seconds."""
 
     at: float
     seconds: float
 
 
 def timeline(started: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, list[Cut]]:
-    """When each job began, in seconds since the first, stretches without any job left out; and these."""
+    """The start of each job, in seconds since the first, without the times when no job ran; and these times."""
     order = np.argsort(started, kind="stable")
     last = np.maximum.accumulate(ended[order])[:-1]
     idle = np.maximum(started[order][1:] - last, 0)
@@ -75,7 +75,7 @@ def timeline(started: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, list[C
 
 
 def lanes(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """A lane for each job, the lowest that is free when it begins; jobs are in order of `begin`."""
+    """The lane of each job, the lowest that is free at its start; jobs are in order of `begin`."""
     free: list[float] = []
     found = np.empty(len(begin), int)
     for i, (start, stop) in enumerate(zip(begin, end, strict=True)):
@@ -85,7 +85,7 @@ def lanes(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def draw(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """A bar a job, by rule, the rules in the order in which they began; records are in order of `started`."""
+    """A bar per job, grouped by rule, rules in the order of their starts; records are in order of `started`."""
     if not records:
         fig, axes = plots.panels(1, 1, (WIDTH, 0.5))
         axes[0, 0].text(0.5, 0.5, "no job left a run record here", ha="center", va="center")
@@ -132,13 +132,13 @@ def draw(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def duration(seconds: float) -> str:
-    """A time in its largest unit of which it has one at least: 95 s is 1.6 min."""
+    """A time in the largest unit with a value of at least one: 95 s is 1.6 min."""
     unit = next(name for name, size in UNITS.items() if seconds >= size or name == "s")
     return f"{seconds / UNITS[unit]:.3g} {unit}"
 
 
 def needs(job: Job) -> Need:
-    """A line for every job."""
+    """One line per job."""
     return Need(PYTHON + 60 * MB + 50 * KB * job.n_samples, 30 + 0.02 * job.n_samples, 20 * MB)
 
 

@@ -1,6 +1,6 @@
-"""One pass of a stage over one shard of the cells, of the stages that have passes: hvg, pca, markers_ttest.
+"""Run one pass of a stage over one shard of the cells, for the stages that have passes: hvg, pca, markers_ttest.
 
-What is computed stands in the stage's own script (`PASSES`).
+The script of the stage defines the pass (`PASSES`).
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from lib.run import stage
 
 
 def main(snakemake: Any) -> None:
-    """Read what the stage reads, of one shard, and write the arrays that the pass finds."""
+    """Read the stage's input for one shard, run the pass and write its arrays."""
     name_of_stage, *_, name = snakemake.params.passed.split("/")
     job = SimpleNamespace(
         input=snakemake.input,

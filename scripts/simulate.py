@@ -1,18 +1,18 @@
-"""A cohort of single-cell counts with known truth: cell types, patients' effects, doublets and bad cells.
+"""Simulate a cohort of single-cell counts with known truth: cell types, patients' effects, doublets and bad cells.
 
-A cell of type t of patient p holds N UMIs, N ~ Poisson(umi * s_t * exp(0.4 z)); each is gene j with probability
+A cell of type t of patient p has N UMIs, N ~ Poisson(umi * s_t * exp(0.4 z)); each UMI is of gene j with probability
 
     (1 - m) [ (1 - a) ((1 - c) w_tpj + c w_upj) + a w_pj ] + m v_pj
 
-w_tp is the type's profile: a log-normal background with the shares of blood's families and most abundant genes, times
-the lineage's and the type's marker programmes, times the patient's effect exp(batch_sd z_pj). u is a type of the same
-lineage (c ~ Beta(0.4, 8): cells between types), w_p the patient's ambient RNA (a = AMBIENT), v_p the mitochondrial
-genes and m the cell's share of them. A doublet is the sum of two cells of its patient; half of the bad cells are dying
-(high m), half are nearly empty. The design is ours; background and shares follow 10x Genomics' 3k PBMC, counts are
-multinomial as in Townes et al., Genome Biology 20, 295 (2019).
+w_tp is the type's profile: a log-normal background with the shares of gene families and most abundant genes of blood,
+times the marker programmes of the lineage and the type, times the patient's effect exp(batch_sd z_pj). u is a type of
+the same lineage (c ~ Beta(0.4, 8): cells between types), w_p the patient's ambient RNA (a = AMBIENT), v_p the
+mitochondrial genes and m the cell's share of them. A doublet is the sum of two cells of its patient; half of the bad
+cells are dying (high m), half are nearly empty. The design is our own; background and shares follow 10x Genomics' 3k
+PBMC, and counts are multinomial as in Townes et al., Genome Biology 20, 295 (2019).
 
-Everything follows from the seed: a patient alone is the same as in any cohort, and the first n cells are the same
-however many follow, and however many processes draw them.
+The seed determines everything: a patient is the same in every cohort, and the first n cells are the same for any number
+of further cells and any number of processes.
 
     python scripts/simulate.py cohort.h5ad --patients 8 --cells 2500 --genes 30000 --types 20 --umi 6000
     python scripts/simulate.py cohort --split --patients 40 --cells 25000 --processes 16
@@ -36,12 +36,12 @@ from lib.run.resources import MB, Job, Need
 from lib.store.files import replacing
 from scipy.sparse import csr_matrix
 
-BLOCK = 500  # cells drawn at once, and with a generator of their own
-BLOCKS = 5  # that a process draws before it hands them over
-RESOLUTION = 1 << 20  # entries of a profile's table: the smallest share that can be drawn is one in a million
+BLOCK = 500  # cells drawn at once, with their own generator
+BLOCKS = 5  # blocks that a process draws before it returns them
+RESOLUTION = 1 << 20  # entries of a profile's table: the smallest possible share is one in a million
 AMBIENT = 0.05  # share of a cell's UMIs from the patient's ambient RNA
 MT_SHARE = 0.06  # mean mitochondrial share of a good cell
-MARKERS = 0.01  # share of the genes raised in a type, and as many in a lineage, further to those named below
+MARKERS = 0.01  # share of the genes raised in a type, and also in a lineage, in addition to those named below
 
 # Lineage -> its genes; type -> its lineage and genes. A design takes the first n_types types
 LINEAGES = {
@@ -83,22 +83,22 @@ ABUNDANT = {"MALAT1": 0.025, "TMSB4X": 0.019, "B2M": 0.019, "FTL": 0.012, "FTH1"
 
 @dataclass(frozen=True)
 class Design:
-    """What a cohort is made of.
+    """The settings of a simulated cohort.
 
     Attributes
     ----------
     n_genes
-        Genes, at least twice the named ones: 400 suffice.
+        Number of genes, at least twice that of the named ones: 400 suffice.
     n_types
         Cell types, the first of TYPES.
     umi
-        Median UMIs of a good cell, roughly: types differ.
+        Approximate median UMIs of a good cell; types differ.
     batch_sd
         Standard deviation of a patient's effect on a gene's log expression.
     doublet_rate, low_quality_rate
         Expected fractions of the cells.
     seed
-        Everything follows from it.
+        Determines everything.
     """
 
     n_genes: int = 8000
@@ -127,7 +127,7 @@ def simulated_genes(design: Design) -> pd.DataFrame:
 
     Returns
     -------
-    Index: symbols; `gene_ids`: Ensembl-like ids; `marker_of`: the type or lineage that the gene is raised in, or "".
+    Index: symbols; `gene_ids`: Ensembl-like ids; `marker_of`: the type or lineage with raised expression, or "".
 
     Raises
     ------
@@ -153,7 +153,7 @@ def simulated_genes(design: Design) -> pd.DataFrame:
 
 
 def type_profiles(design: Design, genes: pd.DataFrame) -> np.ndarray:
-    """Each type's expression before any patient's effect: types x genes, each row's sum 1, mitochondrial genes 0."""
+    """Expression of each type without patients' effects: types x genes; rows sum to 1, mitochondrial genes are 0."""
     rng = design.rng(1)
     base = rng.lognormal(0, 1.9, design.n_genes)
     symbols, marker_of = genes.index.to_numpy(), genes["marker_of"].to_numpy()
@@ -183,7 +183,7 @@ def patient_profiles(design: Design, genes: pd.DataFrame, patient: int) -> tuple
     Returns
     -------
     profiles
-        (types + 2) x genes, each row's sum 1: the types, the ambient RNA, the mitochondrial genes.
+        (types + 2) x genes, rows sum to 1: the types, the ambient RNA, the mitochondrial genes.
     composition
         The types' shares of the patient's cells.
     """
@@ -205,18 +205,18 @@ def simulate_patient(
     Parameters
     ----------
     design
-        What the cohort is made of.
+        The settings of the cohort.
     patient
         From 1; patients differ in expression and in composition.
     n_obs
-        Cells.
+        Number of cells.
     genes
-        `simulated_genes(design)`, to save making it again.
+        `simulated_genes(design)`, if it was computed already.
 
     Yields
     ------
-    The counts (cells x genes, CSR, int32, sorted) and obs, index: barcodes; `PatientNumber`; `CellType` (of a doublet,
-    the first cell's); `true_doublet`; `true_low_quality`.
+    The counts (cells x genes, CSR, int32, sorted) and obs, with the barcodes as index, `PatientNumber`, `CellType`
+    (for a doublet that of the first cell), `true_doublet` and `true_low_quality`.
     """
     model = patient_model(design, patient, simulated_genes(design) if genes is None else genes)
     for start in range(0, n_obs, BLOCK):
@@ -226,14 +226,14 @@ def simulate_patient(
 
 @dataclass(frozen=True)
 class PatientModel:
-    """What a patient's cells are drawn from.
+    """The distributions of a patient's cells.
 
     Attributes
     ----------
     patient
         From 1.
     tables
-        The rows of `patient_profiles` as `inverse_cdf` tables, one after the other.
+        The rows of `patient_profiles` as concatenated `inverse_cdf` tables.
     composition
         The types' shares of the patient's cells.
     """
@@ -244,13 +244,13 @@ class PatientModel:
 
 
 def patient_model(design: Design, patient: int, genes: pd.DataFrame) -> PatientModel:
-    """What the cells of a patient, numbered from 1, are drawn from: some 90 MB at 20 types."""
+    """The distributions of the cells of a patient, numbered from 1; about 90 MB for 20 types."""
     profiles, composition = patient_profiles(design, genes, patient)
     return PatientModel(patient, np.concatenate([inverse_cdf(profile) for profile in profiles]), composition)
 
 
 def draw_block(design: Design, model: PatientModel, block: int) -> tuple[csr_matrix, pd.DataFrame]:
-    """A patient's cells block * BLOCK to (block + 1) * BLOCK - 1: counts and obs as `simulate_patient` gives them."""
+    """A patient's cells block * BLOCK to (block + 1) * BLOCK - 1: counts and obs as in `simulate_patient`."""
     types, lineages = np.array(design.types()), np.array(design.lineages())
     sisters = (lineages[:, None] == lineages).cumsum(1)
     size = design.rng(4).lognormal(0, 0.15, design.n_types)
@@ -258,7 +258,7 @@ def draw_block(design: Design, model: PatientModel, block: int) -> tuple[csr_mat
     is_doublet = rng.random(BLOCK) < design.doublet_rate
     quality = rng.random(BLOCK)
     is_dying, is_empty = quality < design.low_quality_rate / 2, quality > 1 - design.low_quality_rate / 2
-    # A cell or two in every droplet
+    # One or two cells in every droplet
     droplet = np.concatenate([np.arange(BLOCK), np.flatnonzero(is_doublet)])
     type_of = rng.choice(design.n_types, len(droplet), p=model.composition)
     nth = rng.random(len(droplet)) * sisters[type_of, -1]
@@ -285,7 +285,7 @@ def draw_block(design: Design, model: PatientModel, block: int) -> tuple[csr_mat
 
 
 def inverse_cdf(profile: np.ndarray) -> np.ndarray:
-    """A table of genes in which each gene's share is its share of the profile: RESOLUTION entries, int32."""
+    """A table of genes in which each gene has its share of the profile: RESOLUTION entries, int32."""
     cdf = np.cumsum(profile)
     ends = np.rint(cdf / cdf[-1] * RESOLUTION).astype(np.int64)
     return np.repeat(np.arange(len(profile), dtype=np.int32), np.diff(ends, prepend=0))
@@ -304,13 +304,13 @@ def draw(
     Parameters
     ----------
     tables
-        Profiles as `inverse_cdf` tables, one after the other.
+        Profiles as concatenated `inverse_cdf` tables.
     drawn_from, n_drawn
-        cells x components: the tables that a cell's UMIs come from, and how many from each.
+        cells x components: the tables of a cell's UMIs, and the number of UMIs from each.
     row_of
-        The row that each cell's UMIs go to; cells of the same row add up.
+        The row of each cell's UMIs; cells of the same row are added.
     shape
-        Of the counts.
+        Shape of the counts.
     """
     at = rng.integers(0, RESOLUTION, n_drawn.sum(), dtype=np.int32)
     at += np.repeat((drawn_from * RESOLUTION).astype(np.int32).ravel(), n_drawn.ravel())
@@ -325,7 +325,7 @@ def draw(
 
 
 def barcodes(cells: np.ndarray, suffix: str) -> list[str]:
-    """A 16-base barcode for each cell number, all different."""
+    """A unique barcode of 16 bases for each cell number."""
     codes = cells.astype(np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
     digits = (codes[:, None] >> np.arange(0, 32, 2, dtype=np.uint64)) % np.uint64(4)
     letters = np.frombuffer(b"ACGT", "S1")[digits.astype(int)]
@@ -335,9 +335,9 @@ def barcodes(cells: np.ndarray, suffix: str) -> list[str]:
 def simulate(
     design: Design, n_patients: int, n_obs_per_patient: int, processes: int = 1
 ) -> tuple[pd.DataFrame, Iterator[tuple[csr_matrix, pd.DataFrame]]]:
-    """A whole cohort: its genes, and its cells one patient after the other as `simulate_patient` gives them.
+    """A whole cohort: its genes, and its cells patient by patient, as in `simulate_patient`.
 
-    With several processes some 300 MB are held by each, and as much by what they have drawn ahead of the reader.
+    With several processes each holds about 300 MB, and blocks drawn ahead of the reader take as much again.
     """
     starts = range(0, n_obs_per_patient, BLOCK * BLOCKS)
     tasks = [(design, i, start, n_obs_per_patient) for i in range(1, n_patients + 1) for start in starts]
@@ -352,9 +352,9 @@ def write_patients(
     compression: str | None = None,
     processes: int = 1,
 ) -> int:
-    """Write a cohort as one h5ad a patient, `P1.h5ad` and on; returns the number of cells.
+    """Write a cohort as one h5ad per patient, `P1.h5ad` and so on; return the number of cells.
 
-    Each is written by the process that draws it, so that these take what patients there are.
+    The process that draws a patient also writes its file, so at most one process per patient is used.
     """
     paths = [Path(folder) / f"P{patient}.h5ad" for patient in range(1, n_patients + 1)]
     tasks = [(path, design, i, n_obs_per_patient, compression) for i, path in enumerate(paths, 1)]
@@ -362,11 +362,11 @@ def write_patients(
 
 
 def _in_order(function: Callable[..., Any], tasks: Iterable[tuple], processes: int) -> Iterator[Any]:
-    """The tasks' results in the tasks' order, of which two a process at most wait to be taken."""
+    """The results of the tasks in their order; at most two results per process wait to be taken."""
     if processes == 1:
         yield from (function(*task) for task in tasks)
         return
-    # Started afresh: the fork of a process whose libraries have threads may hang
+    # spawn, as the fork of a process whose libraries have threads may hang
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting = deque()
         for task in tasks:
@@ -378,7 +378,7 @@ def _in_order(function: Callable[..., Any], tasks: Iterable[tuple], processes: i
 
 
 def _draw_blocks(design: Design, patient: int, start: int, n_obs: int) -> list[tuple[csr_matrix, pd.DataFrame]]:
-    """Up to BLOCKS blocks of a patient of `n_obs` cells, from the cell `start` on."""
+    """Up to BLOCKS blocks of a patient with `n_obs` cells, from the cell `start` on."""
     model = _patient_model(design, patient)
     starts = range(start, min(start + BLOCK * BLOCKS, n_obs), BLOCK)
     blocks = ((n_obs - first, draw_block(design, model, first // BLOCK)) for first in starts)
@@ -401,7 +401,7 @@ def write_h5ad(
     genes: pd.DataFrame,
     compression: str | None = None,
 ) -> int:
-    """Write blocks of cells as users' h5ad files are: X CSR, float32 with int32 indices. Returns the number of cells.
+    """Write blocks of cells like users' h5ad files: X as CSR, float32 with int32 indices; return the number of cells.
 
     Parameters
     ----------
@@ -426,7 +426,7 @@ def write_h5ad(
             end = len(data) + X.nnz
             for dataset, values in ((data, X.data), (indices, X.indices)):
                 dataset.resize((end,))
-                # NumPy converts several times faster than HDF5
+                # NumPy casts several times faster than HDF5
                 dataset[end - X.nnz :] = values.astype(dataset.dtype, copy=False)
             tables.append(obs)
             row_lengths.append(np.diff(X.indptr))
@@ -461,14 +461,14 @@ def command_line() -> None:
     parser = argparse.ArgumentParser(description=command_line.__doc__)
     parser.add_argument("h5ad", type=Path, help="the file to write; with --split, the folder")
     parser.add_argument("--patients", type=int, default=8)
-    parser.add_argument("--cells", type=int, default=2500, help="of each patient")
+    parser.add_argument("--cells", type=int, default=2500, help="cells of each patient")
     parser.add_argument("--genes", type=int, default=30_000)
     parser.add_argument("--types", type=int, default=20)
-    parser.add_argument("--umi", type=float, default=6000, help="median of a cell")
+    parser.add_argument("--umi", type=float, default=6000, help="median UMIs of a cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compression", choices=["gzip"])
-    parser.add_argument("--split", action="store_true", help="one file a patient: P1.h5ad and on")
-    parser.add_argument("--processes", type=int, default=1, help="that draw; the cells are the same with any number")
+    parser.add_argument("--split", action="store_true", help="one file per patient: P1.h5ad and so on")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes; the cells do not depend on it")
     args = parser.parse_args()
     design = Design(args.genes, args.types, args.umi, seed=args.seed)
     if args.split:

@@ -1,7 +1,7 @@
-"""t-SNE: the cells in two dimensions, so that each one's neighbours stay its neighbours.
+"""Compute the t-SNE: the cells in two dimensions, where each cell keeps its neighbours.
 
-Source: van der Maaten & Hinton 2008; openTSNE (Policar, Strazar & Zupan 2024), and on the GPU cuML, on the neighbours
-already found.
+Source: van der Maaten & Hinton 2008; openTSNE (Policar, Strazar & Zupan 2024), and on the GPU cuML, with the neighbours
+of the stage `neighbors`.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from lib.run.resources import CUML, MB, PYTHON, Job, Need
 from lib.store.files import read_arrays, read_attrs, read_table, write_table
 
 EXAGGERATED = 250  # the first iterations, of n_iter, that run with early_exaggeration
-STEPS = 25  # iterations between two looks at the clock
-MIN_RATE = 200  # of cuML's learning rate from the number of cells: 50 of scikit-learn's
+STEPS = 25  # iterations between two checks of the clock
+MIN_RATE = 200  # least learning rate of cuML if it follows from the number of cells: 50 in scikit-learn's units
 
 
 def embed(
@@ -37,9 +37,9 @@ def embed(
         Each cell's neighbours without itself, the nearest first, cells x k. With fewer than 3 * perplexity, the
         perplexity is lowered to k / 3.
     X
-        cells x components: where the layout starts from.
+        cells x components; the first two are the initial layout.
     config
-        perplexity, early_exaggeration, learning_rate and n_iter, in scikit-learn's and scanpy's meaning; learning_rate
+        perplexity, early_exaggeration, learning_rate and n_iter, as defined by scikit-learn and scanpy; learning_rate
         None: from the number of cells (Belkina et al. 2019).
 
     Returns
@@ -61,7 +61,7 @@ def embed(
 def _opentsne(
     indices: np.ndarray, distances: np.ndarray, start: np.ndarray, config: dict[str, Any], seed: int, n_jobs: int
 ) -> tuple[np.ndarray, float]:
-    """The repulsion is computed by Barnes-Hut trees below 10,000 cells, by interpolation and FFT from there on."""
+    """The embedding by openTSNE: repulsion by Barnes-Hut trees below 10,000 cells, else by interpolation and FFT."""
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.initialization import jitter, rescale
@@ -89,11 +89,11 @@ def _cuml(
     seed: int,
     device: devices.Device,
 ) -> tuple[np.ndarray, float]:
-    """The repulsion is computed by interpolation and FFT, which alone of cuML's methods is repeatable.
+    """The embedding by cuML: repulsion by interpolation and FFT, cuML's only deterministic method.
 
-    cuML's gradient is openTSNE's, a fourth of scikit-learn's, and cuML doubles the learning rate after the exaggerated
-    iterations. What is asked for, or follows from the number of cells (as in scikit-learn, at least 50 of its own),
-    holds in these.
+    cuML's gradient equals openTSNE's, a quarter of scikit-learn's, and cuML doubles the learning rate after the
+    exaggerated iterations. The learning rate of the config, or from the number of cells (at least 50 in scikit-learn's
+    units), is that of the exaggerated iterations.
     """
     from cuml.manifold import TSNE
 
@@ -101,7 +101,7 @@ def _cuml(
     asked = config["learning_rate"]
     learning_rate = max(n / config["early_exaggeration"], MIN_RATE) if asked is None else 4 * asked
     stage.log.info("learning rate %g, then %g (scikit-learn's)", learning_rate / 4, learning_rate / 2)
-    # cuML wants each cell as its own first neighbour, and weighs it as one: as far as the farthest, it weighs least
+    # cuML expects each cell as its own first neighbour and weighs it; at the largest distance it weighs least
     itself = xp.arange(n)[:, None]
     indices, distances = xp.asarray(indices), xp.asarray(distances)
     indices = xp.concatenate([itself, indices.astype(itself.dtype)], axis=1)
@@ -114,8 +114,8 @@ def _cuml(
         max_iter=config["n_iter"],
         learning_rate=learning_rate,
         learning_rate_method=None,
-        min_grad_norm=0.0,  # all iterations
-        init="pca",  # of two components: themselves, up to a rotation
+        min_grad_norm=0.0,  # so that all iterations run
+        init="pca",  # the PCA of two components is themselves, up to a rotation
         method="fft",
         random_state=seed,
         output_type="cupy",
@@ -126,7 +126,7 @@ def _cuml(
 
 
 def needs(job: Job) -> Need:
-    """The neighbours' affinities, made symmetric."""
+    """The symmetric affinities of the neighbours."""
     affinities = 52 * job.k * job.n_kept
     return Need(
         mem=PYTHON + 90 * MB + affinities,

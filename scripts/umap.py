@@ -1,4 +1,4 @@
-"""UMAP: the fuzzy graph of the cells laid out in two dimensions.
+"""Compute the UMAP: a layout of the cells' fuzzy graph in two dimensions.
 
 Source: McInnes, Healy & Melville 2018; umap-learn's `simplicial_set_embedding`, called as scanpy.tl.umap calls it, and
 on the GPU cuML's, called as rapids_singlecell.tl.umap calls it.
@@ -17,22 +17,22 @@ from lib.run.progress import LOG_EVERY, LogLines, timed
 from lib.run.resources import CUML, MB, PYTHON, Job, Need
 from lib.store.files import read_attrs, read_table, write_table
 
-SMALL = 10_000  # cells up to which n_epochs null is 500, and not 200, as in umap-learn
+SMALL = 10_000  # up to this number of cells n_epochs null is 500 instead of 200, as in umap-learn
 PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # as tqdm's bar
 
 
 def embed(
     graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
 ) -> np.ndarray:
-    """The layout of the graph: equal seeds give equal layouts.
+    """The layout of the graph; equal seeds give equal layouts.
 
     Parameters
     ----------
     graph
         cells x cells, symmetric CSR of memberships.
     X
-        The representation that the graph was made from; places the graph's components, where there are several (on
-        the GPU the graph alone does).
+        The representation behind the graph. It places the graph's connected components if there are several (on the
+        GPU only the graph is used).
     metric
         The distance between rows of X.
     config
@@ -59,20 +59,20 @@ def curve_of(min_dist: float, spread: float) -> dict[str, float]:
 
 
 def epochs(n_epochs: int | None, n_obs: int) -> int:
-    """How many epochs the layout takes; None is umap-learn's own choice."""
+    """The number of epochs of the layout; None is umap-learn's own choice."""
     return n_epochs or (500 if n_obs <= SMALL else 200)
 
 
 def _umap_learn(
     graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
 ) -> np.ndarray:
-    """By one thread, which a seeded layout takes."""
-    import_library("umap")  # which this file has the name of, too
+    """The layout by umap-learn; a seeded layout uses one thread."""
+    import_library("umap")  # this file has the same name
     from umap.umap_ import simplicial_set_embedding
 
     layout, _ = simplicial_set_embedding(
         data=X,
-        graph=graph.copy(),  # in which umap-learn zeroes the small memberships
+        graph=graph.copy(),  # umap-learn sets small memberships to zero in place
         n_components=2,
         initial_alpha=1.0,
         **curve_of(config["min_dist"], config["spread"]),
@@ -94,15 +94,15 @@ def _umap_learn(
 def _cuml(
     graph: Any, X: np.ndarray, metric: str, config: dict[str, Any], seed: int, device: devices.Device
 ) -> np.ndarray:
-    """With a seed, cuML adds the forces in an order of its own and not of the threads': repeatable, and slower."""
+    """The layout by cuML; with a seed it adds the forces in a fixed order, which is deterministic but slower."""
     from cuml.manifold.umap import simplicial_set_embedding
 
     xp = device.xp
     edges = device.sparse.csr_matrix(graph).tocoo()
-    edges.has_canonical_format = True  # or cuML would sort them again
+    edges.has_canonical_format = True  # else cuML would sort them again
     with timed("layout"):
         layout = simplicial_set_embedding(
-            data=xp.zeros((len(X), 1), np.float32),  # of which cuML takes the number of rows alone
+            data=xp.zeros((len(X), 1), np.float32),  # cuML uses only its number of rows
             graph=edges,
             n_components=2,
             initial_alpha=1.0,
@@ -117,7 +117,7 @@ def _cuml(
 
 
 def needs(job: Job) -> Need:
-    """The graph in several orders, and the layout; compiled by Numba on a CPU."""
+    """The graph in several orders, and the layout; on a CPU also Numba's compilation."""
     graph = 115 * job.edges
     seconds = 15 + 4e-6 * job.n_kept * epochs(job.config["umap"]["n_epochs"], job.n_kept)
     vram = 1000 * MB + 48 * job.edges

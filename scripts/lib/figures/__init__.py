@@ -1,1 +1,1 @@
-"""How figures and tables for people look."""
+"""The look of figures and tables."""

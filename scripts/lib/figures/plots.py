@@ -1,6 +1,6 @@
-"""What the figures share: style, colours, panels sized in inches, points, limits, and files equal byte for byte.
+"""Common parts of the figures: style, colours, panels sized in inches, points, limits, byte-identical files.
 
-Figures are `matplotlib.figure.Figure`s, without pyplot; nothing of the user's matplotlibrc counts.
+Figures are `matplotlib.figure.Figure`s, without pyplot; the user's matplotlibrc is ignored.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ mpl.rcParams.update(
 )
 
 KEPT, LIMIT, BACKGROUND = "#A9B1B8", "#444444", "#DDDDDD"
-MAX_DRAWN = 500_000  # points of one scatter; of more cells a random choice is drawn
-MANY = 20_000  # points of one scatter from which on they are drawn as `Dots`, and are more transparent
-RUN = 64  # of these points: as many of one colour, on average, as are drawn at once
+MAX_DRAWN = 500_000  # points of one scatter; of more cells a random sample is drawn
+MANY = 20_000  # from this number on, points of a scatter are drawn as `Dots`, and more transparent
+RUN = 64  # points of one colour, on average, that are drawn at once
 
 
 def categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Codes (-1: missing), and the categories in natural order, those that occur only."""
+    """Codes (-1: missing), and the categories that occur, in natural order."""
     codes, found = pd.factorize(values)
     names = natural_order(found)
     places = {name: i for i, name in enumerate(names)}
@@ -61,7 +61,7 @@ def categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
 
 
 def reason_colours(reasons: Sequence[str]) -> dict[str, str]:
-    """Grey for "" (kept), and a colour for each reason by its place in the order in which the steps apply."""
+    """Grey for "" (kept), and a colour for each reason by its position in the order of the steps."""
     return category_colours(["", *reasons]) | {"": KEPT}
 
 
@@ -81,9 +81,9 @@ def panels(
     size
         Width and height of a panel.
     gap
-        Between panels, across and down.
+        Space between panels, horizontal and vertical.
     options
-        For `Figure.subplots`.
+        Options of `Figure.subplots`.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def panels(
 
 
 def nothing(why: str) -> Figure:
-    """A figure that says why there is none."""
+    """An empty figure with the reason why nothing is drawn."""
     fig, axes = panels(1, 1, (4, 0.6))
     axes[0, 0].text(0.5, 0.5, why, ha="center", va="center")
     axes[0, 0].set_axis_off()
@@ -105,9 +105,9 @@ def nothing(why: str) -> Figure:
 
 
 def save(fig: Figure, path: str | Path, dpi: int = 150) -> None:
-    """Write a PNG cut to what is drawn; equal figures give equal bytes."""
+    """Write a PNG, cropped to its content; equal figures give equal bytes."""
     fig.set_dpi(dpi)
-    # bbox_inches="tight" finds the same box, but draws all before it does
+    # bbox_inches="tight" finds the same box, but draws everything first
     drawn = fig.get_tightbbox(FigureCanvasAgg(fig).get_renderer()).padded(0.1)
     with replacing(path) as partial:
         fig.savefig(partial, format="png", dpi=dpi, bbox_inches=drawn, metadata={"Software": None})
@@ -117,10 +117,10 @@ _tasks: Sequence[Callable[[], None]] = ()
 
 
 def draw_all(tasks: Sequence[Callable[[], None]], processes: int) -> None:
-    """Run tasks, each of which draws a figure, in as many forked processes, or here where one will do.
+    """Run tasks, each of which draws a figure, in this many forked processes; in this process if one suffices.
 
-    A fork has all that this process has: nothing is copied, whatever the tasks draw from. What a task raises is raised
-    here, with its traceback. A process with a GPU's context must not fork.
+    Forks share this process' memory, so no data are copied. An error of a task is raised here, with its traceback. A
+    process with a GPU context must not fork.
     """
     global _tasks
     if min(processes, len(tasks)) < 2:
@@ -137,12 +137,12 @@ def _run(i: int) -> None:
 
 
 def drawing_order(n: int, seed: int) -> np.ndarray:
-    """Cells in random order, so that no group covers the others; at most MAX_DRAWN of them."""
+    """At most MAX_DRAWN cells in random order, so that no group covers the others."""
     return np.random.default_rng(seed).permutation(n)[:MAX_DRAWN]
 
 
 def point_style(n: int, side: float) -> dict[str, Any]:
-    """Size and opacity for `n` points in a panel some `side` inches wide."""
+    """Size and opacity for `n` points in a panel about `side` inches wide."""
     area = np.clip(20 * side**2 / np.sqrt(max(n, 1)), 0.3, 12)
     return {"s": area, "alpha": 0.9 if n < MANY else 0.7, "linewidths": 0, "marker": "o", "rasterized": True}
 
@@ -150,17 +150,17 @@ def point_style(n: int, side: float) -> dict[str, Any]:
 class Dots(PathCollection):
     """A scatter of many small dots of one size, each drawn at the nearest pixel.
 
-    A PathCollection draws a path for each point, which takes three times as long; markers of one colour Agg draws once
-    and copies. The points keep their order from block to block; within a block, of some RUN points a colour, each
-    colour has its turn, in a seeded random order: so few that no colour seems to lie on top.
+    A PathCollection draws a path for each point, which takes three times as long; Agg draws a marker once per colour
+    and copies it. The blocks of points keep their order. Within a block, of about RUN points per colour, the colours
+    are drawn one after the other in a seeded random order; blocks are so small that no colour seems to lie on top.
     """
 
     def draw(self, renderer: Any) -> None:
-        """Draw with a renderer, as every artist does."""
+        """Draw with a renderer."""
         self.set_sizes(self.get_sizes(), self.figure.dpi)
         self.update_scalarmappable()
         pixels = self.get_offset_transform().transform(np.ma.filled(self.get_offsets(), np.nan))
-        pixels += (-0.5, 0.5)  # Agg puts a marker half a pixel to the right and down of where it rounds to
+        pixels += (-0.5, 0.5)  # Agg draws a marker half a pixel right of and below its rounded position
         bytes_of = np.round(255 * self.get_facecolors()).astype(np.uint8)
         colours, which = np.unique(bytes_of.view(np.uint32).ravel(), return_inverse=True)
         colours = colours.view(np.uint8).reshape(-1, 4) / 255
@@ -186,24 +186,24 @@ def dots(ax: Axes, x: np.ndarray, y: np.ndarray, colours: Any, **style: Any) -> 
     """A scatter in the order given; `colours` holds a value or RGBA for each point, or is the name of one colour."""
     drawn = ax.scatter(x, y, c=colours, **style)
     if len(x) >= MANY and not isinstance(colours, str):
-        drawn.__class__ = Dots  # a PathCollection in all but how it is drawn
+        drawn.__class__ = Dots  # differs from a PathCollection only in drawing
     return drawn
 
 
 def points(ax: Axes, x: np.ndarray, y: np.ndarray, colours: np.ndarray, seed: int, **options: Any) -> PathCollection:
-    """A scatter of one point a cell in random order; `colours` holds one a cell, values or RGBA."""
+    """A scatter with one point per cell, in random order; `colours` holds a value or RGBA for each cell."""
     order = drawing_order(len(x), seed)
     style = point_style(len(order), inches(ax)[0])
     return dots(ax, x[order], y[order], colours[order], **{**style, **options})
 
 
 def rgba(colours: Iterable[str]) -> np.ndarray:
-    """Colours by name as an array to index: colours x 4."""
+    """Named colours as an RGBA array, colours x 4."""
     return mpl.colors.to_rgba_array(list(colours))
 
 
 def draw_limits(ax: Axes, axis: str, at: Iterable[float]) -> None:
-    """Dashed lines across the panel at the limits of the metric on the `axis` "x" or "y", each with its value."""
+    """Draw dashed lines with their values across the panel at the limits of the metric on the `axis` "x" or "y"."""
     for value in at:
         line, text = (ax.axvline, (value, 1.0)) if axis == "x" else (ax.axhline, (1.0, value))
         line(value, color=LIMIT, lw=0.9, ls=(0, (4, 2)), zorder=3)
@@ -213,14 +213,14 @@ def draw_limits(ax: Axes, axis: str, at: Iterable[float]) -> None:
 
 
 def log_axis(axis: Any) -> None:
-    """A log scale; up to five decades with ticks such as 1,000 rather than 10^3."""
+    """Set a log scale; up to five decades with ticks such as 1,000 instead of 10^3."""
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")
     log_ticks(axis, *axis.get_view_interval())
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
-    """The ticks of `log_axis`, for an axis whose scale is log, from `low` to `high`."""
+    """Set the ticks of `log_axis` on an axis that is log-scaled already, from `low` to `high`."""
     decades = np.log10(high / low)
     subs = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 2.5 else (1,)
     axis.set_major_locator(mpl.ticker.MaxNLocator(5) if decades < 0.2 else mpl.ticker.LogLocator(subs=subs))
@@ -230,7 +230,7 @@ def log_ticks(axis: Any, low: float, high: float) -> None:
 
 
 def thousands(axis: Any) -> None:
-    """Ticks such as 12,000."""
+    """Set ticks such as 12,000."""
     axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.12g}"))
 
 
@@ -242,9 +242,9 @@ def metric_scatter(
     colours: np.ndarray | None,
     seed: int,
 ) -> Any:
-    """Counts per cell (log) against another metric, with the limits of both.
+    """Draw counts per cell (log) against another metric, with the limits of both, and return the artist.
 
-    `colours` holds one a cell, RGBA; None: hexagons shaded by their number of cells. Returns what was drawn.
+    `colours` holds one RGBA per cell; None: hexagons shaded by their number of cells.
     """
     log = metric == "n_genes_by_counts"
     x, y = np.maximum(cells["total_counts"].to_numpy(), 1), cells[metric].fillna(0).to_numpy(dtype=float)
@@ -272,7 +272,7 @@ def inches(ax: Axes) -> np.ndarray:
 
 
 def colour_bar(ax: Axes, drawn: Any, label: str, gap: float = 0.1, height: float = 1.8) -> Any:
-    """A slim colour bar to the right of a panel, which keeps its size; `gap` and `height` in inches."""
+    """A slim colour bar to the right of a panel, whose size does not change; `gap` and `height` in inches."""
     across, up = inches(ax)
     bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1 + gap / across, 1 - height / up, 0.13 / across, height / up)))
     bar.set_label(label, size=8)
@@ -293,7 +293,7 @@ def outside_legend(ax: Axes, colours: Mapping[str, str], max_rows: int = 20, **o
 
 
 def batch_legend(ax: Axes, colours: Mapping[str, str]) -> None:
-    """The legend, or, of more categories than there are colours, a note that tells their number."""
+    """Add the legend, or a note with the number of categories if there are more than colours."""
     if len(colours) <= len(PALETTE):
         outside_legend(ax, colours)
     else:
@@ -301,7 +301,7 @@ def batch_legend(ax: Axes, colours: Mapping[str, str]) -> None:
 
 
 def without_ticks(ax: Axes, spines: bool = False) -> None:
-    """Take ticks away where coordinates mean nothing, as in UMAP; and the frame."""
+    """Remove ticks and frame of a panel whose coordinates have no meaning, as in UMAP."""
     ax.set_xticks([])
     ax.set_yticks([])
     for side in ("left", "bottom"):

@@ -1,4 +1,4 @@
-"""Small tables for people: TSV, and HTML that the report shows as it is."""
+"""Write small tables for readers: TSV, and HTML for the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_tsv(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def write_html(table: pd.DataFrame, path: str | Path, title: str) -> None:
-    """Write a table as a page of its own: text to the left, numbers to the right, thousands separated."""
+    """Write a table as an HTML page: text on the left, numbers on the right, with thousands separators."""
     kinds = {name: "" if pd.api.types.is_numeric_dtype(table[name]) else ' class="text"' for name in table}
     head = "".join(f"<th{kind}>{escape(str(name).replace('_', ' '))}</th>" for name, kind in kinds.items())
     rows = []

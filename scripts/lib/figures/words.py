@@ -1,4 +1,4 @@
-"""What figures call metrics, limits and reasons."""
+"""The names of metrics, limits and reasons in figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def metric_label(metric: str) -> str:
 
 
 def reason_label(reason: str) -> str:
-    """A reason of the attrition ledger in words: max_pct_counts_MT becomes "high MT %"; "" becomes "kept"."""
+    """A reason of the attrition ledger in words: max_pct_counts_MT is "high MT %", "" is "kept"."""
     words = {
         "min_genes": "few genes",
         "max_genes": "many genes",

@@ -1,1 +1,1 @@
-"""What users give: the config, the sample sheet, the files of all formats."""
+"""The user's input: the config, the sample sheet, files of all formats."""

@@ -1,4 +1,4 @@
-"""The config, checked whole before any job runs, and what follows from it."""
+"""Check the complete config before any job runs, and derive facts from it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ QC_COLUMNS = ("total_counts", "log1p_total_counts", "n_genes_by_counts", "log1p_
 
 
 def _model() -> type[Any]:
-    """`lib.inputs.sections.Config`, by name: stages load no pydantic, and a key's text is no part of their code."""
+    """`lib.inputs.sections.Config`, imported by name, so that it is no part of the stages' code or imports."""
     return import_module("lib.inputs.sections").Config
 
 
 def complete(config: Any) -> dict[str, Any]:
-    """The config with every default filled in, in the order of config.yaml, checked against the model and itself.
+    """The config with all defaults, in the order of config.yaml, checked against the model and for contradictions.
 
     Raises
     ------
     UserError
-        Listing all problems: unknown keys with the nearest known one, wrong types, values out of range, contradictions.
+        Lists all problems: unknown keys with the nearest known one, wrong types, values out of range, contradictions.
     """
     given = {} if config is None else config
     model, problems = _model().checked(given)
@@ -39,7 +39,7 @@ def complete(config: Any) -> dict[str, Any]:
 
 
 def _without_families(config: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Leave out what hangs on a gene family that the config takes away, with null or by naming others instead.
+    """Remove the defaults that need a gene family which the config removes, by null or by naming other families.
 
     A limit, a regressor or a metric that the config itself (`given`) names stays, unless the family is null there.
     """
@@ -74,7 +74,7 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if config["harmony"]["enabled"] is False and config["neighbors"]["use_rep"] == "X_pca_harmony":
         yield "`neighbors: use_rep` is X_pca_harmony, but `harmony: enabled` is false"
     clusterings = clustering_names(config)
-    own = {"kept", "reason", *clusterings}  # what stages write after these are needed
+    own = {"kept", "reason", *clusterings}  # columns that stages write only after these are used
     before = {*own, "doublet_score", "predicted_doublet", "kept_counts"}
     for name, key in ({config["batch_key"]: "batch_key"} | required_columns(config)).items():
         if name in own or (key == "batch_key" and (name in before or _is_metric(name, config))):
@@ -96,7 +96,7 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def clustering_names(config: Mapping[str, Any]) -> list[str]:
-    """leiden_0.6, louvain_0.6, kmeans_8 ...: every clustering that the config asks for."""
+    """The names of all clusterings of the config: leiden_0.6, louvain_0.6, kmeans_8 ..."""
     methods = _model().clusterings()
     return [f"{name}_{value}" for name, method in methods.items() for value in config[name][method.each]]
 
@@ -104,19 +104,19 @@ def clustering_names(config: Mapping[str, Any]) -> list[str]:
 def hvg_passes(flavor: str, target_sum: float | None) -> int:
     """How often a flavour of highly variable genes reads the counts."""
     if flavor in ("seurat", "cell_ranger"):
-        return 1 if target_sum else 2  # the cells' totals first, of which the target is the median
+        return 1 if target_sum else 2  # a first pass for the cells' totals, whose median is the target
     return 1 if flavor == "poisson_gene_selection" else 2
 
 
 def groupings(config: Mapping[str, Any]) -> list[str]:
-    """What markers are sought for: by default the label and every Leiden clustering."""
+    """The groupings whose markers are computed: by default the label and every Leiden clustering."""
     leiden = [name for name in clustering_names(config) if name.startswith("leiden_")]
     default = ([config["label_key"]] if config["label_key"] else []) + leiden
     return default if config["markers"]["groupings"] is None else config["markers"]["groupings"]
 
 
 def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
-    """obs columns that must come from the files or the sheet -> the config key that asks for them."""
+    """obs columns that must come from the files or the sheet -> the config key that needs them."""
     wanted = {config["batch_key"]: "batch_key", config["label_key"]: "label_key"}
     wanted |= dict.fromkeys(config["regress_out"]["keys"], "regress_out: keys")
     wanted |= dict.fromkeys(config["harmony"]["keys"] or [], "harmony: keys")
@@ -127,7 +127,7 @@ def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def kept_columns(config: Mapping[str, Any]) -> list[str]:
-    """obs columns that the config takes from the files, although they are named as what stages write."""
+    """obs columns that the config takes from the files although stages may write columns of the same names."""
     return sorted(name for name in required_columns(config) if COMPUTED.fullmatch(name))
 
 

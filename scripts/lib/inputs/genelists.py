@@ -1,8 +1,8 @@
-"""Lists of genes as configs give them: prefixes, names, or a file with one name a line; and which genes they mean.
+"""Find the genes of the config's lists, which are prefixes, names, or a file with one name per line.
 
-A family's genes are sought by the genes' symbols; where none fits, by Ensembl ids, whose symbols
-`ensembl_families.tsv` has for human and mouse; where none fits either, by a column of booleans of the file's `var` that
-is named as the family.
+The genes of a family are matched by their symbols. If none matches, they are matched by Ensembl ids, whose symbols
+`ensembl_families.tsv` has for human and mouse. If none matches either, a boolean column of the file's `var` with the
+name of the family is used.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lib.run.stage import log
 from lib.store.counts import Counts
 
 ENSEMBL = Path(__file__).with_name("ensembl_families.tsv")
-# Before names where a reference has several genomes: GRCh38_MT-ND1, mm10___mt-Nd1
+# Prefix of names if a reference has several genomes: GRCh38_MT-ND1, mm10___mt-Nd1
 GENOME = re.compile(r"^(hg|mm|rn|GRC[a-z])\d+_+", re.IGNORECASE)
 VERSION = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+.*$", re.IGNORECASE)
-COLUMN_NAMES = (  # columns of var under which files flag the same family; `is_` before them does not count
+COLUMN_NAMES = (  # columns of var that flag the same family, with or without the prefix `is_`
     {"mt", "mito", "mitochondrial", "mitochondria", "mt_gene", "mt_genes"},
     {"ribo", "ribosomal", "rb", "rp", "ribo_gene", "ribo_genes"},
     {"hb", "hemo", "hemoglobin", "haemoglobin", "hb_gene", "hb_genes"},
@@ -33,14 +33,14 @@ COLUMN_NAMES = (  # columns of var under which files flag the same family; `is_`
 
 @dataclass(frozen=True)
 class GeneNames:
-    """What tells which genes these are.
+    """The names and flags of a file's genes.
 
     Attributes
     ----------
     symbols, ids
-        Of each gene; equal where a file has one of them alone.
+        Symbol and id of each gene; equal if a file has only one of them.
     flags
-        Name -> a boolean for each gene: such columns of the file's `var`.
+        Name -> boolean column of the file's `var`.
     """
 
     symbols: np.ndarray
@@ -57,19 +57,19 @@ class GeneNames:
 
 
 def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -> dict[str, np.ndarray]:
-    """For each family of the config that has genes here a boolean mask over the genes.
+    """A boolean mask over the genes for each family of the config that has genes here.
 
     Parameters
     ----------
     config
-        Name -> symbol prefixes, in any case, or the path of a file with one symbol or id a line.
+        Name -> symbol prefixes, in any case, or the path of a file with one symbol or id per line.
     genes
         The genes.
 
     Raises
     ------
     UserError
-        If a file does not exist, or no gene that it names.
+        If a file does not exist, or names none of the genes.
     """
     by_symbol, by_id = [written(name) for name in genes.symbols], None
     masks = {}
@@ -98,26 +98,26 @@ def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -
 
 
 def beginning(prefixes: Sequence[str], symbols: np.ndarray, keys: Sequence[str]) -> np.ndarray:
-    """Which genes' `keys` (symbols as `written` has them) begin with one of the prefixes."""
+    """Mask of the genes whose `keys` (symbols as normalised by `written`) begin with one of the prefixes."""
     starts = tuple(written(prefix) for prefix in prefixes)
     return np.array([key.startswith(starts) for key in keys], dtype=bool)
 
 
 def listed(names: Sequence[str], symbols: np.ndarray, keys: Sequence[str]) -> np.ndarray:
-    """Which genes are listed: as their `symbols` are, or else as their `keys` (what `written` makes of these)."""
+    """Mask of the genes with these names: by their `symbols`, or else by their `keys` (`written` of the symbols)."""
     exact = np.isin(symbols.astype(str), list(names))
     return exact if exact.any() else np.isin(keys, [written(name) for name in names])
 
 
 def written(name: str) -> str:
-    """A name of a gene in one way of writing: upper case, `-` for what else parts MT from ND1, without the genome of a
-    reference of several, and an Ensembl id without its version."""
+    """A gene's name in normalised spelling: upper case, `-` for any separator of MT and ND1, without the prefix of a
+    genome, and an Ensembl id without its version."""
     plain = GENOME.sub("", str(name))
     return VERSION.sub(r"\1", plain).upper().replace(".", "-").replace(":", "-").replace("_", "-")
 
 
 def ensembl_symbols(genes: GeneNames) -> list[str]:
-    """The symbols, as `written`, of the genes that `ensembl_families.tsv` has the ids of; "" for others."""
+    """The symbols (`written`) of the genes whose ids are in `ensembl_families.tsv`; "" for others."""
     table = pd.read_csv(ENSEMBL, sep="\t", comment="#")
     known = dict(zip(table["gene_id"], map(written, table["symbol"]), strict=True))
     pairs = zip(genes.ids, genes.symbols, strict=True)
@@ -125,7 +125,7 @@ def ensembl_symbols(genes: GeneNames) -> list[str]:
 
 
 def flagged(family: str, genes: GeneNames) -> tuple[np.ndarray, str]:
-    """The genes that a column of `var` named as the family flags, and what to call that; none where there is none."""
+    """The genes that a column of `var` flags for the family, and the name of that source; no genes without a column."""
     alike = next((names for names in COLUMN_NAMES if family.lower() in names), {family.lower()})
     for name, mask in genes.flags.items():
         if name.lower().removeprefix("is_") in alike and mask.any():
@@ -134,7 +134,7 @@ def flagged(family: str, genes: GeneNames) -> tuple[np.ndarray, str]:
 
 
 def read_names(path: str | Path) -> list[str]:
-    """The names in a file, one a line; blank lines and what follows a # are left out."""
+    """The names in a file, one per line, without blank lines and comments (#)."""
     if not Path(path).is_file():
         raise UserError(f"gene list {path} does not exist. Give the path of a file with one gene symbol a line.")
     lines = (line.split("#")[0].strip() for line in Path(path).read_text().splitlines())

@@ -1,4 +1,4 @@
-"""What the config's sections (`lib.inputs.sections`) are declared with: keys, kinds of values, sections."""
+"""The building blocks of the config's model (`lib.inputs.sections`): keys, types of values, sections."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -34,17 +34,17 @@ def key(
     Parameters
     ----------
     default
-        Its value where the config does not name it.
+        Its value if the config does not name it.
     means
         One sentence, for the table of config/README.md, and for config.yaml unless `comment` is given.
     comment
-        What stands beside the key in config.yaml instead. There the choices of a key that has some follow.
+        The comment in config.yaml instead of `means`. The choices of the key, if any, follow it there.
     elsewhere
-        The name that scanpy or the article has for it.
+        Its name in scanpy or the article.
     kind
-        What the table gives as its type, where the annotation does not tell.
+        Its type in the table, if the annotation does not tell.
     limits
-        pydantic's: ge, gt, le, lt, min_length, pattern.
+        Those of pydantic: ge, gt, le, lt, min_length, pattern.
     """
     extra = {"comment": means if comment is None else comment, "elsewhere": elsewhere}
     extra |= {"kind": kind} if kind else {}
@@ -85,11 +85,11 @@ Distinct = Annotated[list[T], AfterValidator(_distinct), Field(json_schema_extra
 
 
 class Section(BaseModel):
-    """A section of the config; one that is missing or null has its defaults."""
+    """A section of the config; a missing or null section gets its defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
-    heading: ClassVar[str] = ""  # of config/README.md, under which its keys stand
-    writes: ClassVar[str] = ""  # a regular expression: the obs columns that its stage writes
+    heading: ClassVar[str] = ""  # the heading of its keys in config/README.md
+    writes: ClassVar[str] = ""  # a regular expression for the obs columns that its stage writes
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +100,7 @@ class Section(BaseModel):
 
     @classmethod
     def checked(cls, given: Any) -> "tuple[Section | None, list[str]]":
-        """The section with its defaults, or None, and what is wrong with what is given."""
+        """The section with its defaults, or None; and the problems of the values given."""
         try:
             return cls.model_validate(given), []
         except ValidationError as error:
@@ -114,7 +114,7 @@ class Section(BaseModel):
 
     @classmethod
     def clusterings(cls) -> "dict[str, type[Clustering]]":
-        """Those of the sections within this one whose stages make clusterings."""
+        """The sections within this one whose stages make clusterings."""
         return {name: kind for name, kind in cls.sections().items() if issubclass(kind, Clustering)}
 
     @classmethod
@@ -123,7 +123,7 @@ class Section(BaseModel):
         return cls.writes
 
     def contradictions(self) -> Iterator[str]:
-        """What within the section cannot be together."""
+        """The contradictions within the section."""
         for name in self.sections():
             yield from getattr(self, name).contradictions()
 
@@ -135,5 +135,5 @@ class Clustering(Section):
 
     @classmethod
     def written(cls, name: str) -> str:
-        """A regular expression of what its clusterings may be called, whatever the values."""
+        """A regular expression of the names of its clusterings, for all possible values."""
         return rf"{name}_\d[\d.e+-]*"

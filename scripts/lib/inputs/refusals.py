@@ -1,4 +1,4 @@
-"""What is wrong with a config, in words for users."""
+"""Describe the problems of a config in words for users."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ Schema = Mapping[str, Any]
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Unknown and wrong keys, then one problem for each place whose value is wrong."""
+    """Unknown keys, then one problem for each place with a wrong value."""
     schema, keys, values = _schema(model), [], {}
     for detail in error.errors(include_url=False):
         loc, of_key = detail["loc"], detail["loc"][-1:] == ("[key]",)
         path, allowed = _place(loc[:-2] if of_key else loc, schema)
         if of_key or detail["type"] in ("extra_forbidden", "invalid_key"):
             keys.append(_key_problem(path, detail, allowed))
-        # Of a list or a text, what is wrong with the one that it is says more than that it is not the other
+        # Where a list or a text is allowed, the problem of the given one helps more than that it is not the other
         elif path not in values or values[path][0].endswith("_type"):
             values[path] = detail["type"], _value_problem(path, detail, allowed)
     outer = {path[:n] for path in values for n in range(len(path))}
@@ -37,7 +37,7 @@ def _schema(model: type[BaseModel]) -> Schema:
 
 
 def _place(loc: Sequence[str | int], schema: Schema) -> tuple[tuple[str | int, ...], list[Schema]]:
-    """Where pydantic has found an error, without the names of its types, and what may stand there."""
+    """The place of an error of pydantic, without the names of its types, and the schemas allowed there."""
     path, allowed = [], [schema]
     for part in loc:
         if inside := [choice for outer in allowed for choice in _inside(outer, part, schema)]:
@@ -47,7 +47,7 @@ def _place(loc: Sequence[str | int], schema: Schema) -> tuple[tuple[str | int, .
 
 
 def _inside(outer: Schema, part: str | int, schema: Schema) -> Iterator[Schema]:
-    """What a JSON schema allows as the value of a key, or as an item of a list; alternatives one by one."""
+    """The schemas that a JSON schema allows for the value of a key or an item of a list; alternatives one by one."""
     named = outer.get("items") if isinstance(part, int) else outer.get("properties", {}).get(part)
     others = outer.get("additionalProperties"), *outer.get("patternProperties", {}).values()
     if inner := next(filter(None, (named, *others)), None):

@@ -1,4 +1,4 @@
-"""The sample sheet, checked whole before any job runs, and what its lines say of each sample."""
+"""Check the complete sample sheet before any job runs, and read the settings of each sample from its line."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # she
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-DOUBLET_OPTIONS = {"expected_doublet_rate": "expected_doublet_rate", "doublet_threshold": "threshold"}  # likewise
+DOUBLET_OPTIONS = {"expected_doublet_rate": "expected_doublet_rate", "doublet_threshold": "threshold"}  # and `doublets`
 
 
 TEXT = ("sample", "path", "counts", "orientation")
 
 
-NOT_OBS = (*TEXT, *OVERRIDES, *DOUBLET_OPTIONS)  # sheet columns with a meaning of their own
+NOT_OBS = (*TEXT, *OVERRIDES, *DOUBLET_OPTIONS)  # sheet columns with a special meaning
 
 
 NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,14}|(?:0|[1-9]\d*)?\.\d+|(?:0|[1-9]\d*)\.)(?:[eE][+-]?\d+)?")
 
 
-NO_NUMBER = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null")  # what stands for a missing one
+NO_NUMBER = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null")  # texts for a missing number
 
 
 def read_sheet(path: str | Path, config: Mapping[str, Any]) -> pd.DataFrame:
     """The sample sheet, indexed by `sample`, in the order of the file.
 
-    Blanks around fields do not count; a blank cell is missing (None, in a column of numbers NaN). A column is of
-    integers or of float64 if all that it holds are numbers (`typed`), else of text (object).
+    Blanks around fields are ignored; a blank field is missing (None, or NaN in a column of numbers). A column has
+    integers or float64 if all its values are numbers (`typed`), else text (object).
 
     Raises
     ------
     UserError
-        Listing all problems: missing columns, names that repeat or cannot be part of a path, missing files.
+        Lists all problems: missing columns, names that repeat or cannot be part of a path, missing files.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,7 +76,7 @@ def read_sheet(path: str | Path, config: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _sheet_lines(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """The names of the columns, and the fields of each further line by its number, without comments and empty lines."""
+    """The names of the columns, and the fields of each later line by its number, without comments and empty lines."""
     raw = path.read_bytes()
     if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise UserError(f"the sample sheet {path} is an Excel workbook. Save it as text, separated by tabs.")
@@ -95,9 +95,9 @@ def _sheet_lines(path: Path) -> tuple[list[str], dict[int, list[str]]]:
 
 
 def typed(values: pd.Series) -> pd.Series:
-    """A column of text as numbers, where all that is not missing are: int64, or float64 with NaN for the missing.
+    """Convert a column of text to numbers if all values are numbers: int64, or float64 with NaN if some are missing.
 
-    Numbers that begin with a needless 0 are names, and so are those of more than 15 digits: such a column stays text.
+    A column with a leading 0 that is not needed, or with more than 15 digits, holds names and stays text.
     """
     present = values.notna() & ~values.isin(NO_NUMBER)
     if not present.any() or not values[present].map(lambda text: bool(NUMBER.fullmatch(text))).all():
@@ -108,7 +108,7 @@ def typed(values: pd.Series) -> pd.Series:
 
 
 def find_sheet(path: str, home: Path) -> Path:
-    """The sheet's path: in the working directory, or else beside the workflow (the demo's)."""
+    """The sheet's path: in the working directory if it exists there, else in the workflow's folder (the demo's)."""
     return Path(path) if Path(path).exists() or not (home / path).exists() else home / path
 
 
@@ -118,17 +118,17 @@ def path_of(sheet: pd.DataFrame, sample: str) -> str:
 
 
 def counts_slot(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
-    """Where a sample's file keeps its counts: the sheet's column `counts`, or the config's `ingest: counts`."""
+    """The place of the counts in a sample's file: the sheet's column `counts`, or the config's `ingest: counts`."""
     return sheet.loc[sample].get("counts") or config["ingest"]["counts"]
 
 
 def orientation(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
-    """Whether a table of text has a line per cell or per gene: as `counts_slot`."""
+    """The orientation of a table of text, from the sheet's column `orientation` or the config."""
     return sheet.loc[sample].get("orientation") or config["ingest"]["orientation"]
 
 
 def cell_limits(sheet: pd.DataFrame, sample: str, cells: Mapping[str, Any]) -> dict[str, Any]:
-    """The config's `cells` section with what the sample's line of the sheet says instead."""
+    """The config's `cells` section, with the values that the sample's line of the sheet replaces."""
     line = sheet.loc[sample].dropna()
     limits = {**cells, "max_pct_counts": dict(cells["max_pct_counts"])}
     for name, value in line.items():
@@ -146,7 +146,7 @@ def doublet_options(sheet: pd.DataFrame, sample: str, doublets: Mapping[str, Any
 
 
 def sheet_obs(sheet: pd.DataFrame, sample: str) -> dict[str, Any]:
-    """What the sample's line of the sheet adds to obs: text (None: missing), integers, or floats (NaN: missing)."""
+    """The values that the sample's line adds to obs: text (None: missing), integers, or floats (NaN: missing)."""
     found = {}
     for name in obs_columns(sheet):
         value = sheet.loc[sample, name]
@@ -160,10 +160,10 @@ def obs_columns(sheet: pd.DataFrame) -> list[str]:
 
 
 def cell_suffix(sheet: pd.DataFrame, sample: str) -> str:
-    """What names a sample's cells, behind `{barcode}-`: its name.
+    """The suffix of a sample's cell names after `{barcode}-`: its name.
 
-    If that ends on `-` and another sample's name, the cells of both could have the same names (`A-1` of sample `S`, and
-    `A` of sample `1-S`): then each `-` in the longer name becomes `:`, which stands in no sample's name.
+    If that ends with `-` and another sample's name, the cells of both could have the same names (`A-1` of sample `S`,
+    and `A` of sample `1-S`). Then each `-` in the longer name becomes `:`, which no sample's name contains.
     """
     parts, others = sample.split("-"), set(sheet.index)
     ambiguous = any("-".join(parts[i:]) in others for i in range(1, len(parts)))
@@ -171,9 +171,9 @@ def cell_suffix(sheet: pd.DataFrame, sample: str) -> str:
 
 
 def stored_names(columns: Iterable[str], sheet: Collection[str], keep: Collection[str]) -> dict[str, str]:
-    """Under which names the store has a file's obs columns.
+    """File's obs column -> its name in the store.
 
-    `{column}_file`, if the sheet has the column as well, or a stage writes one of this name (`COMPUTED`).
+    The name is `{column}_file` if the sheet has the same column, or a stage writes one of this name (`COMPUTED`).
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def stored_names(columns: Iterable[str], sheet: Collection[str], keep: Collectio
     sheet
         The sheet's columns of obs.
     keep
-        Columns that the config takes from the file, although some run may write them.
+        Columns that the config takes from the file although stages may write columns of the same names.
     """
     columns = [str(name) for name in columns]
     ours = {name for name in columns if name in {"sample", *sheet} or (COMPUTED.fullmatch(name) and name not in keep)}
@@ -197,7 +197,7 @@ def stored_names(columns: Iterable[str], sheet: Collection[str], keep: Collectio
 
 
 def _sheet_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a sheet, all of whose columns are text yet."""
+    """The problems of a sheet, whose columns are all still text."""
     if sheet.empty:
         yield "it names no sample"
     for name in sheet["sample"][sheet["sample"].duplicated() & sheet["sample"].notna()].unique():
@@ -225,7 +225,7 @@ def _sheet_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> Iterator[
 
 
 def _sheet_value_problem(column: str, value: str) -> str | None:
-    """What is wrong with a value of a column that has a meaning of its own."""
+    """The problem of a value in a column with a special meaning; None if it is right."""
     if column in (*OVERRIDES, *DOUBLET_OPTIONS) or column.startswith("max_pct_counts_"):
         number = pd.to_numeric(value, errors="coerce")
         if pd.isna(number):

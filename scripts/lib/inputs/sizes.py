@@ -1,7 +1,7 @@
-"""How large each sample is, from the header of its file: what the models of resources (`lib.run.resources`) start from.
+"""Read the size of each sample from its file's header, for the models of resources (`lib.run.resources`).
 
-Read before anything runs, with what is wrong with the file (`lib.inputs.formats`). What was read is kept in a small
-file, so that the jobs of a cluster, which read the workflow again, open none of the samples' files.
+The headers are read before any job runs, and their problems are collected (`lib.inputs.formats`). A small cache file
+keeps the sizes, so that jobs of a cluster, which read the workflow again, open none of the samples' files.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from lib.inputs.formats import header_of, version_of_file
 from lib.inputs.formats.base import Header, Question
 from lib.run.errors import UserError
 
-# Of a file that cannot be read
+# Assumed for a file that cannot be read
 BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
 SHOWN = 5  # samples that a message names
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a sample is.
+    """The size of a sample.
 
     Attributes
     ----------
     n_obs, n_vars
-        Cells and genes, of the file.
+        Cells and genes of the file.
     nnz
-        Non-zeros, an estimate where the matrix is dense or text.
+        Non-zeros; an estimate if the matrix is dense or text.
     n_kept
-        Cells that may pass: those with more than `cells: min_genes` non-zeros where the file tells them.
+        Cells that may be kept: those with more than `cells: min_genes` non-zeros, if the file tells them; else all.
     n_batches, largest_batch
         Batches, and cells of the largest.
     turned
-        Whether the file lies by genes, and is turned round on disk as it is read.
+        Whether the file is stored gene by gene, and is transposed on disk when it is read.
     """
 
     n_obs: int
@@ -55,7 +55,7 @@ class Sizes:
 
 
 def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Question]:
-    """What is asked of each line of the sheet."""
+    """The question to the file of each line of the sheet."""
     asked, columns = {}, sheets.obs_columns(sheet)
     numeric, required = config["regress_out"]["keys"], settings.required_columns(config)
     wanted = tuple((name, key, name in numeric) for name, key in required.items() if name not in columns)
@@ -75,7 +75,7 @@ def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Quest
 
 
 def column_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Per sample what is wrong with the sheet's columns of obs that the config names."""
+    """Per sample the problems of the sheet's obs columns that the config names."""
     problems: dict[str, list[str]] = {}
     for name, key in settings.required_columns(config).items():
         if name not in sheets.obs_columns(sheet):
@@ -98,7 +98,7 @@ def refuse_problems(problems: Mapping[str, list[str]]) -> None:
     Raises
     ------
     UserError
-        With all of them, what several samples have in common once.
+        Lists all problems; one that several samples share is named once.
     """
     samples_of: dict[str, list[str]] = {}
     for sample, texts in problems.items():
@@ -113,15 +113,15 @@ def refuse_problems(problems: Mapping[str, list[str]]) -> None:
 
 
 def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, Sizes], dict[str, list[str]]]:
-    """Each sample's sizes, from `cache` where its file is as it was, else from the file; and what is wrong with it.
+    """Each sample's sizes, from `cache` if its file is unchanged, else from the file; and the file's problems.
 
     Parameters
     ----------
     asked
-        Per sample its file, and what to read of it.
+        Per sample its file, and what to read from it.
     cache
-        A JSON file, made where it does not exist, and not written where that is forbidden. Of a file with problems
-        nothing is kept.
+        A JSON file, created if it does not exist, and not written without permission. Files with problems are not
+        cached.
     """
     try:
         known = json.loads(cache.read_text())
@@ -149,7 +149,7 @@ def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, 
 
 
 def examined(question: Question) -> tuple[Sizes, list[str]]:
-    """The sizes of one file, from its bytes alone where its header cannot be read; and what is wrong with it."""
+    """The sizes of one file, estimated from its bytes if its header cannot be read; and its problems."""
     path, problems = Path(question.path), []
     try:
         return _sized(header_of(question, problems.append), question), problems

@@ -1,4 +1,4 @@
-"""What the clusterings share: the graph that they cut, the order of their labels, their table."""
+"""Common parts of the clusterings: their graph, the order of their labels, their table."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def to_igraph(connectivities: Any, seed: int) -> tuple[igraph.Graph, np.ndarray]:
-    """The undirected graph of symmetric connectivities, its weights (float64), and igraph's random numbers seeded.
+    """The undirected graph of symmetric connectivities, and its weights (float64); seeds igraph's random numbers.
 
     Parameters
     ----------
     connectivities
         cells x cells, symmetric and sparse; the diagonal is left out.
     seed
-        Of igraph's one random number generator.
+        Of igraph's only random number generator.
     """
     from scipy.sparse import triu
 
@@ -41,9 +41,9 @@ def to_igraph(connectivities: Any, seed: int) -> tuple[igraph.Graph, np.ndarray]
 
 
 Find = Callable[[Any, Any], tuple]  # cells, their communities and the modularity, from a handle and a graph
-MAX_LEVEL = 100  # of merging, in cuGraph: more than a graph of cells takes
-THRESHOLD = 1e-7  # cuGraph's default: the gain of modularity below which a level of Louvain is the last
-THETA = 1.0  # cuGraph's default: how much chance there is in Leiden's refinement
+MAX_LEVEL = 100  # levels of merging in cuGraph; a graph of cells takes fewer
+THRESHOLD = 1e-7  # cuGraph's default: Louvain stops when a level gains less modularity
+THETA = 1.0  # cuGraph's default: the randomness of Leiden's refinement
 
 
 def by_leiden(resolution: float, seed: int) -> Find:
@@ -54,7 +54,7 @@ def by_leiden(resolution: float, seed: int) -> Find:
 
 
 def by_louvain(resolution: float) -> Find:
-    """cuGraph's Louvain, for `cugraph_communities`. It draws nothing."""
+    """cuGraph's Louvain, for `cugraph_communities`. It uses no random numbers."""
     from pylibcugraph import louvain
 
     return lambda handle, graph: louvain(handle, graph, MAX_LEVEL, THRESHOLD, resolution, False)
@@ -63,21 +63,21 @@ def by_louvain(resolution: float) -> Find:
 def cugraph_communities(
     connectivities: Any, find: Sequence[Find], resolution: float, seed: int, device: devices.Device
 ) -> tuple[np.ndarray, float]:
-    """The best of several of pylibcugraph's clusterings, and its modularity.
+    """The best of several clusterings by pylibcugraph, and its modularity.
 
-    cuGraph moves the cells all at once, and may end where communities would still better be one: so Louvain goes on, by
-    igraph, on the small graph whose nodes are the communities. They only merge, so that connected ones stay connected.
+    cuGraph moves all cells at once, and may stop although merging communities would raise the modularity. So igraph's
+    Louvain continues on the small graph whose nodes are the communities. Merging keeps connected communities connected.
 
     Parameters
     ----------
     connectivities
         cells x cells, symmetric, CSR, without a diagonal; on the host or on the device.
     find
-        Of `by_leiden` and `by_louvain`.
+        Results of `by_leiden` and `by_louvain`.
     resolution
         Of the modularity.
     seed
-        Of igraph's order.
+        Of the order in which igraph visits the nodes.
     device
         A GPU.
     """
@@ -110,7 +110,7 @@ def cugraph_communities(
 def merge(
     adjacency: Any, membership: Any, resolution: float, seed: int, device: devices.Device
 ) -> tuple[np.ndarray, float]:
-    """Communities merged where that raises the modularity, and the modularity; `membership` is on the device."""
+    """Merge communities if that raises the modularity; return both. `membership` is on the device."""
     igraph, xp = import_lean("igraph"), device.xp
     _, codes = xp.unique(membership, return_inverse=True)
     n = int(codes.max()) + 1
@@ -120,7 +120,7 @@ def merge(
     source, target = np.divmod(device.to_host(pairs), n)
     upper = source <= target
     source, target, weights = source[upper], target[upper], weights[upper]
-    weights = np.where(source == target, weights / 2, weights)  # within a community each link was met twice
+    weights = np.where(source == target, weights / 2, weights)  # each link within a community was counted twice
     igraph.set_random_number_generator(random.Random(seed))
     graph = igraph.Graph(n, np.column_stack([source, target]))
     merged = graph.community_multilevel(weights=weights.tolist(), resolution=resolution).membership
@@ -133,7 +133,7 @@ def merge(
 
 
 def by_falling_size(membership: np.ndarray) -> np.ndarray:
-    """Clusters renumbered from the largest (0) to the smallest; of equal ones the one with the first cell comes first.
+    """Renumber clusters from the largest (0) to the smallest; of equal ones the one with the first cell comes first.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def by_falling_size(membership: np.ndarray) -> np.ndarray:
 
 
 def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, path: str | Path, **params: float) -> None:
-    """Write a clustering, made with `params`, as a categorical column of the labels "0", "1", ... by falling size."""
+    """Write a clustering as a categorical column of labels "0", "1", ... by falling size; `params` are its settings."""
     codes = by_falling_size(np.asarray(membership))
     sizes = np.bincount(codes)
     labels = pd.Categorical.from_codes(codes, [str(i) for i in range(len(sizes))])
@@ -161,12 +161,12 @@ def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, pat
 
 
 def graph_needs(job: Job, seconds: float, refined: float = 0) -> Need:
-    """What a clustering of the graph needs: the graph, and igraph's or cuGraph's copies of it.
+    """The need of a clustering of the graph: the graph, and igraph's or cuGraph's copies of it.
 
     Parameters
     ----------
     refined
-        Bytes of memory beside a GPU's clustering.
+        Bytes of memory in addition to a clustering on the GPU.
     """
     gpu_mem = PYTHON + CUML + 30 * job.edges + refined
     vram = 800 * MB + 160 * job.edges

@@ -1,4 +1,4 @@
-"""The leading eigenvectors of a large symmetric matrix, for a GPU: found in float32, refined in float64."""
+"""Compute the leading eigenvectors of a large symmetric matrix on a GPU: found in float32, refined in float64."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ STEPS = 2  # multiplications by the matrix that refine the subspace
 def leading_eigenpairs(matrix: Any, k: int, xp: ModuleType) -> tuple[Any, Any]:
     """The `k` largest eigenvalues and their eigenvectors.
 
-    All eigenvectors in float32 take half the time that they take in float64, and far less than a few by Lanczos'
-    method. Rounding turns them by some 1e-7 * (largest eigenvalue) / (distance to the next one). Multiplying somewhat
-    more than k of them by the matrix (subspace iteration) shrinks what lies outside of their span, and the eigenvectors
-    within it (Rayleigh & Ritz) are found in float64.
+    All eigenvectors in float32 take half the time of float64, and far less time than a few by Lanczos' method. Rounding
+    rotates them by about 1e-7 * (largest eigenvalue) / (distance to the next one). Subspace iteration multiplies
+    slightly more than k of them by the matrix, which shrinks the error outside of their span; the eigenvectors within
+    the span (Rayleigh & Ritz) are computed in float64.
 
     Parameters
     ----------
     matrix
-        n x n, float64, symmetric, all of it; no eigenvalue negative but for rounding.
+        n x n, float64, symmetric, both triangles filled; eigenvalues are not negative except by rounding.
     k
         At most n.
     xp

@@ -1,4 +1,4 @@
-"""UMAP's fuzzy graph of the cells: the weighted neighbour graph that UMAP lays out and clusterings cut.
+"""UMAP's fuzzy graph of the cells: the weighted neighbour graph for UMAP and the clusterings.
 
 Source: McInnes, Healy & Melville 2018, section 3.1; umap-learn's `fuzzy_simplicial_set` with its defaults, as
 `scanpy.pp.neighbors(method="umap")` calls it.
@@ -18,7 +18,7 @@ from lib.store.files import read_csr
 ITERATIONS = 64
 TOLERANCE = 1e-5  # of a cell's summed memberships
 MIN_SCALE = 1e-3  # a bandwidth is at least this fraction of the mean distance
-BLOCK = 1 << 16  # cells whose bandwidths are searched for at once
+BLOCK = 1 << 16  # cells whose bandwidths are computed at once
 
 
 def fuzzy_graph(indices: Any, distances: Any, device: devices.Device) -> Any:
@@ -32,7 +32,7 @@ def fuzzy_graph(indices: Any, distances: Any, device: devices.Device) -> Any:
     indices, distances
         Each cell's neighbours without itself, cells x (n_neighbors - 1): n_neighbors counts the cell, as in scanpy.
     device
-        Where the arrays are.
+        The device of the arrays.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def fuzzy_graph(indices: Any, distances: Any, device: devices.Device) -> Any:
     """
     xp = device.xp
     n_obs, others = indices.shape
-    # umap-learn averages over the cell itself too, at distance zero
+    # umap-learn's average includes the cell itself, at distance zero
     mean = float(distances.mean(dtype=np.float64)) * others / (others + 1)
     strengths = xp.concatenate(
         [memberships(distances[i : i + BLOCK].astype(np.float32), mean, device) for i in range(0, n_obs, BLOCK)]
@@ -57,10 +57,11 @@ def fuzzy_graph(indices: Any, distances: Any, device: devices.Device) -> Any:
 
 
 def memberships(distances: Any, mean: float, device: devices.Device) -> Any:
-    """How much each neighbour belongs to a cell's neighbourhood, 0 to 1.
+    """The membership of each neighbour in a cell's neighbourhood, 0 to 1.
 
-    rho_i is the smallest distance above zero; sigma_i makes the memberships sum to log2(n_neighbors), found by
-    bisection, and is at least `MIN_SCALE` of the cell's mean distance (of `mean`, if all its distances are zero).
+    rho_i is the smallest distance above zero. sigma_i, found by bisection, makes the memberships sum to
+    log2(n_neighbors), and is at least `MIN_SCALE` of the cell's mean distance (of `mean`, if all its distances are
+    zero).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where cells went: what errors and notices say of the cells that were lost, batch by batch."""
+"""Describe the cells lost in each batch, for errors and notices."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pandas as pd
 
 from lib.store.files import read_table
 
-BATCHES_SHOWN = 12  # of a message that tells batch by batch: those with the fewest cells left
+BATCHES_SHOWN = 12  # batches in a message: those with the fewest cells left
 NAMES_SHOWN = 5
-MUCH = 0.3  # the share of a batch from which on it is told what a limit took
-MORE = 0.15  # likewise, the share beyond that of the median batch
+MUCH = 0.3  # a limit that removes this share of a batch gets a notice
+MORE = 0.15  # and so does one that exceeds the median batch's share by this
 
 FEW = "so few are usual in matrices of all droplets and in panels of few genes: give the filtered matrix, or lower {}"
 MANY = "so many are usual in full-length protocols and deep sequencing: raise {}"
-LIMITS = {  # a limit's name in the ledger, or how it begins -> the config's key, the metric, and what to do
+LIMITS = {  # a limit's name in the ledger, or its prefix -> the config's key, the metric, and what to do
     "min_genes": ("cells: min_genes", "n_genes_by_counts", FEW),
     "max_genes": ("cells: max_genes", "n_genes_by_counts", MANY),
     "min_counts": ("cells: min_counts", "total_counts", FEW),
@@ -32,7 +32,7 @@ LIMITS = {  # a limit's name in the ledger, or how it begins -> the config's key
 
 
 def where_cells_went(cells: Sequence[str | Path], batch_key: str) -> str:
-    """For each batch its cells, those kept, and those lost to each reason, in a sentence; the batches with least first.
+    """A sentence per batch: its cells, those kept, and those lost by each reason; batches with fewest cells first.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def where_cells_went(cells: Sequence[str | Path], batch_key: str) -> str:
 
 
 def shares_taken(ledger: pd.DataFrame) -> pd.DataFrame:
-    """The share of its cells that each limit took of each batch, 0 to 1.
+    """The share of each batch's cells that each limit removed, 0 to 1.
 
     Parameters
     ----------
     ledger
-        Of one sample, or of several one after the other.
+        The ledger of one sample, or of several, concatenated.
 
     Returns
     -------
@@ -73,18 +73,18 @@ def shares_taken(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_limit(reason: str, shares: pd.Series, cells: pd.DataFrame, batch_key: str, at: object = None) -> str:
-    """Of which batches a limit took which share, the medians of what it judges, and what to do.
+    """A text that tells the shares that a limit removed of batches, the medians of its metric, and what to do.
 
     Parameters
     ----------
     reason
         The limit's name in the ledger.
     shares
-        A column of `shares_taken`: of the batches to be told.
+        A column of `shares_taken`, for the batches to name.
     cells
-        Their cells' metrics, `sample` and `batch_key`.
+        Metrics, `sample` and `batch_key` of their cells.
     at
-        Where the limit lies, if that is known.
+        The limit's value, if it is known.
     """
     begins = next(name for name in LIMITS if reason.startswith(name))
     key, metric, advice = LIMITS[begins]
@@ -99,6 +99,6 @@ def describe_limit(reason: str, shares: pd.Series, cells: pd.DataFrame, batch_ke
 
 
 def shortened(names: Sequence[object], most: int = NAMES_SHOWN) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more

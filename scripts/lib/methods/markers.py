@@ -1,4 +1,4 @@
-"""Groups of cells, and the ranked tables of the genes that mark them."""
+"""Groups of cells, and the ranked tables of their marker genes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lib.run.stage import log
 from lib.store.categories import as_categories
 from lib.store.files import read_table, replacing, write_table
 
-MIN_CELLS = 2  # of a group that markers are sought for, as in scanpy
+MIN_CELLS = 2  # of a group with markers, as in scanpy
 FLOATS = {"scores": np.float32, "logfoldchanges": np.float32, "pvals": np.float64, "pvals_adj": np.float64}
 
 
@@ -30,10 +30,10 @@ class Groups:
     Attributes
     ----------
     names
-        Of the groups with at least `MIN_CELLS` cells, in the order of the categories, as the atlas has them
-        (`lib.store.categories.as_categories`); none where there are fewer than two such groups.
+        Names of the groups with at least `MIN_CELLS` cells, in the atlas' order of categories
+        (`lib.store.categories.as_categories`); empty if there are fewer than two such groups.
     codes
-        Per cell its group's position in `names`, -1: in none; int32.
+        Per cell the position of its group in `names`, -1: in none; int32.
     """
 
     names: list[str]
@@ -41,7 +41,7 @@ class Groups:
 
     @classmethod
     def of(cls, labels: pd.Series) -> Groups:
-        """The groups in a column of labels; logs which cells and groups are left out."""
+        """The groups in a column of labels; logs the cells and groups that are left out."""
         labels = as_categories(labels)
         codes, names = labels.cat.codes.to_numpy(), labels.cat.categories
         sizes = np.bincount(codes[codes >= 0], minlength=len(names))
@@ -59,12 +59,12 @@ class Groups:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Cells of each group."""
+        """The number of cells of each group."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
 
 
 def read_groups(name: str, obs: str | Path, clustering: Sequence[str | Path]) -> Groups:
-    """The groups of the cells by a clustering's parquet, or, where that list is empty, by a column of `obs.parquet`.
+    """The groups of the cells by a clustering's parquet, or by a column of `obs.parquet` if that list is empty.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_groups(name: str, obs: str | Path, clustering: Sequence[str | Path]) ->
 def rank_genes(
     groups: Sequence[str], statistics: Mapping[str, np.ndarray], names: np.ndarray, symbols: np.ndarray
 ) -> pd.DataFrame:
-    """For each group all genes by falling score; equal scores keep the genes' order.
+    """All genes of each group by falling score; genes with equal scores keep their order.
 
     Parameters
     ----------
@@ -109,16 +109,16 @@ def rank_genes(
 
 @counted("write")
 def write_markers(table: pd.DataFrame, output: Any, n_genes: int, groupby: str, method: str) -> None:
-    """Write the table of `rank_genes` as gzipped TSV, for the atlas, and the first `n_genes` of each group as TSV.
+    """Write the table of `rank_genes` as gzipped TSV and for the atlas, and the first `n_genes` of each group as TSV.
 
     Numbers are written as the shortest text that reads back equal; equal tables give equal bytes.
 
     Parameters
     ----------
     output
-        Has the paths `markers`, `ranking` and `top`.
+        Snakemake's outputs, with the paths `markers`, `ranking` and `top`.
     groupby, method
-        What the groups are of, and how their genes were ranked.
+        The grouping, and the method of the ranking.
     """
     uns = {"groupby": groupby, "method": method}
     write_table(table, output.ranking, slot="uns/rank_genes_groups", uns=uns)

@@ -1,4 +1,4 @@
-"""The space in which cells are compared: the first components of PCA, or of Harmony where it ran."""
+"""The space in which cells are compared: the first components of PCA, or of Harmony if it ran."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def representation(
     pca
         `pca.h5`.
     harmony
-        `harmony.h5`, none where Harmony is disabled.
+        `harmony.h5`; empty if Harmony is disabled.
     use_rep
-        X_pca, X_pca_harmony, or auto: X_pca_harmony where there is one, else X_pca.
+        X_pca, X_pca_harmony, or auto: X_pca_harmony if there is one, else X_pca.
     n_pcs
-        Components wanted, the first ones, or as many as there are; None: all.
+        The number of components, the first ones; at most all of them. None: all.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def representation(
     Raises
     ------
     UserError
-        If X_pca_harmony is asked for and there is none.
+        If `use_rep` is X_pca_harmony and there is none.
     """
     integrated = None
     for path in harmony:

@@ -1,4 +1,4 @@
-"""The matrix that PCA and the markers work on, a chunk at a time: log-normalised, regressed, scaled, clipped."""
+"""Compute the matrix for PCA and markers chunk by chunk: log-normalised, regressed, scaled, clipped."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lib.run.errors import UserError
 from lib.store.csr import dense, rows_of_nonzeros
 from lib.store.files import column_names, read_arrays, read_attrs, read_table
 
-METRICS = ("pct_counts_", "total_counts_", "log1p_total_counts_")  # of families, which a cohort may lack
+METRICS = ("pct_counts_", "total_counts_", "log1p_total_counts_")  # of gene families, which a cohort may lack
 
 
 def target_of(totals: np.ndarray, target_sum: float | None) -> float:
-    """What normalisation makes each cell's counts sum to: `target_sum`, by default the median of the totals above zero.
+    """The sum of each cell's counts after normalisation: `target_sum`, by default the median of the totals above zero.
 
-    As scanpy.pp.normalize_total on a dense matrix, whose median leaves out cells without counts.
+    As in scanpy.pp.normalize_total on a dense matrix, the median leaves out cells without counts.
     """
     return target_sum or float(np.median(totals[totals > 0]))
 
@@ -35,9 +35,9 @@ def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device
     X
         cells x genes, CSR counts.
     totals
-        Counts that each cell has in the kept genes. Cells with none stay zero, as in scanpy.
+        Counts of each cell in the kept genes. Cells with none stay zero, as in scanpy.
     target_sum
-        What each cell's counts sum to before the logarithm.
+        The sum of each cell's counts before the logarithm.
 
     Returns
     -------
@@ -53,12 +53,12 @@ def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device
 def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
     """The design matrix of scanpy.pp.regress_out, [1, keys], cells x (1 + keys), float64.
 
-    Keys are standardised, which leaves the residuals as they are and the normal equations well conditioned.
+    Keys are standardised, which does not change the residuals and keeps the normal equations well conditioned.
 
     Raises
     ------
     UserError
-        If a key is no numeric column of obs.
+        If a key is not a numeric column of obs.
     """
     numeric = obs.select_dtypes("number").columns
     columns = [np.ones(len(obs))]
@@ -71,9 +71,9 @@ def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
 
 
 def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) -> tuple[str, ...]:
-    """The columns of `obs.parquet`, of `keys`, that can be regressed out: those known of all kept cells.
+    """The `keys` that can be regressed out: columns of `obs.parquet` with a value for all kept cells.
 
-    With no more cells than a regression has coefficients there are none. Which are left out is for `say`.
+    There are none if there are no more cells than coefficients. `say` is told which keys are left out.
     """
     known = column_names(obs)
     lacking = [key for key in keys if key not in known and key.startswith(METRICS)]
@@ -93,18 +93,18 @@ def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What turns a chunk of counts into rows of the matrix that PCA sees.
+    """The transformation of a chunk of counts into rows of the matrix for PCA.
 
     Attributes
     ----------
     target_sum
         See `log_normalize`.
     regress_keys
-        obs columns regressed out; none: no regression.
+        obs columns regressed out; empty: no regression.
     coefficients
-        Of the regression, (1 + regress_keys) x genes, the intercept first.
+        Coefficients of the regression, (1 + regress_keys) x genes, the intercept first.
     mean, std
-        Per gene: subtracted and divided by. `mean` is 0 after a regression; `std` is 1 where scaling is off.
+        Per gene: `mean` is subtracted, `std` divides. `mean` is 0 after a regression; `std` is 1 if scaling is off.
     max_value
         Values beyond +-max_value are clipped to it; None: no clipping.
     """
@@ -117,7 +117,7 @@ class Scaling:
     max_value: float | None
 
     def dense(self, X: Any, totals: Any, design: Any, device: devices.Device) -> Any:
-        """A chunk's rows of the matrix, cells x genes, float32.
+        """The rows of the matrix for a chunk, cells x genes, float32.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class Scaling:
         totals
             The cells' counts in the kept genes.
         design
-            The cells' rows of `regressors`.
+            Rows of `regressors` for these cells.
         """
         xp = device.xp
         Z = dense(log_normalize(X, totals, self.target_sum, device), device)
@@ -140,7 +140,7 @@ class Scaling:
         return Z
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `read` needs beside the attributes."""
+        """The arrays that `read` needs."""
         return {"coefficients": self.coefficients, "mean": self.mean, "std": self.std}
 
     def attrs(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Scaling:
 
     @classmethod
     def read(cls, path: str | Path) -> Scaling:
-        """The scaling that `pca.h5` holds."""
+        """The scaling in `pca.h5`."""
         attrs = read_attrs(path)
         max_value = None if np.isnan(attrs["max_value"]) else attrs["max_value"]
         keys = tuple(json.loads(attrs["regress_keys"]))

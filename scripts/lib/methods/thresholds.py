@@ -1,4 +1,4 @@
-"""Which cells pass the limits of the config's `cells` section, and the first reason why not."""
+"""Find the cells that pass the limits of the config's `cells` section, and the first limit that others fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PERHAPS = ("pct_counts_", "total_counts_", "log1p_total_counts_")
 def failing(
     qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.ndarray | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Each limit of the config with the cells that fail it, in the order in which they are applied.
+    """Each limit of the config with the cells that fail it, in the order of application.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ def failing(
         The config's section: min_genes, max_genes, min_counts, max_counts (kept: strictly between),
         max_pct_counts (family -> kept: strictly below), mad and mad_metrics.
     groups
-        For each cell the group over which median and median absolute deviation are taken: by default all one.
+        Per cell the group for median and median absolute deviation; by default all cells are one group.
 
     Yields
     ------
-    Name of the limit (min_genes, max_pct_counts_MT, mad_log1p_total_counts ...) and a boolean mask of the cells: of
-    none where the limit is on a family that has no gene here.
+    Name of the limit (min_genes, max_pct_counts_MT, mad_log1p_total_counts ...) and a boolean mask of the cells that
+    fail it; no cell fails the limit of a gene family without genes here.
     """
     no_cell = np.zeros(len(qc), bool)
     for quantity, column in (("genes", "n_genes_by_counts"), ("counts", "total_counts")):
@@ -56,8 +56,8 @@ def failing(
 def is_outlier(values: pd.Series, groups: np.ndarray, n_mads: float, upper_only: bool) -> np.ndarray:
     """Whether a value lies more than `n_mads` median absolute deviations from its group's median.
 
-    For a percentage only the upper side counts. Source: Heumos et al. 2023, Best practices for single-cell
-    analysis across modalities.
+    With `upper_only`, for percentages, only values above the median are outliers. Source: Heumos et al. 2023, Best
+    practices for single-cell analysis across modalities.
     """
     deviation = values - values.groupby(groups).transform("median")
     mad = deviation.abs().groupby(groups).transform("median")
@@ -65,7 +65,7 @@ def is_outlier(values: pd.Series, groups: np.ndarray, n_mads: float, upper_only:
 
 
 def threshold_reasons(qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.ndarray | None = None) -> pd.Series:
-    """For each cell the first limit that it fails, "" if it passes all; see `failing`."""
+    """The first limit that each cell fails, "" if it passes all; see `failing`."""
     reasons = pd.Series("", index=qc.index, name="reason")
     for name, mask in failing(qc, cells, groups):
         reasons[mask & (reasons == "").to_numpy()] = name

@@ -1,8 +1,8 @@
-"""Which card a job takes, where several jobs and several cards are on one machine.
+"""Choose a card for each job on a machine with several jobs and several cards.
 
-A job claims the GPU memory that it may take, its cap, on a card where that much is not claimed by others, and waits
-where there is none: so no two jobs share a card that do not fit, whichever workflows start them. The claims lie in a
-file per card, under an exclusive lock while it is read and written; those of processes that are gone count for nothing.
+A job claims its cap of GPU memory on a card that has that much unclaimed, and waits until there is one. So jobs share a
+card only if they fit together, even jobs of several workflows. Each card has a file of claims, which is read and
+written under an exclusive lock. Claims of processes that have ended are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("somersault")
 
 USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
 CONTEXT_MB = 600  # what a process takes on a card beside its arrays: CUDA's context and the libraries' kernels
-POLL = 0.25  # seconds between two looks at the claims
+POLL = 0.25  # seconds between two reads of the claims
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Card:
     ordinal
         Its number among the cards that CUDA shows to this process.
     uuid
-        Its own name, the same for every process.
+        Its name, the same for every process.
     memory_mb
-        Its whole memory.
+        Its total memory.
     """
 
     ordinal: int
@@ -48,18 +48,19 @@ class Card:
 def claim(
     need_mb: int, cards: Sequence[Card] | None = None, folder: Path | None = None, shard: int | None = None
 ) -> tuple[Card, int]:
-    """Claim memory on a card until this process ends; waits until one has it.
+    """Claim memory on a card until this process ends; wait until a card has enough.
 
     Parameters
     ----------
     need_mb
-        The memory wanted. More than the largest card has is cut to that.
+        The memory wanted; at most what the largest card has is claimed.
     cards
-        To choose from; None: those that CUDA shows.
+        The cards to choose from; None: those that CUDA shows.
     folder
-        Of the files of claims; None: one per user in the machine's temporary folder.
+        The folder of the files of claims; None: one per user in the machine's temporary folder.
     shard
-        A shard's number: it takes the emptiest card, and of those equally empty another one than its neighbours do.
+        A shard's number: it takes the emptiest card. If several are equally empty, neighbouring shards take different
+        ones.
 
     Returns
     -------
@@ -73,7 +74,7 @@ def claim(
         log.warning("%d MB of GPU memory asked for; the largest card has %d MB to give", need_mb, most)
     need_mb, waiting = min(need_mb, most), False
     while True:
-        # The fullest card that has room: large jobs find the others empty. Shards are to run on all cards at once
+        # The fullest card with room, so that large jobs find empty ones; shards are spread over all cards
         turn = (shard or 0) % len(cards)
         turned = [*cards[turn:], *cards[:turn]]
         for card in sorted(turned, key=lambda card: room(card) - claimed(folder, card), reverse=shard is not None):
@@ -87,18 +88,18 @@ def claim(
 
 
 def room(card: Card) -> int:
-    """Memory of a card that can be claimed, in MB."""
+    """The memory of a card that can be claimed, in MB."""
     return int(card.memory_mb * USABLE) - CONTEXT_MB
 
 
 def claimed(folder: Path, card: Card) -> int:
-    """Memory of a card that living processes have claimed, contexts included, in MB."""
+    """The memory of a card that running processes have claimed, contexts included, in MB."""
     with _locked(folder, card) as file:
         return _sum(_living(file))
 
 
 def visible() -> list[Card]:
-    """The cards that CUDA shows to this process, found without a context on any."""
+    """The cards that CUDA shows to this process; creates no context on any of them."""
     driver = ctypes.CDLL("libcuda.so.1")
     driver.cuInit(0)
     count = ctypes.c_int(0)
@@ -126,18 +127,18 @@ def _claimed_now(folder: Path, card: Card, need_mb: int) -> bool:
 
 
 def _locked(folder: Path, card: Card) -> TextIO:
-    """The card's file of claims, open and locked until it is closed."""
+    """The card's file of claims, opened, and locked until it is closed."""
     file = (folder / f"{card.uuid}.json").open("a+")
     fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
 def _living(file: TextIO) -> dict[str, dict]:
-    """The claims in a file of the processes that are still those that made them."""
+    """The claims in a file whose processes still run."""
     file.seek(0)
     try:
         claims = json.loads(file.read() or "{}")
-    except json.JSONDecodeError:  # its writer was killed
+    except json.JSONDecodeError:  # the process that wrote it was killed
         claims = {}
     return {pid: claim for pid, claim in claims.items() if _born(int(pid)) == claim["born"]}
 
@@ -147,7 +148,7 @@ def _sum(claims: dict[str, dict]) -> int:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, which tells it from another that got its number; None if there is none."""
+    """When a process started, which tells it from a later one with the same number; None if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

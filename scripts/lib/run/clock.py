@@ -1,4 +1,4 @@
-"""Where a stage's time goes: into imports, reading, writing; what is left is computing."""
+"""Measure how much of a stage's time goes into imports, reading and writing; the rest is computing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 _spent = {"import": 0.0, "read": 0.0, "write": 0.0}
-_running: list[str] = []  # what the main thread is at, the innermost last
+_running: list[str] = []  # the kinds that the main thread is in, the innermost last
 
 
 @contextmanager
 def spending(kind: str) -> Iterator[None]:
-    """Count the block's time as of this kind; what runs within another kind counts as the outer one's."""
+    """Count the block's time as this kind; a block within a block of another kind counts as the outer kind."""
     if _running or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -32,7 +32,7 @@ def spending(kind: str) -> Iterator[None]:
 
 
 def counted(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The decorated function's time is of this kind."""
+    """Count the decorated function's time as this kind."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -46,7 +46,7 @@ def counted(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def count_imports() -> None:
-    """From here on, count what `import` statements take, as those of libraries within functions."""
+    """From now on, count the time of `import` statements, such as those within functions."""
     plain = builtins.__import__
 
     def timed(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -65,9 +65,9 @@ def process_start() -> float:
 
 
 def seconds_by(start: float, main: float, end: float) -> dict[str, float]:
-    """Seconds by kind of a process that started at `start`, whose stage's main began at `main`; they sum to the whole.
+    """Seconds by kind of a process that started at `start` and called its stage's main at `main`.
 
-    What comes before main is imports.
+    They sum to the whole time. The time before main counts as imports.
     """
     spent = dict(_spent, **{"import": _spent["import"] + main - start})
     spent["compute"] = end - start - sum(spent.values())

@@ -1,4 +1,4 @@
-"""Which code a stage runs: what of this workflow its results may depend on."""
+"""Find the code of this workflow that a stage's results may depend on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 
 @cache
 def version_of_code(script: Path) -> str:
-    """A hash of a stage's script and of all of this workflow that it imports, comments and docstrings aside."""
+    """A hash of a stage's script and of all that it imports from this workflow, without comments and docstrings."""
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted(closure(script)):
         digest.update(path.name.encode() + statements(path).encode())
@@ -22,7 +22,7 @@ def version_of_code(script: Path) -> str:
 
 
 def closure(script: Path) -> set[Path]:
-    """A script, the modules that it imports from this workflow, theirs, and the data files that they name."""
+    """A script, all modules of this workflow that it needs, and the data files that they name."""
     found, waiting = set(), [script]
     while waiting:
         path = waiting.pop()
@@ -34,7 +34,7 @@ def closure(script: Path) -> set[Path]:
 
 @cache
 def imported(path: Path) -> tuple[Path, ...]:
-    """The files of this workflow that one of them imports, or names as a string."""
+    """The files of this workflow that one file imports, or names in a string."""
     if path.suffix != ".py":
         return ()
     return tuple(file for name in _names(syntax_tree(path)) if (file := _file_of(path, name)) is not None)
@@ -74,7 +74,7 @@ def _is_model(node: ast.stmt) -> bool:
 
 
 def _names(tree: ast.Module) -> Iterator[str]:
-    """What may be a file: imported modules as a/b, and strings; not those that only models of resources need."""
+    """Names that may be files: imported modules as a/b, and strings; without those that only models need."""
     computing = [node for node in tree.body if not _is_model(node)]
     for node in ast.walk(ast.Module(computing, [])):
         if isinstance(node, ast.ImportFrom):
@@ -88,7 +88,7 @@ def _names(tree: ast.Module) -> Iterator[str]:
 
 
 def _file_of(path: Path, name: str) -> Path | None:
-    """The file that a module, or a string, stands for: beside the file that names it, or in the folder of scripts."""
+    """The file that a module or a string names, relative to the file that names it or to the folder of scripts."""
     if not re.fullmatch(r"[\w./-]+", name):
         return None
     named = [name] if "." in name else [f"{name}.py", f"{name}/__init__.py"]

@@ -1,7 +1,7 @@
 """The device that a stage computes on: the CPU, or one GPU with a hard cap on its memory.
 
-Which of them is decided once, when the workflow is read (`choose`): a rule that runs on the GPU asks for the resource
-`gpu`, and its stage computes where its job was sent (`of`).
+The choice is made once, when the workflow is read (`diagnosis.choose`). A rule that runs on the GPU asks for the
+resource `gpu`, and its stage reads the choice from its job (`of`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MB = 1 << 20
 
 @dataclass(frozen=True)
 class Device:
-    """Where arrays live.
+    """The place where arrays live.
 
-    `xp` is the array module (NumPy or CuPy) and `sparse` its sparse module: code on counts is written against these
-    two, and names neither NumPy nor SciPy itself.
+    `xp` is the array module (NumPy or CuPy) and `sparse` its sparse module. Code on counts uses these two, never NumPy
+    or SciPy directly.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Device:
 
     @cached_property
     def sparse(self) -> ModuleType:
-        """The sparse module, imported where it is first asked for."""
+        """The sparse module, imported at its first use."""
         return import_module("cupyx.scipy.sparse" if self.is_gpu else "scipy.sparse")
 
     @property
@@ -51,7 +51,7 @@ class Device:
         return self.name == "gpu"
 
     def to_host(self, array: Any) -> np.ndarray:
-        """The array as NumPy's."""
+        """The array as a NumPy array."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
     def peak_mb(self) -> float | None:
@@ -59,7 +59,7 @@ class Device:
         return _STATISTICS[0].allocation_counts.peak_bytes / MB if _STATISTICS else None
 
     def describe(self) -> dict[str, Any]:
-        """What a run record says of the device: card, driver, CUDA, packages; empty for the CPU."""
+        """The run record's entries about the device: card, driver, CUDA, packages; empty for the CPU."""
         if not self.is_gpu:
             return {}
         runtime = self.xp.cuda.runtime
@@ -81,24 +81,24 @@ def cpu() -> Device:
 
 @cache
 def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = None) -> Device:
-    """A GPU: CuPy, whose memory comes from RMM, as does that of cuVS, cuML and pylibcugraph.
+    """A GPU: CuPy, which takes its memory from RMM, as cuVS, cuML and pylibcugraph do.
 
-    RMM's limiting adaptor refuses what goes beyond the cap, with a MemoryError; its statistics adaptor knows the peak.
+    RMM's limiting adaptor raises a MemoryError for allocations beyond the cap; its statistics adaptor knows the peak.
 
     Parameters
     ----------
     memory_mb
-        The cap. It is claimed on a card where it is free, before anything is allocated (`lib.run.cards`). None: what is
-        free on the first card.
+        The cap. It is claimed on a card with that much free memory, before anything is allocated (`lib.run.cards`).
+        None: the free memory of the first card.
     pool
-        Take memory from CUDA's pool, which keeps what is freed for the next allocation; else from cudaMalloc.
+        Take memory from CUDA's pool, which keeps freed memory for the next allocation; else from cudaMalloc.
     shard
         See `lib.run.cards.claim`.
 
     Raises
     ------
     UserError
-        If no GPU can be used: which of driver, card and packages is missing, and how to get it.
+        If no GPU can be used: the message says whether driver, card or packages are missing, and how to get them.
     """
     if problem := diagnosis.unusable():
         raise UserError(diagnosis.refusal(problem))
@@ -109,9 +109,9 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
     import rmm.mr
     from rmm.allocators.cupy import rmm_cupy_allocator
 
-    # CUB's reductions within blocks are no faster here, and take 3 to 5 s each to compile, once on every machine
+    # CUB's block reductions are no faster here, and each takes 3 to 5 s to compile, once on every machine
     cupy._core.set_reduction_accelerators([])
-    with spending("import"):  # CUDA's start
+    with spending("import"):  # CUDA's initialisation
         cupy.cuda.Device(0 if card is None else card[0].ordinal).use()
         cupy.cuda.runtime.free(0)
     cap = int(cupy.cuda.runtime.memGetInfo()[0] * cards.USABLE) if card is None else card[1] * MB
@@ -125,7 +125,7 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
 
 
 def of(snakemake: Any) -> Device:
-    """The device of a job: the GPU if its rule asked for one (resource `gpu`), with `vram_mb` as its cap."""
+    """The device of a job: the GPU, capped at `vram_mb`, if its rule asked for one (resource `gpu`), else the CPU."""
     resources = snakemake.resources
     if not resources.get("gpu", 0):
         return cpu()
@@ -140,12 +140,12 @@ def resolve(choice: str = "auto") -> Device:
 
 
 def current() -> Device:
-    """The device that this process set up: the GPU, or else the CPU."""
+    """The device of this process: the GPU if it was set up, else the CPU."""
     return _CURRENT[0] if _CURRENT else cpu()
 
 
 def out_of_memory(error: MemoryError, where: str) -> str:
-    """The message for a stage whose device has too little memory for it."""
+    """The message for a stage that needs more memory than its device has."""
     if not current().is_gpu:
         return f"out of memory ({error}). Give the rule more (`mem_mb`), or run it on a machine that has more."
     cap, peak = current().memory / MB, current().peak_mb()

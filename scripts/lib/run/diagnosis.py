@@ -1,4 +1,4 @@
-"""Whether this machine has a GPU that can be used, and if not, what is missing."""
+"""Check whether this machine has a usable GPU, and if not, what is missing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PACKAGES = {"cupy": "cupy", "rmm": "rmm", "cuvs": "cuvs", "cuml": "cuml", "pylib
 EXTRAS = "`uv sync --extra gpu-cu13` (driver 580 or newer) or `uv sync --extra gpu-cu12` (driver 535 or newer)"
 
 
-OLDEST = (7, 5)  # compute capability that RAPIDS has code for
+OLDEST = (7, 5)  # the lowest compute capability that RAPIDS supports
 
 
 def choose(choice: str) -> str:
-    """cpu or gpu for the config's `device: auto | cpu | gpu`: auto takes a GPU where one can be used."""
+    """cpu or gpu, for the config's `device: auto | cpu | gpu`; auto takes a GPU if one can be used."""
     if choice not in CHOICES:
         raise UserError(f"device: {choice!r} is not one of {', '.join(CHOICES)}")
     if choice == "auto":
@@ -64,7 +64,7 @@ def unusable() -> str | None:
 
 
 def refusal(problem: str) -> str:
-    """The message for `device: gpu` where `unusable` names a problem."""
+    """The message for `device: gpu` if `unusable` names a problem."""
     return f"device: gpu cannot be used here: {problem} Or set `device: cpu` in the config."
 
 
@@ -88,12 +88,12 @@ def _capability(driver: Any, card: int) -> tuple[int, int]:
 
 
 def dotted(number: int) -> str:
-    """CUDA's version as a number, 12040, as 12.4."""
+    """CUDA's version number 12040 as text, "12.4"."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def version_of_package(package: str) -> str | None:
-    """The version of a package, whatever CUDA it is built for; None where it is not installed."""
+    """The version of a package, built for any version of CUDA; None if it is not installed."""
     for name in (package, f"{package}-cu13", f"{package}-cu12", f"{package}-cuda13x", f"{package}-cuda12x"):
         try:
             return version(name)

@@ -1,8 +1,8 @@
-"""The one exception that is written for users."""
+"""The exception whose messages are written for users."""
 
 
 class UserError(Exception):
-    """A problem that its reader can fix: what is wrong, where, and what to do.
+    """A problem that the user can fix: the message says what is wrong, where, and what to do.
 
-    A stage that raises it ends with this message alone, without a traceback.
+    A stage that raises it ends with this message only, without a traceback.
     """

@@ -1,4 +1,4 @@
-"""Imports that cost less: libraries without what they load for uses that are not ours."""
+"""Cheaper imports: libraries without the optional dependencies that we do not use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 from lib.run.clock import counted
 
-# What these libraries import where it is installed, and do without where it is not: anndata for CuPy's arrays, igraph
-# to draw
+# Optional dependencies that these libraries import if installed: CuPy (anndata, for its arrays), matplotlib (igraph, to
+# draw)
 UNUSED = {"anndata.io": ("cupy",), "igraph": ("matplotlib",)}
 
 
 @counted("import")
 def import_lean(name: str) -> ModuleType:
-    """The module `name`, imported as if what it has in `UNUSED` were not installed, unless that is imported already."""
+    """The module `name`, imported as if its `UNUSED` modules were not installed, unless it is imported already."""
     if name in sys.modules:
         return import_module(name)
     absent = _Absent(UNUSED.get(name, ()))
@@ -33,7 +33,7 @@ def import_lean(name: str) -> ModuleType:
 
 @counted("import")
 def import_library(name: str) -> ModuleType:
-    """The library `name`, also where a stage's script has that name, wherever `scripts/` stands on `sys.path`."""
+    """The library `name`, even if a stage's script has the same name and `scripts/` comes first in `sys.path`."""
     scripts = Path(__file__).resolve().parents[2]
     known = sys.modules.get(name)
     if known is None or Path(known.__file__ or "").parent == scripts:
@@ -46,13 +46,13 @@ def import_library(name: str) -> ModuleType:
 
 
 class _Absent:
-    """Of `sys.meta_path`: modules that the thread which made it does not find."""
+    """A finder for `sys.meta_path` that hides some modules from the thread that created it."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names, self.thread = names, threading.get_ident()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """None, that the next finder may look for it."""
+        """Return None, so that the next finder is asked."""
         if name in self.names and threading.get_ident() == self.thread:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return None

@@ -1,4 +1,4 @@
-"""What the jobs noted for the user (`stage.notice`), gathered from their run records."""
+"""Collect the jobs' notices for the user (`stage.notice`) from their run records."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ SHOWN = 25  # on the console
 
 
 def read_records(files: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """The run records that are there, the earliest job first."""
+    """The run records that exist, the earliest job first."""
     records = [json.loads(path.read_text()) for path in map(Path, files) if path.is_file()]
     return sorted(records, key=lambda record: record["started"])
 
 
 def notices(records: Iterable[Mapping[str, Any]], versions: Mapping[str, str]) -> list[dict[str, str]]:
-    """The jobs' notices, a dict a notice: `rule`, `wildcards`, `notice`.
+    """The jobs' notices, one dict each: `rule`, `wildcards`, `notice`.
 
-    The last ones name the rules whose artifacts another version of the code made.
+    The last notices name the rules whose artifacts were made by another version of the code.
 
     Parameters
     ----------
     records
-        The run records, in the order wanted.
+        The run records, in the order of the notices.
     versions
-        Rule -> the code that it would run today (`lib.run.code.version_of_code`).
+        Rule -> the version of its code now (`lib.run.code.version_of_code`).
     """
     found, old = [], set()
     for record in records:
@@ -42,7 +42,7 @@ def notices(records: Iterable[Mapping[str, Any]], versions: Mapping[str, str]) -
 
 
 def shown(found: Iterable[Mapping[str, str]], table: str) -> str:
-    """Notices as lines for the console, the first `SHOWN` of them; `table` is the file that has all."""
+    """The first `SHOWN` notices as lines for the console; `table` is the file with all of them."""
     lines = [
         f"  {one['rule']}{' (' + one['wildcards'] + ')' if one['wildcards'] else ''}: {one['notice']}" for one in found
     ]

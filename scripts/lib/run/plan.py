@@ -1,7 +1,7 @@
-"""The jobs of a whole run, from the rules alone: those that are done, too, and those that another process does.
+"""List all jobs of a run from the rules, including finished jobs and jobs of other processes.
 
-Snakemake's own graph holds what is left to do, in the process that schedules it. A job of a cluster that needs to know
-all jobs, or a preflight that needs all resources, asks the rules for them, by Snakemake's methods.
+Snakemake's own graph holds only the jobs still to do, and only in the process that schedules them. A cluster job or a
+preflight needs all jobs and their resources, and gets them from the rules by Snakemake's methods.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Planned:
-    """A job to be: its rule, and the wildcards with which it makes what is wanted."""
+    """A planned job: its rule and its wildcards."""
 
     rule: Any
     wildcards: Mapping[str, str]
 
     @cached_property
     def input(self) -> Any:
-        """Its input files, by Snakemake."""
+        """Its input files, as Snakemake finds them."""
         return self.rule.expand_input(self.wildcards)[0]
 
     @property
@@ -30,7 +30,7 @@ class Planned:
         return next(iter(self.rule.expand_log(self.wildcards)), "")
 
     def resource(self, name: str, attempt: int = 1, cores: int | None = None) -> Any:
-        """What it asks for of a resource, whatever the command line allows; None if it says nothing."""
+        """Its request for a resource, before the command line's limits; None if it makes none."""
         threads = self._evaluated("_cores", attempt=attempt)
         return self._evaluated(name, attempt=attempt, threads=min(threads, cores or threads))
 
@@ -42,12 +42,12 @@ class Planned:
 
 
 def plan(rules: Iterable[Any], targets: Iterable[str]) -> list[Planned]:
-    """The jobs that make `targets` and all that these need, each after those whose output it reads.
+    """The jobs that make `targets` and all their inputs, each job after those that make its inputs.
 
     Parameters
     ----------
     rules
-        Snakemake's rules, of which each file has one that makes it, or none.
+        Snakemake's rules; at most one of them makes a given file.
     targets
         Paths.
     """

@@ -1,4 +1,4 @@
-"""The progress of long tasks, in the log."""
+"""Log the progress of long tasks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Pace:
 
 
 def progress(chunks: Iterable[Chunk], n_obs: int, what: str) -> Iterator[Chunk]:
-    """Pass `chunks` of `n_obs` cells on, logging the pace."""
+    """Yield `chunks`, of `n_obs` cells in all, and log the progress."""
     pace = Pace(what, n_obs)
     for chunk in chunks:
         yield chunk
@@ -61,12 +61,12 @@ def progress(chunks: Iterable[Chunk], n_obs: int, what: str) -> Iterator[Chunk]:
 
 
 class LogLines(io.TextIOBase):
-    """A text stream into the log: for libraries that print how far they are.
+    """A text stream that writes to the log, for libraries that print their progress.
 
     Parameters
     ----------
     what
-        The task of which a line like `3 / 14` is a step: such lines become its pace.
+        The task. Each line like `3 / 14` counts as one step of it.
     unit
         What a step is.
     """
@@ -75,14 +75,14 @@ class LogLines(io.TextIOBase):
         self.text, self.pace = "", Pace(what, 0, unit)
 
     def write(self, text: str) -> int:
-        """Take text, and log what lines are whole."""
+        """Take text, and log its complete lines."""
         self.text += text
         if "\n" in text:
             self.flush()
         return len(text)
 
     def flush(self) -> None:
-        """Log the text taken, a line each."""
+        """Log the text taken so far, line by line."""
         for line in filter(None, (" ".join(line.split()) for line in self.text.splitlines())):
             if step := re.fullmatch(r"(\d+) / (\d+)", line):
                 self.pace.total = int(step[2])
@@ -94,7 +94,7 @@ class LogLines(io.TextIOBase):
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Log how long a block took."""
+    """Log the duration of a block."""
     started = time.time()
     yield
     log.info("%s: %.1f s", what, time.time() - started)

@@ -1,13 +1,14 @@
-"""What each stage needs, from the sizes of the samples: memory, GPU memory, time and disk.
+"""Predict the memory, GPU memory, time and disk of each stage from the sizes of the samples.
 
-A stage's script has its model, `needs`, a function from a `Job` to a `Need`. Its terms are the arrays that the stage
-holds: chunks of the counts, whatever the cohort's size, and tables of cells, genes and neighbours. Bytes a cell or a
-chunk, copies and libraries included, were fitted to measured peaks (tests/benchmarks/results/peaks-*.json), and a test
-holds the models to them: never below a peak, and at most twice as high from 20,000 cells on. Of less, a process' own
-150 to 250 MB are the most. The claims on a GPU (`vram`) are wider, for what exceeds its claim fails.
+Each stage's script has a model, `needs`, a function from a `Job` to a `Need`. Its terms are the arrays that the stage
+holds: chunks of the counts, independent of the cohort's size, and tables of cells, genes and neighbours. The bytes per
+cell or chunk include copies and libraries, and were fitted to measured peaks (tests/benchmarks/results/peaks-*.json). A
+test checks the models: a model is never below a peak, and from 20,000 cells on at most twice as high. With fewer cells
+the 150 to 250 MB of the process itself dominate. The claims on a GPU (`vram`) are wider, as a job that exceeds its
+claim fails.
 
-The cells are those that may be kept: `cells: min_genes` is known from the non-zeros of each cell, where the file tells
-them; what else removes cells only makes them fewer. Time is generous, for a job that ends early costs nothing.
+A model counts the cells that may be kept: the non-zeros of each cell, where the file tells them, say which cells pass
+`cells: min_genes`; other limits only remove more cells. Time is generous, as a job that ends early costs nothing.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ if TYPE_CHECKING:
 
 KB, MB = 1e3, 1e6
 MARGIN = 1.3  # of memory, beyond the models' terms
-SLOW = 3.0  # of time, beyond what was seen on two cores
+SLOW = 3.0  # of time, beyond that measured on two cores
 AT_LEAST = 3  # minutes
-GPU_SPEED = 4  # a GPU's, at least
+GPU_SPEED = 4  # the least speed-up by a GPU
 PYTHON = 150 * MB  # a process with NumPy, SciPy and pandas
-CUPY, CUML = 350 * MB, 750 * MB  # what these take of the host's memory, with CUDA
-THREAD = 15 * MB  # what each further thread of a pass holds
-SNAKEMAKE_MB = 400  # Snakemake's own processes, beside the stage's in a job of a cluster: two of 175 MB
+CUPY, CUML = 350 * MB, 750 * MB  # their host memory, with CUDA
+THREAD = 15 * MB  # each further thread of a pass
+SNAKEMAKE_MB = 400  # Snakemake's two processes of 175 MB, beside the stage's process in a cluster job
 DRAWER = 100 * MB  # each further process that draws figures
-HVG_SHARE = 2.5  # highly variable genes hold this many times their share of the non-zeros, at most
-N_GROUPS = 30  # groups of a label, or of a clustering at resolution 1, which nobody knows beforehand
+HVG_SHARE = 2.5  # highly variable genes hold at most this many times their share of the non-zeros
+N_GROUPS = 30  # assumed groups of a label, or of a clustering at resolution 1; the true number is not known beforehand
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a stage is given: one sample, or all together.
+    """The input of a stage: one sample, or all samples together.
 
     Attributes
     ----------
     n_obs, n_kept, nnz
-        Cells, those that may be kept, and non-zeros.
+        Cells, cells that may be kept, and non-zeros.
     n_vars
-        Genes, of the sample with most.
+        Genes of the sample with most genes.
     n_samples, n_batches
         Files, and batches in all.
     largest, largest_batch
         Non-zeros of the largest file; cells of the largest batch.
     turned
-        Non-zeros of the largest file that lies by genes.
+        Non-zeros of the largest file that is stored gene by gene.
     """
 
     n_obs: int
@@ -70,7 +71,7 @@ class Load:
 
     @classmethod
     def of(cls, samples: Sequence[Sizes]) -> Load:
-        """Samples together."""
+        """The load of these samples together."""
         return cls(
             n_obs=sum(s.n_obs for s in samples),
             n_kept=sum(s.n_kept for s in samples),
@@ -86,7 +87,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Job(Load):
-    """A load, and what else a model may ask for.
+    """A load, and the other facts that a model may use.
 
     Attributes
     ----------
@@ -95,11 +96,11 @@ class Job(Load):
     gpu
         Whether the workflow computes on a GPU.
     threads
-        Of the job.
+        Threads of the job.
     grouping
-        What markers are sought for; empty in other stages.
+        The grouping whose markers are computed; empty in other stages.
     part
-        The pass of the stage, of which the job has one shard; empty: the job is the stage's own.
+        The pass that the job runs on one shard; empty if the job is the stage itself.
     """
 
     config: Mapping[str, Any]
@@ -120,38 +121,38 @@ class Job(Load):
 
     @property
     def process(self) -> float:
-        """Memory of a process and its threads."""
+        """Bytes of memory of a process and its threads."""
         return PYTHON + THREAD * (self.threads - 1)
 
     @property
     def chunk(self) -> float:
-        """How much of a whole chunk the largest file fills, 0 to 1."""
+        """The share of a full chunk that the largest file fills, 0 to 1."""
         return min(1, self.largest / ROWS_NNZ[self.device])
 
     @property
     def store(self) -> float:
-        """Bytes on disk of the counts, in all stores together."""
+        """Bytes of the counts on disk, in all stores together."""
         return 1.6 * self.nnz + 150 * self.n_obs + 100 * self.n_samples * self.n_vars
 
     @property
     def places(self) -> float:
-        """Where each sample's cells and genes are among all, which every pass over the cohort holds."""
+        """Bytes of the positions of each sample's cells and genes, which every pass over the cohort holds."""
         return 16 * self.n_obs + 8 * self.n_samples * self.n_vars
 
     @property
     def shards(self) -> int:
-        """Into how many shards the passes over the cohort are cut."""
+        """The number of shards of the passes over the cohort."""
         return self.config["shards"]
 
     @property
     def shard(self) -> Job:
-        """What one of the shards is given, as though it were all."""
+        """A job of the size of one shard, as if that were the whole cohort."""
         parts = {name: ceil(getattr(self, name) / self.shards) for name in ("n_obs", "n_kept", "nnz")}
         return replace(self, **parts, part="", config={**self.config, "shards": 1})
 
     @property
     def n_top(self) -> int:
-        """Highly variable genes; where they are cut by dispersion, which leaves some thousands, half of all at most."""
+        """Highly variable genes. A cut by dispersion leaves some thousands: half of all genes is assumed at most."""
         wanted = self.config["hvg"]["n_top_genes"]
         return min(self.n_vars, self.n_vars // 2 if wanted is None else wanted)
 
@@ -172,23 +173,23 @@ class Job(Load):
 
     @property
     def n_pcs(self) -> int:
-        """Components in which neighbours are sought."""
+        """Components that the neighbour search uses."""
         return self.config["neighbors"]["n_pcs"] or self.n_comps
 
     @property
     def k(self) -> int:
-        """Neighbours that are kept of each cell; t-SNE wants most."""
+        """Neighbours stored per cell; t-SNE needs the most."""
         tsne, others = self.config["tsne"], self.config["neighbors"]["n_neighbors"] - 1
         return max(others, int(3 * tsne["perplexity"]) if tsne["enabled"] else 0)
 
     @property
     def edges(self) -> float:
-        """Non-zeros of the graph: neighbours are so of each other about every other time."""
+        """Non-zeros of the graph; about half of the neighbour relations are mutual."""
         return 1.8 * self.n_kept * self.config["neighbors"]["n_neighbors"]
 
     @property
     def n_groups(self) -> int:
-        """Groups of the grouping."""
+        """The number of groups of the grouping."""
         method, _, number = self.grouping.partition("_")
         if self.grouping == self.config["batch_key"]:
             return self.n_batches
@@ -198,31 +199,31 @@ class Job(Load):
 
     @property
     def n_rankings(self) -> int:
-        """Tables of markers."""
+        """The number of marker tables."""
         return len(groupings(self.config)) * len(self.config["markers"]["methods"])
 
     def pass_memory(self, chunk: float, tables: float, gpu_chunk: float = 0) -> dict[str, float]:
-        """Bytes of memory of a pass over counts: what it holds of whole chunks (of small files less), and tables."""
+        """Bytes of memory of a pass over counts: `chunk` for full chunks (less for small files), and `tables`."""
         mem = self.process + chunk * self.chunk + tables
         return {"mem": mem, "gpu_mem": self.process + CUPY + gpu_chunk * self.chunk + tables}
 
     def claim(self, chunk: float, arrays: float = 0) -> float:
-        """GPU memory of a pass over counts: 300 MB of libraries' own, `chunk` of whole chunks, and arrays."""
+        """Bytes of GPU memory of a pass over counts: 300 MB for libraries, `chunk` for full chunks, and `arrays`."""
         return 300 * MB + chunk * self.chunk + arrays
 
     def drawn(self, base: float, per_cell: float, seconds: float) -> Need:
-        """What figures of tables of cells need: `base` and `per_cell` bytes, and some images."""
+        """The need of figures of tables of cells: `base` bytes, `per_cell` bytes per cell, and some images."""
         drawers = DRAWER * (self.threads - 1)
         return Need(PYTHON + base + drawers + per_cell * self.n_kept, seconds + 1e-4 * self.n_kept, 20 * MB)
 
     def reduced(self, need: Need, held: float) -> Need:
-        """What a stage needs on its own or, where shards have run its passes: `held` bytes and no GPU."""
+        """The need of a stage: `need` if it runs its passes itself; `held` bytes and no GPU if shards have run them."""
         if self.shards == 1:
             return need
         return replace(need, mem=PYTHON + held, gpu_mem=None, seconds=10 + 2e-5 * self.n_kept, vram=0, reads=0)
 
     def of_shard(self, model: Model, per_cell: float) -> Need:
-        """What a stage needs for a shard as though it were all; and of all cells their places, and `per_cell` bytes."""
+        """The need of a stage for one shard, plus the places and `per_cell` bytes of all cells."""
         need, held = model(self.shard), self.places + per_cell * self.n_kept
         reads = self.shard.store if need.reads is None else need.reads
         gpu_mem = None if need.gpu_mem is None else need.gpu_mem + held
@@ -231,22 +232,22 @@ class Job(Load):
 
 @dataclass(frozen=True)
 class Need:
-    """What a job needs.
+    """The resources that a job needs.
 
     Attributes
     ----------
     mem
         Bytes of memory.
     seconds
-        On two cores.
+        Seconds on two cores.
     disk
         Bytes that it writes, scratch included.
     vram
-        Bytes of GPU memory, where it runs on a GPU; 0: it never does.
+        Bytes of GPU memory if it runs on a GPU; 0: it never does.
     gpu_mem
-        Bytes of memory where it runs on a GPU, if these are others.
+        Bytes of host memory if it runs on a GPU; None: as `mem`.
     reads
-        Bytes that it reads, of what threads can share; None: the counts' stores.
+        Bytes that several threads can read; None: the counts' stores.
     """
 
     mem: float
@@ -261,9 +262,9 @@ Model = Callable[[Job], Need]
 
 
 def resources_of(need: Need, job: Job, attempt: int = 1) -> dict[str, int]:
-    """What a job needs in Snakemake's units: `mem_mb`, `vram_mb`, `runtime` (minutes) and `disk_mb`.
+    """The need of a job in Snakemake's units: `mem_mb`, `vram_mb`, `runtime` (minutes) and `disk_mb`.
 
-    Every attempt asks for as much again of memory, GPU memory and time. `gpu: memory_gb` bounds `vram_mb`.
+    Attempt n asks for n times the memory, GPU memory and time. `gpu: memory_gb` limits `vram_mb`.
     """
     on_gpu = job.gpu and need.vram > 0
     mem = need.gpu_mem if on_gpu and need.gpu_mem is not None else need.mem
@@ -281,8 +282,8 @@ def resources_of(need: Need, job: Job, attempt: int = 1) -> dict[str, int]:
 def model_of(stage: str) -> Model:
     """The model of a stage: the function `needs` of its script.
 
-    Of the script only that is executed which `needs` depends on: the libraries that stages compute with take seconds to
-    import, and Snakemake asks the models of all stages whenever it starts.
+    Only the statements that `needs` depends on are executed: Snakemake asks all models at every start, and the
+    libraries that stages compute with take seconds to import.
     """
     path = SCRIPTS / f"{stage}.py"
     namespace: dict[str, Any] = {"__name__": f"needs of {path.name}"}
@@ -292,7 +293,7 @@ def model_of(stage: str) -> Model:
 
 
 def _depended_on(statements: Sequence[ast.stmt], name: str) -> Iterator[ast.stmt]:
-    """The statements of a module, in order, that bind a name, and those that bind what these use."""
+    """The statements of a module that bind a name, and those that bind the names they use, in order."""
     needed, wanted = set(), {name}
     while wanted:
         name = wanted.pop()
@@ -304,7 +305,7 @@ def _depended_on(statements: Sequence[ast.stmt], name: str) -> Iterator[ast.stmt
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a statement of a module gives a meaning to."""
+    """The names that a statement of a module binds."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -313,6 +314,6 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 
 def read_mb(model: Model, job: Job) -> float:
-    """Megabytes that a stage reads, of what threads can share: how many of them are worth having follows from it."""
+    """Megabytes that several threads of a stage can read; the useful number of threads follows from it."""
     reads = model(job).reads
     return (job.store if reads is None else reads) / MB

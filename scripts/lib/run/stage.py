@@ -33,10 +33,10 @@ _NOTICES: list[str] = []  # of this job
 def run(main: Callable[[Any], None], snakemake: Any) -> None:
     """Run a stage's `main(snakemake)`.
 
-    Everything logged goes to the rule's log file. A `UserError`, or an operating system error about
-    space or permissions, ends the process with its message; any other exception with its
-    traceback. Partial outputs are removed. Beside the log (`.run.json`) goes the run record:
-    device, versions, seed, seconds by kind, peak memory of the host and of the GPU.
+    All log messages go to the rule's log file. A `UserError`, or an operating system error about space or permissions,
+    ends the process with its message; any other exception ends it with its traceback. Partial outputs are removed. The
+    run record is written beside the log (`.run.json`): device, versions, seed, seconds by kind, peak memory of the host
+    and of the GPU.
     """
     start, began = clock.process_start(), time.time()
     _keep_freed_memory()
@@ -47,7 +47,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         filename=log_file, filemode="w", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     logging.captureWarnings(True)
-    # Finalisers that fail, as HDF5's on a full disk, tell it the log and not the user
+    # Finalisers that fail, such as HDF5's on a full disk, write to the log instead of the console
     sys.excepthook = lambda *error: log.warning("in a finaliser: %s", error[1])
     sys.unraisablehook = lambda error: log.warning("in a finaliser: %s", error.exc_value)
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
@@ -78,9 +78,9 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
 
 
 def notice(message: str, *args: object) -> None:
-    """Log what the user should know: a choice made in the config's stead, or a result that wants a look.
+    """Log a message for the user: a choice that the config left open, or a result to check.
 
-    It goes into the run record too, from where the end of the run prints it and the report shows it.
+    The run record holds it too. It is printed at the end of the run, and the report shows it.
     """
     text = message % args
     if text not in _NOTICES:
@@ -94,18 +94,17 @@ def peak_rss_mb() -> float:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next array: fresh pages cost a streaming stage a third of its time."""
+    """Have glibc keep freed memory for the next array: new pages cost a streaming stage a third of its time."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(-3, 1 << 28)  # M_MMAP_THRESHOLD: larger arrays are mapped, and returned when freed
-        libc.mallopt(-1, 1 << 29)  # M_TRIM_THRESHOLD: what may lie unused before some is returned
+        libc.mallopt(-3, 1 << 28)  # M_MMAP_THRESHOLD: larger arrays are mapped, and unmapped when freed
+        libc.mallopt(-1, 1 << 29)  # M_TRIM_THRESHOLD: unused memory kept before some is returned to the system
 
 
 def _end(status: int) -> None:
     """End the process at once.
 
-    Left to itself the interpreter tears down libraries' threads in no order, and now and then one aborts a stage that
-    was done.
+    A normal exit stops the libraries' threads in no fixed order, and sometimes one of them aborts a finished stage.
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -114,7 +113,7 @@ def _end(status: int) -> None:
 
 
 def _for_users(error: BaseException, where: str) -> str | None:
-    """The message for an error that its reader can mend, None for a defect of ours."""
+    """The message for an error that the user can fix; None for a bug of this workflow."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):

@@ -1,1 +1,1 @@
-"""Counts and artifacts on disk: how they are written, streamed and named."""
+"""Write, stream and name counts and artifacts on disk."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Okabe & Ito's eight, then colours chosen one by one to lie as far as possible, in CIELAB, from those before them and
-# from white and light grey, as seen with normal vision and with red-green blindness (Machado et al. 2009)
+# The eight colours of Okabe & Ito, then colours chosen one by one: each as far as possible, in CIELAB, from the earlier
+# ones, white and light grey, as seen with normal vision and with red-green blindness (Machado et al. 2009)
 PALETTE = [
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000",
     "#4E4300", "#7A0085", "#B10037", "#439000", "#BC85FF", "#C8D385", "#F4907A", "#2C5959",
@@ -22,47 +22,47 @@ PALETTE = [
     "#9059A6", "#0090FF", "#FFB164", "#E94E43", "#6F9B4E", "#9BA600", "#6F6F90", "#F4C8A6",
     "#F4A6B1", "#4E6F4E", "#43437A", "#A6A6C8", "#9090DE", "#B14364", "#4E432C", "#0BB14E",
 ]  # fmt: skip
-EXACT = 2**53  # floats below it hold every integer
+EXACT = 2**53  # float64 holds every integer below it
 
 
 def name_of(value: Any) -> str:
-    """A category as text. Whole floats are named as integers, for a missing value makes integers floats: 7.0 is "7"."""
+    """A category as text. Whole floats become integers (7.0 is "7"), as a missing value turns integers into floats."""
     whole = isinstance(value, float | np.floating) and abs(value) < EXACT and float(value).is_integer()
     return str(int(value)) if whole else str(value)
 
 
 def natural_order(names: Iterable[Any]) -> list[str]:
-    """The distinct names, as `name_of` has them, numbers within them compared as numbers: P2 before P10."""
+    """The distinct names (`name_of`) in natural order: numbers within them compare as numbers, P2 before P10."""
     parts = {name: re.split(r"(\d+)", name) for name in map(name_of, names)}
     return sorted(parts, key=lambda name: ([(int(p), "") if p.isdecimal() else (-1, p) for p in parts[name]], name))
 
 
 def category_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each category by its place in `names`; beyond the palette's length colours repeat."""
+    """A colour for each category by its position in `names`; colours repeat after the palette's end."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
 def as_categories(values: pd.Series) -> pd.Series:
-    """A column as a categorical of strings (`name_of`), of the categories that occur; missing values stay so.
+    """A column as a categorical of strings (`name_of`), of the categories that occur; missing values stay missing.
 
-    Ordered categories, and others that someone has put in order, keep it: neither the alphabet's nor natural order. All
-    else is in natural order.
+    Ordered categories keep their order, and so do others whose order is not alphabetical. All other columns get natural
+    order.
     """
     return united([values])
 
 
 def united(parts: Sequence[pd.Series]) -> pd.Series:
-    """The parts of a column, one after the other, as one categorical of strings: see `as_categories`.
+    """The parts of a column, concatenated, as one categorical of strings: see `as_categories`.
 
-    The order agrees with every part that has one of its own, and is natural where these leave it open; it is natural
-    altogether where they contradict each other. The result is ordered if all parts with a value are, and their order
-    leaves nothing open.
+    The order agrees with every part that has its own order, and is natural where these leave it open; if they
+    contradict each other, it is natural for all categories. The result is ordered if all parts with a value are
+    ordered, and their orders determine it completely.
     """
     named = [_named(part) for part in parts]
     every = natural_order(chain.from_iterable(part.cat.categories for part in named))
     names, unique = merged([part.cat.categories for part in named if _has_order(part)], every)
     index = pd.Index(names, dtype=object)
-    # A missing value's code is -1: the last
+    # The code of a missing value, -1, takes the last element
     places = [np.append(index.get_indexer(part.cat.categories), -1)[part.cat.codes] for part in named]
     ordered = unique and all(part.cat.ordered for part in named if part.notna().any())
     joined = pd.Categorical.from_codes(np.concatenate(places), index, ordered=ordered).remove_unused_categories()
@@ -71,9 +71,9 @@ def united(parts: Sequence[pd.Series]) -> pd.Series:
 
 
 def merged(orders: Sequence[Iterable[str]], names: Sequence[str]) -> tuple[list[str], bool]:
-    """`names` in an order that agrees with all of `orders`, and whether it is the only one.
+    """`names` in an order that agrees with all `orders`, and whether it is the only such order.
 
-    What the orders leave open is in the order of `names`, as is all where they contradict each other.
+    Names whose order is left open follow the order of `names`; if the orders contradict each other, all names do.
     """
     before: dict[str, set[str]] = {name: set() for name in names}
     for order in orders:
@@ -109,6 +109,6 @@ def _named(values: pd.Series) -> pd.Series:
 
 
 def _has_order(values: pd.Series) -> bool:
-    """Whether a categorical has an order of its own: text from files comes in the alphabet's."""
+    """Whether a categorical has its own order; text from files comes in alphabetical order."""
     names = values.cat.categories.tolist()
     return values.cat.ordered or names not in (sorted(names), natural_order(names))

@@ -1,4 +1,4 @@
-"""All samples as one matrix: the kept cells x the kept genes, streamed sample after sample."""
+"""Stream all samples as one matrix, kept cells x kept genes, sample after sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lib.store.shards import cells_of_shard
 
 
 class Cohort(Stores):
-    """The kept cells of all samples x the kept genes of the cohort, as a stream of counts; once there is `obs`, its.
+    """The kept cells of all samples x the kept genes of the cohort, as a stream of counts; with `obs` its cells only.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Cohort(Stores):
     gene_key
         Column of the stores' `var` that matches the genes table: gene_symbols or gene_ids.
     device
-        Where chunks are wanted.
+        The device of the chunks.
     subset
         Boolean mask over the kept genes: stream these only.
     shard
@@ -44,7 +44,7 @@ class Cohort(Stores):
     n_obs, n_vars
         Shape of the stream.
     rows
-        Where its cells stand among all cells of the cohort.
+        The positions of its cells among all cells of the cohort.
     genes
         The kept genes' table, in the order of the stream's columns.
 
@@ -75,7 +75,7 @@ class Cohort(Stores):
         mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
         used = [i for i, mask in enumerate(mine) if shard is None or mask.any()]
         self.cells = [cells[i] for i in used]
-        self._first = self.rows.start - int(starts[used[0]])  # kept cells before the stream's, in these tables
+        self._first = self.rows.start - int(starts[used[0]])  # kept cells of these tables before the stream's cells
         stores = []
         for i in used:
             columns = gene_columns(Counts(counts[i]), self.genes, gene_key)
@@ -83,14 +83,14 @@ class Cohort(Stores):
         super().__init__(stores)
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """The stream's cells' table, in its order: all of `cells.parquet`, or some columns of it."""
+        """The table of the stream's cells, in its order: all columns of `cells.parquet`, or some."""
         table = kept_cells(self.cells, columns)
         mine = slice(self._first, self._first + self.n_obs)
         return table if len(table) == self.n_obs else table.iloc[mine].copy()
 
 
 def in_cohort(tables: Sequence[pd.Series], obs: str | Path) -> list[np.ndarray]:
-    """For each sample a mask of its cells that are the cohort's; `tables` says which its limits kept.
+    """For each sample a mask of its cells that belong to the cohort; `tables` holds the samples' columns `kept`.
 
     Raises
     ------
@@ -111,22 +111,23 @@ def in_cohort(tables: Sequence[pd.Series], obs: str | Path) -> list[np.ndarray]:
 
 
 def kept_genes(genes: str | Path) -> pd.DataFrame:
-    """The kept genes' table."""
+    """The table of the kept genes."""
     table = read_table(genes)
     return table[table["kept"]]
 
 
 def of_rows(kept: np.ndarray, rows: slice, first: int) -> np.ndarray:
-    """The cells of a mask that stand within `rows`, where the first of them is number `first`."""
+    """The mask reduced to kept cells within `rows`; the first kept cell has the number `first`."""
     place = first + np.cumsum(kept) - 1
     return kept & (place >= rows.start) & (place < rows.stop)
 
 
 def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) -> pd.DataFrame:
-    """The kept cells of several `cells.parquet`, one after the other.
+    """The kept cells of several `cells.parquet`, concatenated.
 
-    A column stays numbers, or booleans, if it is that in every sample that has values of it, booleans if there in all
-    samples; else it becomes categories of strings (`lib.store.categories.united`), which parquet, h5ad and scanpy take.
+    A column stays numeric if it is numeric in every sample that has values of it. It stays boolean if it is boolean in
+    all samples. Otherwise it becomes categories of strings (`lib.store.categories.united`), which parquet, h5ad and
+    scanpy accept.
     """
     tables = []
     for path in cells:
@@ -134,14 +135,14 @@ def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) ->
         tables.append(table[table["kept"]].drop(columns=["kept"]))
     if columns is None:
         tables = [table.drop(columns=["reason"]) for table in tables]
-    tables = [table for table in tables if len(table)] or tables[:1]  # an empty one's columns have no say
+    tables = [table for table in tables if len(table)] or tables[:1]  # empty tables don't decide the columns' types
     names = dict.fromkeys(name for table in tables for name in table)
     joined = {name: joined_column(name, [table.get(name, missing(table)) for table in tables]) for name in names}
     return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]))
 
 
 def with_results(obs: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:
-    """The cells' table and this run's results beside it; a file's own columns of the same name give way."""
+    """The table of cells with this run's results, which replace the file's own columns of the same name."""
     results = pd.concat([pd.DataFrame(index=obs.index), *tables], axis=1)
     if len(own := obs.columns.intersection(results.columns)):
         log.info("the files' own columns %s are replaced by this run's", ", ".join(own))
@@ -149,12 +150,12 @@ def with_results(obs: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:
 
 
 def missing(table: pd.DataFrame) -> pd.Series:
-    """A column without a value."""
+    """A column of missing values only."""
     return pd.Series(np.nan, table.index)
 
 
 def joined_column(name: str, parts: Sequence[pd.Series]) -> np.ndarray | pd.Categorical:
-    """The samples' parts of a column of obs, one after the other; see `kept_cells`."""
+    """The samples' parts of a column of obs, concatenated; see `kept_cells`."""
     kinds = {kind_of(part) for part in parts if part.notna().any()}
     if not kinds:
         return np.full(sum(map(len, parts)), np.nan)
@@ -169,22 +170,22 @@ def joined_column(name: str, parts: Sequence[pd.Series]) -> np.ndarray | pd.Cate
 
 
 def kind_of(values: pd.Series) -> str:
-    """What a column holds: numbers, booleans or text; categories of any kind count as text."""
+    """The kind of a column's values: numbers, booleans or text; categories of any kind count as text."""
     if pd.api.types.is_bool_dtype(values.dtype):
         return "booleans"
     return "numbers" if pd.api.types.is_numeric_dtype(values.dtype) else "text"
 
 
 def gene_columns(store: Counts, genes: pd.DataFrame, gene_key: str) -> np.ndarray:
-    """For each gene of a store its position in the cohort's genes table, -1 where it is not there; int32."""
+    """The position of each gene of a store in the cohort's genes table, -1 if it is missing there; int32."""
     shared = named_by_id(genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy())
     return genes.index.get_indexer(gene_keys(store, gene_key, shared)).astype(np.int32)
 
 
 def gene_keys(store: Counts, gene_key: str, shared: set[str]) -> np.ndarray:
-    """What a store's genes are joined on: unique symbols (its var_names) or ids.
+    """The join keys of a store's genes: unique symbols (its var_names) or ids.
 
-    A symbol of `shared`, which several genes of another sample have, is named with the gene's id as it is there.
+    If several genes of another sample share a symbol (`shared`), the key is `{symbol}-{id}`, as it is there.
     """
     keys = store.names("var", "_index" if gene_key == "gene_symbols" else gene_key)
     if gene_key == "gene_symbols" and shared and len(alone := np.flatnonzero(np.isin(keys, list(shared)))):
@@ -194,5 +195,5 @@ def gene_keys(store: Counts, gene_key: str, shared: set[str]) -> np.ndarray:
 
 
 def named_by_id(names: np.ndarray, symbols: np.ndarray, ids: np.ndarray) -> set[str]:
-    """The symbols that do not name one gene, so that `ingest` named their genes `{symbol}-{id}`."""
+    """The symbols that several genes share, whose genes `ingest` named `{symbol}-{id}`."""
     return {symbols[i] for i in np.flatnonzero(names != symbols) if names[i].endswith(f"-{ids[i]}")}

@@ -1,8 +1,8 @@
-"""Compressed 1-D arrays in an HDF5 file, as many chunks at a time as there are threads.
+"""Read and write compressed 1-D arrays in an HDF5 file, with one chunk per thread at a time.
 
-The arrays are plain HDF5 (shuffle and deflate, in chunks of `CHUNK` elements), which every reader has. h5py runs these
-filters in one thread; here the raw chunks are read and written, and threads run the filters: libdeflate inflates at
-twice the speed of isa-l, which deflates at three times that of libdeflate.
+The arrays are plain HDF5 (shuffle and deflate, in chunks of `CHUNK` elements), which every reader supports. h5py runs
+these filters in one thread; this module reads and writes the raw chunks, and a thread pool runs the filters: libdeflate
+inflates at twice the speed of isa-l, and isa-l deflates at three times the speed of libdeflate.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from isal import isal_zlib
 from lib.run.clock import spending
 
 CHUNK = 1 << 18  # elements of an HDF5 chunk
-GROUP = 4  # chunks that one task inflates: each task costs time that only one thread can have
-WAITING = 32  # chunks that may wait for the threads that deflate them
+GROUP = 4  # chunks per task that inflates: each task costs time under the GIL
+WAITING = 32  # chunks that may wait to be deflated
 
 
 class CompressedArray:
@@ -45,7 +45,7 @@ class CompressedArray:
         self.deflating: deque[Future] = deque()
 
     def append(self, values: np.ndarray) -> None:
-        """Add values, of any dtype that casts to the array's; they are not copied, and the caller leaves them alone."""
+        """Add values, of any dtype that casts to the array's. They are not copied: the caller must not change them."""
         start = 0
         while start < len(values):
             piece = values[start : start + CHUNK - self.n_pending]
@@ -56,10 +56,10 @@ class CompressedArray:
                 self._submit()
 
     def close(self) -> None:
-        """Write what is left, the last chunk partly filled."""
+        """Write the remaining values, the last chunk partly filled."""
         if self.n_pending:
             self._submit()
-        self.dataset.resize((self.n,))  # before its last chunk, which lies partly beyond
+        self.dataset.resize((self.n,))  # before the last chunk is written, which extends beyond it
         self._write(0)
 
     def _submit(self) -> None:
@@ -69,12 +69,12 @@ class CompressedArray:
         self._write(WAITING)
 
     def _write(self, waiting: int) -> None:
-        """Write the oldest chunks until at most `waiting` are left to the threads."""
+        """Write the oldest chunks until at most `waiting` remain."""
         if len(self.deflating) <= waiting:
             return
         with spending("write"):
             if self.n > len(self.dataset):
-                self.dataset.resize((2 * self.n,))  # now and then: each time takes milliseconds
+                self.dataset.resize((2 * self.n,))  # doubled, to resize seldom: each time takes milliseconds
             first = (self.n - 1) // CHUNK + 1 - len(self.deflating)
             while len(self.deflating) > waiting:
                 self.dataset.id.write_direct_chunk((first * CHUNK,), self.deflating.popleft().result())
@@ -82,12 +82,12 @@ class CompressedArray:
 
 
 class CompressedReader:
-    """An array that `CompressedArray` wrote, or any with its filters and chunks: where its chunks lie in the file.
+    """Reads an array that has the filters and chunks of `CompressedArray`; knows where its chunks lie in the file.
 
     Parameters
     ----------
     dataset
-        Of an open file.
+        A dataset of an open file.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -102,7 +102,7 @@ class CompressedReader:
         return CHUNK * self.dtype.itemsize
 
     def read(self, fd: int, start: int, stop: int) -> list[Future]:
-        """Elements `start` to `stop` of the file that is open as `fd`, as futures of consecutive pieces."""
+        """Elements `start` to `stop`, read from the file descriptor `fd`, as futures of consecutive pieces."""
         return [
             pool().submit(self._values, fd, at, max(start - at, 0), min(stop - at, CHUNK))
             for at in range(start // CHUNK * CHUNK, stop, CHUNK)
@@ -111,7 +111,7 @@ class CompressedReader:
     def read_shuffled(self, fd: int, start: int, stop: int, buffer: np.ndarray) -> list[Future]:
         """Inflate the chunks that hold the elements `start` to `stop` into a buffer of bytes, still shuffled.
 
-        A shuffled chunk has its elements' first bytes, then all their second bytes, and so on.
+        A shuffled chunk holds the first bytes of all elements, then all second bytes, and so on.
         """
         chunks = list(range(start // CHUNK * CHUNK, stop, CHUNK))
         return [
@@ -140,20 +140,20 @@ _POOL: ThreadPoolExecutor | None = None
 
 
 def set_threads(n: int) -> None:
-    """Threads that compress and decompress; by default as many as there are cores."""
+    """Set the number of threads that compress and decompress; by default there are as many as cores."""
     global _POOL
     _POOL = ThreadPoolExecutor(n)
 
 
 def pool() -> ThreadPoolExecutor:
-    """The threads that compress and decompress. A task of theirs must not wait for another."""
+    """The thread pool that compresses and decompresses. Its tasks must not wait for each other."""
     if _POOL is None:
         set_threads(os.cpu_count() or 1)
     return _POOL
 
 
 def _deflate(pieces: list[np.ndarray], dtype: np.dtype) -> bytes:
-    """One chunk, zero beyond the pieces: shuffled into its elements' first bytes, their second bytes ..., deflated."""
+    """One chunk, padded with zeros, shuffled (all first bytes, all second bytes ...) and deflated."""
     bits = np.dtype(f"u{dtype.itemsize}")
     n = sum(map(len, pieces))
     shuffled = np.empty((dtype.itemsize, CHUNK), np.uint8)

@@ -1,9 +1,9 @@
-"""The counts store: one HDF5 file in AnnData's layout, written once and streamed ever after.
+"""The counts store: one HDF5 file in AnnData's layout, written once and streamed from then on.
 
-`anndata.read_h5ad` reads it like any other file. What makes it fast to stream: the non-zeros lie in compressed chunks
-(`lib.store.compressed`), uint16 where they fit, which threads inflate ahead of the consumer; for a GPU they inflate
-into pinned buffers that travel while it computes (`lib.store.upload`). Formats and codecs measured:
-`scripts/README.md`.
+`anndata.read_h5ad` reads it like any other file. Streaming is fast because the non-zeros lie in compressed chunks
+(`lib.store.compressed`), as uint16 if they fit, and threads inflate them ahead of the consumer. For a GPU they inflate
+them into pinned buffers, which are copied while the GPU computes (`lib.store.upload`). `scripts/README.md` has the
+measurements of formats and codecs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READ_AHEAD = 2  # row chunks decoded ahead of the consumer
 
 
 class CountsWriter:
-    """Writes a counts store in a stream of CSR chunks; memory is bounded by the chunk and `indptr`.
+    """Writes a counts store from CSR chunks; memory is bounded by the chunk and `indptr`.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class CountsWriter:
         }
 
     def append(self, X: Any) -> None:
-        """Add the rows of a CSR matrix with sorted indices, of any device.
+        """Add the rows of a CSR matrix with sorted indices, on any device.
 
         Raises
         ------
@@ -70,14 +70,14 @@ class CountsWriter:
             raise OverflowError(f"a count of {X.data.max()} does not fit {dtypes['data'].name}")
         for name, array in self.arrays.items():
             values = getattr(X, name)
-            # The threads that deflate cast, too; from a GPU the compact ones travel
+            # The threads that deflate also cast; arrays of a GPU are cast there, so that fewer bytes are copied
             array.append(values if isinstance(values, np.ndarray) else on_host(values.astype(dtypes[name])))
         indptr = on_host(X.indptr).astype(np.int64)
         self.indptr.append(indptr[1:] + self.nnz)
         self.nnz += int(indptr[-1])
 
     def close(self, obs: pd.DataFrame, var: pd.DataFrame, scope: str = "sample") -> None:
-        """Write what is left of the arrays, then obs and var; `scope`: whose cells they are (lib.store.identity)."""
+        """Write the rest of the arrays, then obs and var; `scope` is sample or cohort (`lib.store.identity`)."""
         for array in self.arrays.values():
             array.close()
         indptr = np.concatenate(self.indptr)
@@ -92,7 +92,7 @@ class CountsWriter:
         self.file.close()
 
     def abort(self) -> None:
-        """Close the file as it is, after an error."""
+        """Close the unfinished file after an error."""
         self.file.close()
 
 
@@ -104,12 +104,12 @@ class Counts:
     path
         Store to read.
     device
-        Where chunks are wanted; the CPU by default.
+        The device of the chunks; the CPU by default.
     cells
         Boolean mask of the cells to stream; all by default.
     genes
-        For each gene of the store its column in the stream, -1 to leave it out; all by default.
-        Any order: columns come out sorted within each cell.
+        The column of each gene of the store in the stream, -1 to leave it out; all by default.
+        The order is free: columns are sorted within each cell of a chunk.
     n_vars
         Columns of the stream when `genes` is given.
 
@@ -150,7 +150,7 @@ class Counts:
 
     @counted("read")
     def column(self, name: str) -> np.ndarray:
-        """A column of `obs`: strings or numbers; of a categorical one its cells' categories ("" where missing)."""
+        """A column of `obs`: strings or numbers; categories as strings, "" if missing."""
         with h5py.File(self.path, "r", locking=False) as file:
             column = file["obs"][escape_key(name)]
             if "categories" not in column:
@@ -162,12 +162,12 @@ class Counts:
 
     @counted("read")
     def obs(self) -> pd.DataFrame:
-        """The cells' table."""
+        """The table of cells."""
         with h5py.File(self.path, "r", locking=False) as file:
             return read_frame(file["obs"])
 
     def chunks(self, max_cells: int | None = None, max_nnz: int | None = None) -> Iterator[Chunk]:
-        """The chosen cells in order, in chunks of at most `max_cells` cells and some `max_nnz` non-zeros."""
+        """The chosen cells in order, in chunks of at most `max_cells` cells and about `max_nnz` non-zeros."""
         max_nnz = chunk_size(max_nnz or ROWS_NNZ[self.device.name])
         max_cells = max_cells and chunk_size(max_cells)
         ranges = [rows for rows in self._row_ranges(max_cells, max_nnz) if self.cells[slice(*rows)].any()]
@@ -236,7 +236,7 @@ def _fetcher(path: Path, readers: Sequence[CompressedReader], largest: int, devi
 
 
 class _Fetch:
-    """Spans of the non-zeros' counts and columns, inflated by threads."""
+    """Reads spans of the non-zeros' counts and columns, which threads inflate."""
 
     def __init__(self, path: Path, readers: Sequence[CompressedReader]) -> None:
         self.fd, self.readers = os.open(path, os.O_RDONLY), readers
@@ -246,7 +246,7 @@ class _Fetch:
         return [reader.read(self.fd, start, stop) for reader in self.readers]
 
     def take(self, ticket: list[list[Future]], indptr: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of the span's rows that `indptr` parts those to keep: their counts, columns and indptr, both int32."""
+        """Counts, columns and indptr (both int32) of the rows to keep; `indptr` has the bounds of the span's rows."""
         data, indices = (np.concatenate([p.result() for p in pieces]) if pieces else np.empty(0) for pieces in ticket)
         indices, indptr = indices.astype(np.int32), indptr.astype(np.int32)
         if keep.all():
@@ -257,5 +257,5 @@ class _Fetch:
         return X.data, X.indices, X.indptr
 
     def close(self) -> None:
-        """Close the file. Threads that still inflate for a consumer who left fail, unseen."""
+        """Close the file. Tasks that are still queued for a consumer that stopped fail silently."""
         os.close(self.fd)

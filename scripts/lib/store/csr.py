@@ -10,7 +10,7 @@ from lib.run import device as devices
 
 
 def on_host(array: Any) -> np.ndarray:
-    """An array of any device as NumPy's."""
+    """An array of any device as a NumPy array."""
     return array.get() if hasattr(array, "get") else array
 
 
@@ -36,7 +36,7 @@ def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device)
     X
         cells x genes, CSR.
     genes
-        For each column of `X` its new column, -1 to drop it; int32.
+        The new column of each column of `X`, -1 to drop it; int32.
     n_vars
         Number of new columns.
     """
@@ -56,7 +56,7 @@ def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device)
 
 
 def row_sums(X: Any, device: devices.Device, values: Any = None) -> Any:
-    """Sum over each row of a CSR matrix of `values`, one integer per non-zero (default: its counts), exact, int64."""
+    """Exact sum of `values` over each row of a CSR matrix, int64; one integer per non-zero (default: its counts)."""
     xp = device.xp
     values = X.data if values is None else values
     running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(values, dtype=np.int64)])
@@ -64,7 +64,7 @@ def row_sums(X: Any, device: devices.Device, values: Any = None) -> Any:
 
 
 def column_sums(X: Any, values: Any, device: devices.Device) -> Any:
-    """Sum of `values`, one per non-zero of `X`, over each column: float64, exact for integers below 2^53."""
+    """Sum of `values`, one per non-zero of `X`, over each column; float64, exact for integers below 2^53."""
     return sums_by_key(X.indices, values, X.shape[1], device)
 
 
@@ -80,8 +80,8 @@ def column_counts(X: Any, device: devices.Device) -> Any:
 def sums_by_key(keys: Any, values: Any, n: int, device: devices.Device) -> Any:
     """Sum of `values` over each key: n sums, float64, exact for integers below 2^53.
 
-    On the GPU, whose threads add in no order, integers are added: multiples of a power of two that is below the largest
-    value by a factor of 2^36 or more. So equal input gives equal sums, with an error far below float32's.
+    The threads of a GPU add in no fixed order. For equal sums from equal input, integers are added: multiples of a
+    power of two that is smaller than the largest value by a factor of 2^36 or more. The error is far below float32's.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def dense(X: Any, device: devices.Device) -> Any:
 
 
 def rows_of_nonzeros(X: Any, device: devices.Device) -> Any:
-    """For each non-zero of a CSR matrix its row, int64."""
+    """The row of each non-zero of a CSR matrix, int64."""
     if not device.is_gpu:
         return np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     from lib.store.kernels import rows_of_nonzeros

@@ -1,4 +1,4 @@
-"""Artifacts on disk: written whole or not at all."""
+"""Read artifacts, and write them completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-# HDF5's formats of version 1.8, which every HDF5 since reads: h5py's "latest" is what HDF5 2 alone reads. Unlike the
-# oldest ones they hold attributes above 64 kB, such as the names of thousands of columns.
+# HDF5's file format of version 1.8, which all later versions read; only HDF5 2 reads h5py's "latest". Unlike the oldest
+# format it holds attributes above 64 kB, such as the names of thousands of columns.
 LIBVER = ("v108", "v108")
-SLOTS = "somersault-slots"  # of an HDF5 file's attributes, and of a parquet file's metadata: which slots it fills
+SLOTS = "somersault-slots"  # the HDF5 attribute, or key of parquet's metadata, with the slots that a file fills
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, which takes its name if the block succeeds.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.
 
-    Whoever reads `path` sees the old file, or none, or the complete new one. A failed block
-    leaves nothing behind; what a killed one leaves is named `.{name}.partial`, which no rule reads.
+    Readers of `path` see the old file, no file, or the complete new file. A failed block leaves nothing behind; a
+    killed one leaves `.{name}.partial`, which no rule reads.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,9 +57,9 @@ def write_table(
     Parameters
     ----------
     scope
-        Of a table with a row a cell whose these are, a sample's or the cohort's: it is marked with them (`identity`).
+        For a table with one row per cell: sample or cohort. The table gets the mark of its cells (`identity`).
     slot, uns
-        The slot of the atlas that it fills, and what it has for uns (`slots`).
+        The slot of the atlas that it fills, and its entries for uns (`slots`).
     """
     import pyarrow as pa
     from pyarrow.parquet import write_table as write_parquet
@@ -79,7 +79,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
     Raises
     ------
     UserError
-        If a column is not there.
+        If a column is missing.
     """
     import pandas as pd
 
@@ -95,7 +95,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
 
 
 def column_names(path: str | Path) -> list[str]:
-    """The columns of a parquet table, its index among them."""
+    """The columns of a parquet table, its index included."""
     from pyarrow.parquet import read_schema
 
     return read_schema(path).names
@@ -115,9 +115,9 @@ def write_arrays(
     Parameters
     ----------
     like
-        An artifact that has the same cells, where the arrays have a row a cell: its mark is theirs (`identity`).
+        For arrays with one row per cell: an artifact with the same cells, whose mark the file gets (`identity`).
     slots, uns
-        Array -> the slot of the atlas that it fills, and what the file has for uns (`slots`).
+        Array -> the slot of the atlas that it fills, and the file's entries for uns (`slots`).
     """
     if like is not None and (mark := identity.read_mark(like)):
         attrs = {**attrs, identity.KEY: mark}
@@ -136,7 +136,7 @@ def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def read_csr(path: str | Path, name: str) -> csr_matrix:
-    """Read a square CSR matrix whose `data`, `indices` and `indptr` `write_arrays` wrote under this name."""
+    """Read a square CSR matrix from `data`, `indices` and `indptr`, which `write_arrays` wrote under this name."""
     from scipy.sparse import csr_matrix
 
     parts = list(read_arrays(path, *(f"{name}/{field}" for field in ("data", "indices", "indptr"))).values())
@@ -152,5 +152,5 @@ def read_attrs(path: str | Path) -> dict[str, Any]:
 
 
 def _label_of(slots: Mapping[str, str], uns: Mapping[str, Any] | None) -> dict[str, str]:
-    """What a file with these slots carries, as metadata; nothing where it has none."""
+    """The metadata of a file with these slots; empty if it has none."""
     return {SLOTS: json.dumps({"slots": dict(slots), "uns": uns or {}})} if slots else {}

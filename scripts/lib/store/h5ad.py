@@ -1,6 +1,7 @@
-"""Tables in AnnData's layout, as its specification has them, without AnnData: its import takes seconds of a process.
+"""Read and write tables in AnnData's layout without AnnData, whose import takes seconds.
 
-https://anndata.readthedocs.io/en/stable/fileformat-prose.html: dataframe, categorical, array and string-array, 0.2.0.
+The specification, for dataframe, categorical, array and string-array of version 0.2.0:
+https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from lib.store.names import escape_key, unescape
 
 
 def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
-    """Write a table of numbers, booleans, strings and categories as `anndata.io.write_elem` does; equal on reading.
+    """Write a table of numbers, booleans, strings and categories that reads like one of `anndata.io.write_elem`.
 
-    Names of columns that HDF5 cannot hold as keys, as those with a slash, are escaped (`names.escape_key`).
+    Column names that cannot be HDF5 keys, such as names with a slash, are escaped (`names.escape_key`).
 
     Raises
     ------
@@ -41,7 +42,7 @@ def write_frame(parent: h5py.Group, name: str, table: pd.DataFrame) -> None:
 
 
 def read_frame(group: h5py.Group) -> pd.DataFrame:
-    """A table that `write_frame` wrote, as `anndata.io.read_elem` reads it."""
+    """Read a table that `write_frame` wrote; equal to that of `anndata.io.read_elem`."""
     columns = {unescape(name): _column(group[name]) for name in group.attrs["column-order"]}
     return pd.DataFrame(columns, index=pd.Index(read_array(group[group.attrs["_index"]]), dtype=object))
 
@@ -52,7 +53,7 @@ def read_array(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def plain_strings(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its strings as objects: what every version of AnnData writes, and reads, alike."""
+    """The table with its strings as objects, which all versions of AnnData write and read in the same way."""
     table = table.set_axis(table.index.astype(object), axis=0)
     for name, column in table.items():
         if isinstance(column.dtype, pd.StringDtype):

@@ -1,9 +1,9 @@
-"""Which cells an artifact is of, and in which order: what keeps one cell's values from being taken for another's.
+"""Mark artifacts with their cells and the order of these, so that no values are joined to the wrong cells.
 
-Every artifact with a row a cell carries a mark made of its cells' names. `stage.run` compares the marks of a job's
-inputs before it computes. A mark is `{scope} {cells} {bytes} {hash}`: `sample`, all cells of a sample's file; `cohort`,
-the cohort's cells. The hash is a polynomial of the names' bytes modulo 2^64, so that the mark of consecutive parts
-follows from theirs.
+Every artifact with one row per cell carries a mark made of its cells' names. `stage.run` compares the marks of a job's
+inputs before it computes. A mark is `{scope} {cells} {bytes} {hash}`. The scope is `sample` (all cells of a sample's
+file) or `cohort` (the cohort's cells). The hash is a polynomial of the names' bytes modulo 2^64, so the mark of
+consecutive parts can be computed from their marks.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lib.run.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = "somersault-cells"  # of the attribute of an HDF5 file, and of a parquet file's metadata
-BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd
+KEY = "somersault-cells"  # the HDF5 attribute, or key of parquet's metadata, with the mark
+BASE = 0x9E3779B97F4A7C15  # of the polynomial; odd
 MODULUS = 1 << 64
 BLOCK = 1 << 16  # bytes hashed at a time
 
 
 def mark_of_names(names: Sequence[str] | pd.Index, scope: str) -> str:
     """The mark of cells with these names, in this order; `scope` is sample or cohort."""
-    names = np.asarray(names, dtype=object)  # pandas 3 has its strings elsewhere, and gives them one by one slowly
+    names = np.asarray(names, dtype=object)  # pandas 3 stores strings in Arrow, where single access is slow
     text = np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8)
     weights = np.multiply.accumulate(np.r_[np.uint64(1), np.full(BLOCK - 1, BASE, np.uint64)])[::-1]
     found = 0
@@ -39,7 +39,7 @@ def mark_of_names(names: Sequence[str] | pd.Index, scope: str) -> str:
 
 
 def mark_of_parts(marks: Sequence[str]) -> str:
-    """The mark of the cells of several artifacts, one after the other."""
+    """The mark of the concatenated cells of several artifacts."""
     n, size, found = 0, 0, 0
     for mark in marks:
         scope, n_part, size_part, of_part = mark.split()
@@ -49,12 +49,12 @@ def mark_of_parts(marks: Sequence[str]) -> str:
 
 
 def read_mark(path: str | Path) -> str | None:
-    """The mark of an artifact; None where it has none, or is no artifact."""
+    """The mark of an artifact; None if the file has none or is no artifact."""
     return read_label(path, KEY)
 
 
 def read_label(path: str | Path, key: str) -> str | None:
-    """What a parquet's metadata, or an HDF5 file's attributes, have for `key`; None: nothing, or it is no such file."""
+    """The value of `key` in the metadata of a parquet file or the attributes of an HDF5 file; None if there is none."""
     try:
         if str(path).endswith(".parquet"):
             from pyarrow.parquet import read_schema
@@ -65,7 +65,7 @@ def read_label(path: str | Path, key: str) -> str | None:
 
             with h5py.File(path, "r", locking=False) as file:
                 return file.attrs.get(key)
-    except (OSError, ValueError):  # a user's file, say, which its reader will refuse
+    except (OSError, ValueError):  # such as a user's file, which its reader will refuse
         pass
     return None
 
@@ -76,13 +76,13 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
     Parameters
     ----------
     inputs
-        The job's input files by name: a path, or several. Those of several samples must agree one by one; what is of
-        the cohort, all of it, where several files may be parts one after the other.
+        The job's input files by name: one path or several. Inputs of several samples must agree sample by sample.
+        Inputs of the cohort must agree as a whole; several files may be its consecutive parts.
 
     Raises
     ------
     UserError
-        Which files differ, and what to do.
+        If files differ; the message names them and says what to do.
     """
     samples: dict[int, tuple[str, str]] = {}
     cohort: tuple[str, str] | None = None
@@ -97,7 +97,7 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
                 if samples.setdefault(i, (file, mark))[1] != mark:
                     _differ(samples[i][0], file)
         else:
-            found = marks[0] if len(set(marks)) == 1 else mark_of_parts(marks)  # of all cells each, or parts of them
+            found = marks[0] if len(set(marks)) == 1 else mark_of_parts(marks)  # each of all cells, or parts
             cohort = cohort or (files[0], found)
             if cohort[1] != found:
                 _differ(cohort[0], next(file for file, mark in zip(files, marks, strict=True) if mark != cohort[1]))

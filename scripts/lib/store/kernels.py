@@ -1,4 +1,4 @@
-"""The few GPU kernels of our own: sums over keys that come out the same every time, rows and columns of CSR."""
+"""Our own GPU kernels: deterministic sums over keys, and rows and columns of CSR matrices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ROWS = cupy.ElementwiseKernel(
     "somersault_rows",
 )
 
-# A warp takes a row; `columns` maps columns to new ones, -1: to none
+# One warp per row; `columns` maps columns to new ones, -1: dropped
 _ROW = """
     int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= n_rows) return;
@@ -81,11 +81,11 @@ def move_columns(X: Any, columns: Any) -> tuple[Any, Any, Any]:
     X
         CSR of float32 or float64; fewer than 2^31 non-zeros.
     columns
-        For each column of `X` its new one, -1: none; int32, on the device.
+        The new column of each column of `X`, -1: dropped; int32, on the device.
 
     Returns
     -------
-    The new matrix' data, indices (int32) and indptr (int32).
+    Data, indices (int32) and indptr (int32) of the new matrix.
     """
     n_rows = X.shape[0]
     indptr = cupy.zeros(n_rows + 1, cupy.int32)
@@ -103,26 +103,26 @@ def move_columns(X: Any, columns: Any) -> tuple[Any, Any, Any]:
 
 
 def add_by_key(keys: Any, values: Any, n: int) -> Any:
-    """Sum of `values` over each of the keys 0 to n - 1: float64, the same whatever the order; see `sums_by_key`."""
+    """Sum of `values` over each of the keys 0 to n - 1; float64, the same in every order; see `csr.sums_by_key`."""
     sums = cupy.zeros(n, cupy.uint64)
     largest = float(cupy.abs(values).max()) if values.size else 0.0
     if not largest:
         return sums.astype(cupy.float64)
-    # All values on one key still fit 63 bits
+    # Even the sum of all values on one key fits 63 bits
     scale = 2.0 ** (62 - ceil(log2(largest)) - ceil(log2(values.size)))
     _ADD(keys, values, scale, sums)
     return sums.view(cupy.int64) / scale
 
 
 def count_keys(keys: Any, n: int) -> Any:
-    """How often each of the keys 0 to n - 1 occurs, int64."""
+    """The number of occurrences of each of the keys 0 to n - 1, int64."""
     counts = cupy.zeros(n, cupy.uint64)
     _COUNT(keys, counts)
     return counts.view(cupy.int64)
 
 
 def rows_of_nonzeros(indptr: Any, nnz: int) -> Any:
-    """For each non-zero of a CSR matrix its row, int64; `indptr` is int32."""
+    """The row of each non-zero of a CSR matrix, int64; `indptr` is int32."""
     rows = cupy.empty(nnz, cupy.int64)
     if nnz:
         _ROWS(indptr, len(indptr) - 1, rows)

@@ -1,7 +1,7 @@
-"""Names that users choose (columns, labels, batches) as parts of paths and as keys of HDF5 files, and back.
+"""Escape names that users choose (columns, labels, batches) for paths and HDF5 keys, and unescape them.
 
-A character that may not stand there becomes `=` and its UTF-8 bytes in hexadecimal, as in quoted-printable (RFC 2045).
-`%`, which URLs have for this, is a placeholder in the log paths of SLURM, and browsers decode it in links.
+A forbidden character becomes `=` and its UTF-8 bytes in hexadecimal, as in quoted-printable (RFC 2045). `%`, the escape
+character of URLs, would not do: it is a placeholder in SLURM's log paths, and browsers decode it in links.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 
 UNSAFE_IN_PATH = re.compile(r"^\.|[^A-Za-z0-9._+@-]")
-UNSAFE_IN_HDF5 = re.compile(r"^\.+$|[/=\x00-\x1f\x7f]")  # HDF5 itself takes all but "/", "." and NUL
+UNSAFE_IN_HDF5 = re.compile(r"^\.+$|[/=\x00-\x1f\x7f]")  # HDF5 itself forbids only "/", "." and NUL
 
 
 def escape(name: str, unsafe: re.Pattern[str] = UNSAFE_IN_PATH) -> str:
-    """A name as one part of a path, a shell word, a wildcard: letters, digits and `._+@-=`, no dot in front, not empty.
+    """A name as part of a path, shell word or wildcard: letters, digits and `._+@-=`, no leading dot, not empty.
 
     Parameters
     ----------
     name
         Any text. Different names give different results.
     unsafe
-        What is escaped; must match `=`.
+        The pattern to escape; it must match `=`.
     """
     return unsafe.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode()), name) or "="
 
@@ -31,7 +31,7 @@ def escape_key(name: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """The name that `escape`, or `escape_key`, has made this text of; text without escapes stays as it is."""
+    """The name that `escape` or `escape_key` turned into this text; text without escapes stays as it is."""
     if text == "=":
         return ""
     runs = re.compile(r"(?:=[0-9A-F]{2})+")

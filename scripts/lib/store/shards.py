@@ -1,7 +1,8 @@
-"""Shards: contiguous parts of the kept cells. A pass over the counts can run on each as a job of its own.
+"""Shards: contiguous parts of the kept cells. A pass over the counts can run on each shard in a separate job.
 
-A stage's passes are functions from what it reads, and what its earlier passes found, to a dict of arrays. One job runs
-them all; with shards each runs as jobs, and the stage starts from the files that these leave (`Passes`).
+A pass of a stage is a function of the stage's input and of the results of earlier passes; it returns a dict of arrays.
+Without shards one job runs all passes. With shards each pass runs as one job per shard, and the stage starts from the
+files of these jobs (`Passes`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from lib.store.csr import on_host
 from lib.store.files import read_arrays, read_table, write_arrays
 
 Arrays: TypeAlias = dict[str, Any]
-Known: TypeAlias = Mapping[str, Arrays]  # what each pass found, over all cells
+Known: TypeAlias = Mapping[str, Arrays]  # the result of each pass, over all cells
 WHOLE = "1-of-1"  # the shard of a pass that is not cut
 Join: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def appended(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The rows of both, one after the other: how arrays with a row a cell are joined."""
+    """The rows of both, concatenated: the join of arrays with one row per cell."""
     return np.concatenate([one, other])
 
 
@@ -37,11 +38,11 @@ class Passes:
     Attributes
     ----------
     run
-        Name -> the pass: from what `read` gives and the results of the passes before to arrays.
+        Name -> the pass, a function of the input that `read` returns and the results of earlier passes.
     read
-        From the job (as Snakemake gives it) and its shard's name to what the passes read.
+        A function of Snakemake's job and a shard's name that returns the input of the passes.
     joins
-        Array -> how those of two shards become one. Others add up.
+        Array -> the function that joins the arrays of two shards. Other arrays are added.
     """
 
     run: Mapping[str, Callable[[Any, Known], Arrays]]
@@ -49,30 +50,30 @@ class Passes:
     joins: Mapping[str, Join] = field(default_factory=dict)
 
     def over_all(self, given: Any, n: int | None = None) -> Known:
-        """What the passes, the first `n` of them (default: all), find over all cells, which `given` has."""
+        """The results of the first `n` passes (default: all) over all cells, with the input `given`."""
         known: dict[str, Arrays] = {}
         for name in list(self.run)[:n]:
             known[name] = self.run[name](given, known)
         return known
 
     def gathered(self, files: Sequence[str | Path]) -> Known:
-        """What the passes found over all cells, from what their shards' jobs have left; empty without files."""
+        """The results of the passes over all cells, from the files of their shards; empty without files."""
         return Gathered(files, self.joins)
 
     def over_shard(self, snakemake: Any, name: str, shard: str) -> None:
-        """Run one pass on one shard, and write what it finds to the job's output."""
+        """Run one pass on one shard, and write its result to the job's output."""
         known = self.gathered(snakemake.input.shards)
         arrays = self.run[name](self.read(snakemake, shard), known)
         write_arrays(snakemake.output[0], {key: on_host(array) for key, array in arrays.items()})
 
 
 class Gathered(Mapping[str, Arrays]):
-    """What passes found, read from the files of their shards when it is asked for.
+    """The results of passes, read from the files of their shards on access.
 
     Parameters
     ----------
     files
-        Those of a pass lie in a folder of its name, and are in the order of the cells.
+        The files of all passes. Each pass has a folder of its name; its files are in the order of the cells.
     joins
         See `Passes`.
     """
@@ -96,12 +97,12 @@ class Gathered(Mapping[str, Arrays]):
         return iter(self.files)
 
     def __len__(self) -> int:
-        """How many passes there are."""
+        """The number of passes."""
         return len(self.files)
 
 
 def cells_of_shard(shard: str, n_obs: int) -> slice:
-    """The cells of a shard among `n_obs`: "2-of-3" is the second of three, as large as the others to a cell.
+    """The cells of a shard among `n_obs`: "2-of-3" is the second of three; sizes differ by at most one cell.
 
     Raises
     ------
@@ -115,12 +116,12 @@ def cells_of_shard(shard: str, n_obs: int) -> slice:
 
 
 def cells_of_part(part: Counts, obs: str | Path) -> slice:
-    """Where the cells of a shard's part of the features stand in the cohort's `obs.parquet`.
+    """The rows of the cohort's `obs.parquet` that hold the cells of a shard's part of the features.
 
     Raises
     ------
     UserError
-        If that table does not have them, one after the other.
+        If that table does not have them in consecutive rows.
     """
     mine, names = part.names("obs"), read_table(obs, columns=[]).index
     start = int(names.get_indexer(mine[:1])[0]) if len(mine) else 0

@@ -1,13 +1,13 @@
-"""Where artifacts belong in the atlas: each carries the slots of AnnData that it fills, and what it was made with.
+"""The places of artifacts in the atlas: each artifact names the slots of AnnData that it fills and its uns entries.
 
-A table fills one slot, the arrays of an HDF5 file one each. `files.write_table` and `files.write_arrays` take
+A table fills one slot; each array of an HDF5 file fills one. `files.write_table` and `files.write_arrays` take
 
-    obs, var            a table's columns
-    obsm/NAME           a table, or an array with a row a cell
-    varm/NAME           an array with a row a feature, of the highly variable genes; 0 for all others
+    obs, var            the columns of a table
+    obsm/NAME           a table, or an array with one row per cell
+    varm/NAME           an array with one row per highly variable gene; other genes get 0
     obsp/NAME           a CSR matrix (a group of data, indices, indptr), or an array cells x k of the distances to each
-                        cell's nearest, whose positions are in `indices`; the first n_neighbors - 1 count
-    uns/NAME            an array; a table of markers as scanpy has it, `uns/rank_genes_groups`; or another table
+                        cell's neighbours, whose positions are in `indices`; the first n_neighbors - 1 are used
+    uns/NAME            an array; a table of markers in scanpy's layout, `uns/rank_genes_groups`; or another table
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lib.store.identity import read_label
 
 @dataclass(frozen=True)
 class Part:
-    """What fills one slot.
+    """The content of one slot.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Part:
     value
         A table, an array, or a sparse matrix.
     about
-        What the artifact has for uns.
+        The artifact's entries for uns.
     """
 
     path: str | Path
@@ -47,12 +47,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The name within the slot: X_pca of obsm/X_pca."""
+        """The name within the slot: X_pca for obsm/X_pca."""
         return self.slot.partition("/")[2]
 
 
 def parts_of(path: str | Path) -> Iterator[Part]:
-    """What an artifact fills, slot by slot; nothing where it carries none."""
+    """The parts of an artifact, slot by slot; none if it names no slots."""
     label = read_label(path, SLOTS)
     if label is None:
         return
@@ -63,7 +63,7 @@ def parts_of(path: str | Path) -> Iterator[Part]:
 
 
 def of_all_genes(values: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """An array with a row a feature as one with a row a gene, zero for those not selected."""
+    """Expand an array with one row per feature to one row per gene; rows of genes not selected are zero."""
     of_all = np.zeros((len(selected), values.shape[1]), values.dtype)
     of_all[selected] = values
     return of_all
@@ -78,7 +78,7 @@ def _read_array(path: str | Path, name: str, slot: str) -> Any:
 
 
 def distance_matrix(indices: np.ndarray, distances: np.ndarray, n_neighbors: int) -> Any:
-    """The distances of each cell to its nearest, itself counted among n_neighbors, as a CSR matrix."""
+    """The distances of each cell to the nearest n_neighbors - 1 others, as a CSR matrix."""
     from scipy.sparse import csr_matrix
 
     n_obs, others = len(indices), n_neighbors - 1

@@ -1,4 +1,4 @@
-"""Counts as streams of chunks of cells: what the passes of the stages read."""
+"""Streams of counts in chunks of cells, which the passes of the stages read."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lib.run import device as devices
 P, R = ParamSpec("P"), TypeVar("R")
 log = logging.getLogger("somersault")
 
-ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk: what one step of a stream holds
+ROWS_NNZ = {"cpu": 6_000_000, "gpu": 16_000_000}  # non-zeros of a row chunk, one step of a stream
 
 
-SMALLEST = 1 / 64  # of the sizes of chunks: the least that `halve_chunks` comes to
+SMALLEST = 1 / 64  # the smallest share of the chunk sizes that `halve_chunks` sets
 
 
-_SHARE = 1.0  # of the sizes that chunks have in this process
+_SHARE = 1.0  # of the chunk sizes in this process; `halve_chunks` halves it
 
 
 def chunk_size(n: int) -> int:
-    """What is left of a size of chunks after those that `halve_chunks` took off; at least 1."""
+    """A chunk size as reduced by `halve_chunks`; at least 1."""
     return max(1, int(_SHARE * n))
 
 
 def halve_chunks() -> bool:
-    """Make the chunks of all streams in this process half as large; False if they are as small as they get."""
+    """Halve the chunks of all streams in this process; False if they were the smallest allowed already."""
     global _SHARE
     _SHARE /= 2
     return _SHARE >= SMALLEST
@@ -44,12 +44,12 @@ class Chunk:
 
     @property
     def rows(self) -> slice:
-        """Where these cells stand among all cells of the stream."""
+        """The positions of these cells among all cells of the stream."""
         return slice(self.start, self.start + self.X.shape[0])
 
 
 class Stream(Protocol):
-    """Counts as a re-iterable sequence of row chunks: what the stages' functions take."""
+    """Counts as a re-iterable sequence of row chunks, the input of the stages' functions."""
 
     n_obs: int
     n_vars: int
@@ -69,21 +69,21 @@ class InMemory:
         self.max_cells = max_cells
 
     def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
-        """The matrix by slices of rows."""
+        """The matrix in slices of rows."""
         step = chunk_size(min(self.max_cells, max_cells or self.max_cells))
         for start in range(0, self.n_obs, step):
             yield Chunk(start, self.X[start : start + step])
 
 
 def halving(function: Callable[P, R]) -> Callable[P, R]:
-    """A pass over counts that is done again, with chunks half the size, where the device's memory does not suffice.
+    """Repeat a pass over counts with chunks half the size if the device runs out of memory.
 
-    The function must start from nothing whenever it is called: its sums are its own.
+    The function must start afresh at every call: its sums must be local.
 
     Raises
     ------
     MemoryError
-        If it does not suffice for the smallest chunks either.
+        If memory does not suffice for the smallest chunks either.
     """
 
     @wraps(function)
@@ -95,7 +95,7 @@ def halving(function: Callable[P, R]) -> Callable[P, R]:
                 message = str(error)
                 if not halve_chunks():
                     raise
-            # Only now are the frames gone that held the arrays
+            # Only after the except clause the frames that hold the arrays can be freed
             gc.collect()
             log.warning("out of memory (%s): again, with chunks half as large", message)
 

@@ -1,9 +1,9 @@
-"""Compressed arrays on their way to the GPU: threads inflate into pinned buffers, which travel while it computes.
+"""Upload compressed arrays to the GPU: threads inflate them into pinned buffers, which are copied while it computes.
 
-A span of elements takes the next of a few slots, each a pinned buffer and one on the card. Threads inflate its chunks
-into the first, still shuffled and in the file's dtype; a stream of its own copies it to the second; a kernel there
-unshuffles and widens the rows that are wanted. Reading, travelling and computing so go on at the same time, and the
-compact dtypes travel.
+Each span of elements takes the next of a few slots; a slot is a pinned buffer and a buffer on the card. Threads inflate
+the span's chunks into the pinned buffer, still shuffled and in the file's dtype. A separate stream copies it to the
+card, where a kernel unshuffles and widens the chosen rows. So reading, copying and computing overlap, and the compact
+dtypes are copied.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WIDEN = cupy.ElementwiseKernel(
 
 
 class Slot:
-    """A pinned buffer, one on the card, and the events of the last copy and of the last kernel that read it."""
+    """A pinned buffer, a buffer on the card, and the events of its last copy and of the last kernel that read it."""
 
     def __init__(self, n_bytes: int) -> None:
         self.pinned = np.frombuffer(cupy.cuda.alloc_pinned_memory(n_bytes), np.uint8, n_bytes)
@@ -50,26 +50,26 @@ class Slot:
 
 
 class Upload:
-    """Spans of several arrays, in the order in which they are asked for.
+    """Uploads spans of several arrays, in the order of the requests.
 
     Parameters
     ----------
     path
         The file.
     readers
-        Its arrays, of unsigned integers: data, then indices.
+        The readers of its arrays of unsigned integers: data, then indices.
     largest
         Elements of the largest span.
     n_slots
-        Spans that may be on their way at a time.
+        The number of spans that may be under way at a time.
     """
 
     def __init__(self, path: Path, readers: Sequence[CompressedReader], largest: int, n_slots: int) -> None:
         self.fd, self.readers = os.open(path, os.O_RDONLY), readers
-        n_chunks = (largest - 1) // CHUNK + 2  # a span begins and ends within a chunk
+        n_chunks = (largest - 1) // CHUNK + 2  # a span may begin and end within a chunk
         self.offsets = np.cumsum([0, *(n_chunks * reader.chunk_bytes for reader in readers)])
         self.n_slots = n_slots
-        self.slots: list[Slot] = []  # made when asked for: the next one while the threads fill the last
+        self.slots: list[Slot] = []  # allocated on demand, while the threads fill the previous one
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.submitted = 0
         self.futures: deque[list[Future]] = deque(maxlen=n_slots)
@@ -90,20 +90,20 @@ class Upload:
         return slot, futures, start, stop
 
     def take(self, ticket: tuple[Slot, list[Future], int, int], indptr: np.ndarray, keep: np.ndarray) -> list[Any]:
-        """Some of a span's rows, on the card.
+        """The chosen rows of a span, on the card.
 
         Parameters
         ----------
         ticket
-            Of `submit`.
+            The return value of `submit`.
         indptr
-            Where the span's rows begin and the last one ends, from 0 on.
+            The starts of the span's rows and the end of the last one, from 0 on.
         keep
-            Which of them are wanted.
+            Mask of the chosen rows.
 
         Returns
         -------
-        Their counts (float32, float64 where a count may need it), columns (int32) and indptr (int32).
+        Counts (float32, or float64 if a count may need it), columns (int32) and indptr (int32) of these rows.
         """
         slot, futures, start, stop = ticket
         for future in futures:
@@ -129,11 +129,11 @@ class Upload:
         return [*arrays, kept]
 
     def close(self) -> None:
-        """Wait for what still writes into the buffers, and close the file."""
+        """Wait until nothing writes into the buffers, and close the file."""
         wait([future for futures in self.futures for future in futures])
         self.stream.synchronize()
         os.close(self.fd)
 
     def _dtypes(self) -> tuple[Any, Any]:
-        # What CuPy's sparse matrices hold; float32 has every integer up to 2^24
+        # The dtypes of CuPy's sparse matrices; float32 holds every integer up to 2^24
         return (np.float32 if self.readers[0].dtype.itemsize <= 2 else np.float64), np.int32

@@ -1,7 +1,7 @@
-"""Files of counts, in any format that scanpy's users have: what their headers tell, and their counts as rows.
+"""Read headers and counts from files of all formats that scanpy's users have.
 
-A format is one module with one `base.Reader`: a 10x folder, a 10x `.h5`, an `.h5ad` or `.zarr`, a `.loom`, a table of
-text. Only the module of the format at hand is imported.
+Each format is one module with one `base.Reader`: 10x folder, 10x `.h5`, `.h5ad` or `.zarr`, `.loom`, table of text.
+Only the module of the file's format is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMATS = (
 
 
 def format_of(path: Path) -> str:
-    """10x folder, zarr, text, h5ad, h5 or loom, by a path's suffix.
+    """The format by a path's suffix: 10x folder, zarr, text, h5ad, h5 or loom.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def format_of(path: Path) -> str:
 
 
 def header_of(question: Question, tell: Tell) -> Header:
-    """A file's header; none of its counts are read but the first. `tell` takes what is wrong with it, a sentence each.
+    """A file's header; only the first counts are read. `tell` is called with each problem, one sentence.
 
     Raises
     ------
@@ -62,25 +62,25 @@ def open_counts(
     scratch: str | Path | None = None,
     orientation: str = "auto",
 ) -> Iterator[Reader]:
-    """Open a file's raw counts, to be closed at the end of the block. Nothing is ever written to `path`.
+    """Open a file's raw counts, and close it at the end of the block. Nothing is ever written to `path`.
 
     Parameters
     ----------
     path
         A 10x folder, a 10x `.h5`, an `.h5ad`, a `.zarr`, a `.loom`, or a `.csv`, `.tsv` or `.txt` (also .gz).
     counts
-        Where an `.h5ad`, a `.zarr` or a `.loom` keeps them: X | raw | layers/NAME. Other formats have one matrix only.
+        The place of the counts in an `.h5ad`, `.zarr` or `.loom`: X | raw | layers/NAME. Other formats have one matrix.
     genome
-        Which genome of a 10x file to take.
+        The genome to take from a 10x file.
     scratch
-        Folder for a scratch file, where one is needed.
+        Folder for a scratch file, if one is needed.
     orientation
-        Of a table of text: cells_by_genes | genes_by_cells | auto: the first, refused where it looks otherwise.
+        Of a table of text: cells_by_genes | genes_by_cells | auto: the first, refused if the table looks otherwise.
 
     Raises
     ------
     UserError
-        If the file does not exist, has no format known here, is damaged, or has no such counts or genome.
+        If the file does not exist, has an unknown format, is damaged, or lacks these counts or this genome.
     """
     if not Path(path).exists():
         raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
@@ -95,7 +95,7 @@ def open_counts(
 
 @contextmanager
 def _readable(path: str | Path) -> Iterator[None]:
-    """Make what the libraries raise of a file a message for users."""
+    """Turn the libraries' errors about a file into messages for users."""
     try:
         yield
     except UNREADABLE as error:
@@ -106,7 +106,7 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 
 def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Reader:
-    """The reader for a file's format; of a zarr the metadata alone, if no `data` are to be read."""
+    """The reader for a file's format; without `data` it reads only the metadata of a zarr."""
     path = Path(question.path)
     form = format_of(path)
     if form == "10x folder":
@@ -138,7 +138,7 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
 
 
 def version_of_file(path: Path, genome: str | None = None) -> list[list[Any]]:
-    """What changes when what is read of a file does: name, size and time of each file; of a zarr a summary of all."""
+    """The version of a file's content: name, size and time of each file that is read; for a zarr a summary of all."""
     try:
         if not path.is_dir():
             files = [path]

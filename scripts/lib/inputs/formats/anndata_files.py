@@ -1,4 +1,4 @@
-"""AnnData on disk, in HDF5 or zarr: the counts in X, raw or a layer; CSR, CSC or dense; of any dtype."""
+"""Read AnnData files, in HDF5 or zarr: counts in X, raw or a layer; CSR, CSC or dense; of any dtype."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD = "was written by anndata before version 0.7. Write it anew, in Python: annd
 
 
 class AnnDataFile(MatrixReader):
-    """An AnnData, by its root: of HDF5 h5py's, of a zarr zarr's, or a `ZarrNode`, from which no data are read."""
+    """Reader of an AnnData file by its root: a group of h5py or zarr, or a `ZarrNode`, which reads no data."""
 
     def __init__(self, question: Question, tell: Tell, root: Any) -> None:
         super().__init__(question, tell)
@@ -59,7 +59,7 @@ class AnnDataFile(MatrixReader):
             self.damaged(f"{self.where} is {self.shape}, but its names are {names}")
 
     def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
-        """Whether a column of obs is one, is of numbers, and is there for all cells; of a zarr not the last."""
+        """The problem of a column of obs: it is no column, not numeric, or incomplete (not checked for a zarr)."""
         if name not in self.obs_group:
             return None
         column = self.obs_group[name]
@@ -87,8 +87,8 @@ class AnnDataFile(MatrixReader):
         return None
 
     def header(self) -> Header:
-        """Those of the matrix, of a zarr by its shape alone; tells if its first values are no counts."""
-        # The values of other features than genes need not be counts
+        """The matrix' header, for a zarr only its shape; refuses a matrix whose first values are no counts."""
+        # Values of features that are no genes need not be counts
         if self.places[self.where] == "not whole numbers" and "feature_types" not in self.var_group:
             others = ", ".join(f"{name} ({look})" for name, look in self.places.items() if name != self.where)
             advice = "The file has no other matrix: give one with counts."
@@ -105,7 +105,7 @@ class AnnDataFile(MatrixReader):
         return replace(super().header(), batches=self._batches())
 
     def _batches(self) -> tuple[int, int] | None:
-        """Batches and the cells of the largest; None where the file does not have that column as categories."""
+        """The number of batches and the cells of the largest; None if the file has no such categorical column."""
         name, obs = self.question.batch_key, self.obs_group
         if name in ("sample", *self.question.sheet) or name not in obs or "codes" not in obs[name]:
             return None
@@ -114,7 +114,7 @@ class AnnDataFile(MatrixReader):
         return int((sizes > 0).sum()), int(sizes.max(initial=0))
 
     def load(self) -> None:
-        """The tables of cells and genes; raw's genes with var's symbols where it has none."""
+        """Read the tables of cells and genes; the genes of raw take var's symbols if they have none."""
         from lib.inputs.formats import genes
 
         self.obs, var = _frame(self.path, self.obs_group), _frame(self.path, self.var_group)
@@ -129,7 +129,7 @@ class AnnDataFile(MatrixReader):
 
 
 def zarr_root(path: Path, data: bool) -> Any:
-    """The root of a zarr: its metadata alone, if no `data` are to be read."""
+    """The root of a zarr; only its metadata without `data`."""
     if not data:
         return ZarrNode(path)
     import zarr
@@ -138,7 +138,7 @@ def zarr_root(path: Path, data: bool) -> Any:
 
 
 class ZarrNode:
-    """A group or an array of a zarr on disk, version 2 or 3, by its metadata alone, as h5py shows one of HDF5."""
+    """The metadata of a group or an array of a zarr on disk, version 2 or 3, with the interface of h5py."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,7 +177,7 @@ class ZarrNode:
 
 
 def _look(matrix: Any) -> str | None:
-    """What an element looks like by its first values, "" where these are not read; None if it is no matrix."""
+    """What an element looks like by its first values, "" if these are not read; None if it is no matrix."""
     if matrix is None or not (_is_sparse(matrix) or len(getattr(matrix, "shape", None) or ()) == 2):
         return None
     if isinstance(matrix, ZarrNode):
@@ -190,7 +190,7 @@ def _is_sparse(matrix: Any) -> bool:
 
 
 def _n_rows(table: Any) -> int:
-    """Rows of a table of AnnData, whose index is an array, or (anndata 0.13) values and a mask."""
+    """The number of rows of AnnData's table, whose index is an array, or (anndata 0.13) values and a mask."""
     index = table[table.attrs["_index"]]
     return int((index if _is_array(index) else index["values"]).shape[0])
 
@@ -205,13 +205,13 @@ def _kind(array: Any) -> str:
 
 
 def _frame(path: Path, group: Any) -> pd.DataFrame:
-    """A table of AnnData; columns that are no single values per row are left out, and said so."""
+    """A table of AnnData, without columns that hold no single value per row; a notice names these."""
     from lib.run.stage import log, notice
 
     read_elem = import_lean("anndata.io").read_elem
     try:
         return read_elem(group)
-    except Exception as error:  # of AnnData's readers, any
+    except Exception as error:  # AnnData's readers may raise any
         if is_damage(error):
             raise
         log.info("column by column, for %s", error)
@@ -220,7 +220,7 @@ def _frame(path: Path, group: Any) -> pd.DataFrame:
     for name in map(str, group.attrs.get("column-order", ())):
         try:
             values = read_elem(group[name])
-            if "categories" in group[name].attrs:  # anndata 0.7's
+            if "categories" in group[name].attrs:  # as anndata 0.7 writes them
                 categories = read_elem(group[f"__categories/{name}"])
                 values = pd.Categorical.from_codes(values, categories)
             if np.ndim(values) != 1 or len(values) != len(index):

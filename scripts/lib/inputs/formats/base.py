@@ -1,6 +1,6 @@
-"""What the readers of all formats share: what is asked of a file, what they tell of it, and what they say is wrong.
+"""The common base of the readers: questions to a file, its header, and messages about its problems.
 
-Imported as the workflow is read, and so without SciPy, HDF5 and all else that only the counts need.
+This module is imported when the workflow is read, so it imports neither SciPy nor HDF5, which only the counts need.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lib.run.errors import UserError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-LARGEST = np.iinfo(np.int32).max  # of a count: what every library's integers hold
-PEEK = 1000  # values that tell whether a matrix looks like counts
-PEEK_ROWS = 100  # rows of a dense matrix that tell its share of non-zeros
+LARGEST = np.iinfo(np.int32).max  # the largest count: the integers of all libraries hold it
+PEEK = 1000  # values to check whether a matrix looks like counts
+PEEK_ROWS = 100  # rows of a dense matrix to estimate its share of non-zeros
 NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
-# What reading a damaged file raises, and what a layout that is not the format's does
+# Errors from reading a damaged file, and from a layout that is not the format's
 DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error)
 UNREADABLE = (*DAMAGED, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
@@ -37,20 +37,20 @@ Blocks = Iterator[tuple[int, "csr_matrix"]]  # first row, and rows
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a file: which counts, and what decides how large a sample is and what is wrong with it.
+    """A question to a file: the counts to take, and the settings that its size and its problems depend on.
 
     Attributes
     ----------
     path, counts, genome, orientation
-        The file, and what to take from it.
+        The file, and the counts to take from it.
     batch_key, min_genes
-        What batches are, and the fewest non-zeros of a kept cell.
+        The column of the batches, and the limit of non-zeros for a kept cell.
     wanted
         Columns of obs that must come from the file: name, config key, whether it must be numeric.
     sheet
         Columns of obs that come from the sheet.
     keep
-        Columns that the config takes from the file, although they are named as what stages write.
+        Columns that the config takes from the file although stages may write columns of the same names.
     """
 
     path: str
@@ -66,8 +66,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Header:
-    """A file's cells, genes and non-zeros (estimated where it does not tell), non-zeros of each cell where it does,
-    (batches, cells of the largest), and whether it lies by genes."""
+    """A file's cells, genes and non-zeros (estimated if the file does not tell), non-zeros of each cell (if the file
+    tells), (batches, cells of the largest), and whether it is stored gene by gene."""
 
     n_obs: int
     n_vars: int
@@ -78,32 +78,32 @@ class Header:
 
 
 class Reader(ABC):
-    """One file's raw counts, cells x genes. Once made it knows the file's layout; `load` reads the names.
+    """One file's raw counts, cells x genes. The constructor reads the file's layout, `load` reads the names.
 
     Attributes
     ----------
     question, path
-        What is asked, and the file or folder.
+        The question, and the file or folder.
     tell
-        Takes what is wrong with the layout: `refuse`, or where only the header is asked for, one that collects.
+        Called with each problem of the layout: `refuse`, or, if only the header is read, a function that collects.
     where
-        Where in the file the counts are: X, raw, layers/NAME, matrix.
+        The place of the counts in the file: X, raw, layers/NAME, matrix.
     places
-        Where else the file may keep counts, each with what it looks like.
+        All places where the file may keep counts, each with what its values look like.
     scattered
-        Whether the blocks hold parts of all rows, rather than the file's rows one after the other.
+        Whether the blocks hold parts of all rows, instead of complete rows in the order of the file.
     nnz
-        Non-zeros of the file where it says so, else an estimate from above.
+        Non-zeros of the file if it tells them, else an upper estimate.
     scratch
         Folder of the scratch file.
     obs
-        The file's table of cells; its index holds the barcodes, as in the file. This and the following from `load`.
+        The file's table of cells; its index holds the barcodes as in the file. Set by `load`, like the following.
     gene_symbols, gene_ids
-        Per gene, as in the file, strings; where one of them is empty or absent, the other.
+        Strings per gene, as in the file; if one of them is empty or absent, the other.
     columns
         Mask of the file's columns to take; None: all.
     flags
-        The file's own boolean columns of its table of genes.
+        The boolean columns of the file's table of genes.
     """
 
     obs: pd.DataFrame
@@ -131,7 +131,7 @@ class Reader(ABC):
         return len(self.gene_symbols)
 
     def check_columns(self, names: Sequence[str] = ()) -> None:
-        """Tell of the columns of obs that the config wants, whether the file has them, and as what they must be."""
+        """Tell which columns of obs that the config needs are missing from the file or unfit."""
         question = self.question
         stored = {kept: name for name, kept in stored_names(names, question.sheet, question.keep).items()}
         for name, key, numeric in sorted(question.wanted, key=lambda wanted: wanted[0] in stored):
@@ -148,10 +148,10 @@ class Reader(ABC):
         Raises
         ------
         UserError
-            If a value, or the sum of what stands for one cell and gene, is not a count (which cell, gene and value), or
-            the file is damaged.
+            If a value, or the sum of the entries of one cell and gene, is not a count (the message names cell, gene and
+            value), or the file is damaged.
         NotSortedError
-            If the file is not sorted by cell, although it began so.
+            If the file is not sorted by cell although its beginning is.
         """
         from lib.inputs.formats.blocks import checked
 
@@ -162,40 +162,40 @@ class Reader(ABC):
                 raise
             raise UserError(unreadable(self.path, error)) from None
 
-    # What a format's reader has
+    # To be defined by the reader of a format
 
     @abstractmethod
     def header(self) -> Header:
-        """The header, from no more of the file than tells it."""
+        """The header, read from as little of the file as possible."""
 
     @abstractmethod
     def load(self) -> None:
-        """Read the names of cells and genes, and all that stands beside them."""
+        """Read the names of cells and genes, and the other columns of their tables."""
 
     @abstractmethod
     def blocks(self) -> Blocks:
-        """The matrix as on disk, over all the file's columns."""
+        """The matrix as on disk, with all columns of the file."""
 
     def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
-        """Why a column of obs cannot be what the config wants it for, as far as that costs little to know."""
+        """Why the config cannot use a column of obs, as far as a cheap check can tell."""
         return None
 
     def damaged(self, why: object) -> None:
-        """Tell that the file is truncated or damaged."""
+        """Tell that the file is truncated or damaged, and why."""
         self.tell(damage(self.path, why))
 
 
 class MatrixReader(Reader):
-    """A reader of a matrix that HDF5 or zarr holds: dense, an array, or sparse, a group of data, indices and indptr.
+    """A reader of a matrix in HDF5 or zarr: dense (an array) or sparse (a group of data, indices and indptr).
 
     Attributes
     ----------
     matrix, shape
-        The element, and its cells and features.
+        The element, and its numbers of cells and features.
     indptr
         Of a sparse matrix, int64.
     sparse, scattered, transposed
-        Whether it is sparse, by columns (CSC) if it is; whether it lies as features x cells if it is dense.
+        Whether it is sparse; whether a sparse one is CSC; whether a dense one is stored as features x cells.
     """
 
     matrix: Any
@@ -205,7 +205,7 @@ class MatrixReader(Reader):
     transposed: bool = False
 
     def take(self, matrix: Any, shape: Sequence[int], data: bool = True) -> None:
-        """Take this matrix, and of a sparse one, if `data` can be read, the `indptr`, checked."""
+        """Take this matrix; if it is sparse and `data` can be read, read and check its `indptr`."""
         self.matrix, self.shape = matrix, (int(shape[0]), int(shape[1]))
         self.nnz = int(matrix["data"].shape[0]) if self.sparse else self.shape[0] * self.shape[1]
         if self.sparse and data:
@@ -215,7 +215,7 @@ class MatrixReader(Reader):
                 self.damaged("indptr does not fit the matrix")
 
     def header(self) -> Header:
-        """From the `indptr`, or the first of the cells."""
+        """The header, from the `indptr` or the first cells."""
         if self.sparse:
             per_major = np.diff(self.indptr)
             return Header(*self.shape, self.nnz, None if self.scattered else per_major, turned=self.scattered)
@@ -223,29 +223,29 @@ class MatrixReader(Reader):
         return Header(*self.shape, int(np.count_nonzero(some) / max(1, some.size) * float(self.nnz)))
 
     def blocks(self) -> Blocks:
-        """Rows; parts of all rows of a CSC matrix."""
+        """Blocks of rows; for a CSC matrix, blocks that hold parts of all rows."""
         from lib.inputs.formats import blocks
 
         return blocks.csr_blocks(self) if self.sparse else blocks.dense_blocks(self.matrix, self.transposed)
 
 
 def refuse(problem: str) -> NoReturn:
-    """What a reader tells, as an error."""
+    """Raise a reader's problem as an error."""
     raise UserError(problem) from None
 
 
 def damage(path: Path, why: object) -> str:
-    """That a file is truncated or damaged."""
+    """The message that a file is truncated or damaged."""
     return f"{path} cannot be read: {why}. It may be truncated or damaged: copy or download it again."
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error tells that a file is damaged; what zarr's codecs raise has no type of its own."""
+    """Whether an error means that a file is damaged; errors of zarr's codecs have no special type."""
     return isinstance(error, DAMAGED) or "decompress" in str(error) or "corrupt buffer" in str(error)
 
 
 def unreadable(path: Path, error: BaseException) -> str:
-    """What an error says of a file: that it is truncated or damaged only where it is."""
+    """The message for an error about a file; only damage is called so."""
     text = str(error).strip("'\"") or type(error).__name__
     if isinstance(error, PermissionError):
         return f"{path} cannot be read: permission denied. Make it readable."
@@ -267,7 +267,7 @@ def unreadable(path: Path, error: BaseException) -> str:
 
 
 def choice(path: Path, key: str, wanted: str | None, options: Sequence[str]) -> str:
-    """The value of a key of the config, where the file has it; for None the only one there is."""
+    """The config's value of a key if the file has it; the only option if the value is None."""
     if wanted is None and len(options) == 1:
         return options[0]
     if wanted in options:
@@ -277,12 +277,12 @@ def choice(path: Path, key: str, wanted: str | None, options: Sequence[str]) -> 
 
 
 def as_counts(values: np.ndarray) -> np.ndarray | None:
-    """The values as uint32, None if one of them is not a whole number from 0 to `LARGEST`."""
+    """The values as uint32; None if one of them is not a whole number from 0 to `LARGEST`."""
     if values.dtype.kind not in "biuf":
         return None
     if not len(values):
         return values.astype(np.uint32)
-    # A NaN fails both comparisons, so that the cast meets none
+    # A NaN fails the comparison, so none reaches the cast
     if not 0 <= float(values.min()) <= float(values.max()) <= LARGEST:
         return None
     counts = values.astype(np.uint32)
@@ -290,11 +290,11 @@ def as_counts(values: np.ndarray) -> np.ndarray | None:
 
 
 def look_of(values: np.ndarray) -> str:
-    """What a matrix looks like, by some of its values."""
+    """The kind of a matrix, as some of its values suggest."""
     return "not whole numbers" if as_counts(values) is None else "whole numbers"
 
 
 def plain(names: Any) -> pd.Index:
-    """Names as an index of Python strings, itself without a name."""
-    names = names.to_numpy(object) if isinstance(names, pd.Index) else names  # which iterates faster
+    """Names as an unnamed index of Python strings."""
+    names = names.to_numpy(object) if isinstance(names, pd.Index) else names  # iterates faster
     return pd.Index([str(name) for name in names], dtype=object)

@@ -1,7 +1,7 @@
-"""Matrices on disk as blocks of some `BLOCK` non-zeros, and these as counts, checked, in the order of cells.
+"""Read matrices on disk in blocks of about `BLOCK` non-zeros, as checked counts in the order of cells.
 
-A block is (first row, CSR matrix). What lies by columns on disk (CSC), or in no order (an `.mtx` may), is turned into
-rows through a scratch file.
+A block is (first row, CSR matrix). Matrices stored by columns (CSC) or unsorted (an `.mtx` may be) are sorted by row
+through a scratch file.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
     Array = h5py.Dataset | zarr.Array
 
-BLOCK = 4_000_000  # non-zeros that are read at a time
-DENSE_BLOCK = 1 << 26  # bytes of a dense matrix that are read at a time
+BLOCK = 4_000_000  # non-zeros read at a time
+DENSE_BLOCK = 1 << 26  # bytes of a dense matrix read at a time
 RECORD = np.dtype([("row", np.int32), ("column", np.int32), ("count", np.uint32)])  # of the scratch file
 
 
 class NotSortedError(Exception):
-    """The file turned out not to be in the order of its cells: `Reader.chunks`, called again, will mend it."""
+    """The file turned out not to be sorted by cell: the next call of `Reader.chunks` sorts it."""
 
 
-# Counts, checked, in the order of cells
+# Checked counts in the order of cells
 
 
 def checked(reader: Reader) -> Iterator[csr_matrix]:
@@ -51,20 +51,19 @@ def checked(reader: Reader) -> Iterator[csr_matrix]:
 
 
 def by_rows(blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scratch: Path | None) -> Blocks:
-    """Blocks that each hold parts of all rows, summed and given back as one row range (its first row, uint64) after the
-    other.
+    """Sum blocks that hold parts of all rows, and yield one row range (first row, uint64 matrix) after the other.
 
-    Each block's non-zeros go by rows into one scratch file; a row range then is collected from one stretch
-    per block. The file has no name, so that nothing of it stays behind.
+    The non-zeros of each block are written to a scratch file, sorted by row; a row range is then read from one
+    contiguous part per block. The file has no name, so the system removes it in any case.
 
     Parameters
     ----------
     blocks
         CSR matrices of uint32, each n_obs x n_vars.
     nnz
-        Non-zeros over all blocks: row ranges get `BLOCK` / 2 of them on average.
+        Non-zeros of all blocks; a row range gets `BLOCK` / 2 of them on average.
     scratch
-        Folder of the scratch file: `RECORD.itemsize` bytes per non-zero.
+        Folder of the scratch file, which takes `RECORD.itemsize` bytes per non-zero.
     """
     step = max(1, n_obs * (BLOCK // 2) // max(nnz, 1))
     edges = np.append(np.arange(0, n_obs, step), n_obs)
@@ -89,7 +88,7 @@ def by_rows(blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scr
 
 
 def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
-    """A block's chosen genes as canonical counts."""
+    """The chosen genes of a block as canonical counts."""
     if reader.columns is not None and not reader.columns.all():
         new = np.where(reader.columns, np.cumsum(reader.columns) - 1, -1).astype(np.int32)
         X = select_genes(X, new, reader.n_vars, devices.resolve("cpu"))
@@ -107,14 +106,14 @@ def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
 
 
 def _fitting(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
-    """A block of sums, uint64, as uint32."""
+    """A block of uint64 sums as uint32; refuses sums that do not fit."""
     if X.nnz and X.data.max() > LARGEST:
         _refuse(reader, start, X, int(np.argmax(X.data > LARGEST)))
     return csr_matrix((X.data.astype(np.uint32), X.indices, X.indptr), shape=X.shape)
 
 
 def _refuse(reader: Reader, start: int, X: csr_matrix, at: int) -> NoReturn:
-    """Say which value of a block is the first that is no count, and what to do."""
+    """Raise an error that names the first value of a block that is no count, and what to do."""
     value, row = X.data[at], start + int(np.searchsorted(X.indptr, at, "right")) - 1
     gene, cell = reader.gene_symbols[X.indices[at]], reader.obs.index[row]
     logged = X.data.dtype.kind == "f" and not value.is_integer() and X.data.min() >= 0 and X.data.max() < 20
@@ -145,7 +144,7 @@ def first_bad(values: np.ndarray) -> int:
 
 
 def csr_blocks(reader: MatrixReader) -> Blocks:
-    """Rows of a CSR matrix; of a CSC matrix some of the columns, of all rows."""
+    """Blocks of rows of a CSR matrix; of a CSC matrix blocks of columns, with all rows."""
     data, indices, indptr = reader.matrix["data"], reader.matrix["indices"], reader.indptr
     first, n, n_minor = 0, len(indptr) - 1, reader.shape[not reader.scattered]
     while first < n:
@@ -162,7 +161,7 @@ def csr_blocks(reader: MatrixReader) -> Blocks:
 
 
 def dense_blocks(array: Array, transposed: bool = False) -> Blocks:
-    """Rows of a dense matrix, columns of one that lies transposed."""
+    """Blocks of rows of a dense matrix, which may be stored transposed."""
     n_obs, n_vars = array.shape[::-1] if transposed else array.shape
     step = max(1, DENSE_BLOCK // max(1, n_vars * array.dtype.itemsize))
     if array.chunks and step > (chunk := array.chunks[int(transposed)]):
@@ -173,13 +172,13 @@ def dense_blocks(array: Array, transposed: bool = False) -> Blocks:
 
 
 def turned(X: csr_matrix, first: int, n_vars: int) -> tuple[int, csr_matrix]:
-    """A block of genes x cells, from the gene `first` on, as one of all cells x all genes."""
+    """Transpose a block of genes x cells that begins at gene `first`: a block of all cells x all genes."""
     rows = csc_matrix((X.data, X.indices, X.indptr), shape=X.shape[::-1]).tocsr()
     return 0, csr_matrix((rows.data, rows.indices + np.int32(first), rows.indptr), shape=(X.shape[1], n_vars))
 
 
 def _read(array: Array, start: int, stop: int) -> np.ndarray:
-    """Elements of a 1-D array. A deflated HDF5 dataset's chunks are read raw and inflated by several threads."""
+    """Elements of a 1-D array. Several threads inflate the raw chunks of a deflated HDF5 dataset."""
     shuffled = _deflated(array)
     if shuffled is None:
         return array[start:stop]
@@ -206,13 +205,13 @@ def _read(array: Array, start: int, stop: int) -> np.ndarray:
 
 
 def _native(values: np.ndarray) -> np.ndarray:
-    """Values in a type that SciPy's sparse matrices take: of this machine's byte order, and not float16."""
+    """Values in a dtype that SciPy's sparse matrices accept: in native byte order, not float16."""
     dtype = np.dtype(np.float32) if values.dtype.kind == "f" and values.dtype.itemsize == 2 else values.dtype
     return values.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _deflated(array: Array) -> bool | None:
-    """Whether a dataset is shuffled before it is deflated; None if it is stored in another way."""
+    """Whether a deflated dataset was shuffled before; None if it is not stored deflated."""
     if not isinstance(array, h5py.Dataset) or array.chunks is None:
         return None
     filters = array.id.get_create_plist()

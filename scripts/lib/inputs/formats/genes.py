@@ -1,4 +1,4 @@
-"""Which of a file's features are genes, and how these are named."""
+"""Find the genes among a file's features, and their names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lib.inputs.formats.base import plain
 from lib.run.errors import UserError
 from lib.run.stage import log
 
-GENES = "gene expression"  # 10x's feature type, in small letters
+GENES = "gene expression"  # 10x's feature type, in lower case
 NO_TYPE = ("", "na", "nan", "none", "unknown")
-OTHER_TYPES = ("antibody", "crispr", "multiplexing", "peak", "custom", "antigen", "vdj")  # how 10x's other types begin
+OTHER_TYPES = ("antibody", "crispr", "multiplexing", "peak", "custom", "antigen", "vdj")  # prefixes of its other types
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol", "Symbol")
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_ids", "ensembl_id", "ensembl", "feature_id", "Accession")
 
 
 def gene_features(path: Path, types: np.ndarray) -> np.ndarray:
-    """Mask of the features that are genes: all but those whose type is known to be another; these are logged.
+    """Mask of the genes: features of 10x's type for genes, or of no type. Other features are logged.
 
-    By 10x's feature types. Where none is a gene's, all are taken but what 10x has for antibodies, guides, peaks.
+    If no feature has the type for genes, all are taken except 10x's types for antibodies, guides, peaks.
     """
     small = np.array(["" if pd.isna(value) else str(value).strip().lower() for value in types], dtype=object)
     known = pd.Series(~np.isin(small, NO_TYPE))
@@ -37,7 +37,7 @@ def gene_features(path: Path, types: np.ndarray) -> np.ndarray:
 
 
 def filled_names(path: Path, symbols: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols and ids, each in place of the other where that is empty.
+    """Symbols and ids; an empty one is replaced by the other.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def filled_names(path: Path, symbols: np.ndarray, ids: np.ndarray) -> tuple[np.n
 
 
 def names_in(path: Path, var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols and ids from a table of genes: columns known by name, else the index."""
+    """Symbols and ids from a table of genes: columns with known names, else the index."""
     index = pd.Series(plain(var.index), dtype=object)
     symbols = next((var[name].reset_index(drop=True) for name in SYMBOL_COLUMNS if name in var), None)
     ids = next((var[name].reset_index(drop=True) for name in ID_COLUMNS if name in var), index)
@@ -65,7 +65,7 @@ def names_in(path: Path, var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_symbols(raw: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
-    """The genes' table of `raw`, with the columns of symbols and flags that only `var` has, joined on the index."""
+    """The table of genes of `raw`, plus the symbols and flags that only `var` has, joined on the index."""
     names = [name for name in var if name in SYMBOL_COLUMNS or _is_flag(var[name])]
     names = [name for name in names if name not in raw]
     if not names or var.index.has_duplicates or not raw.index.isin(var.index).any():

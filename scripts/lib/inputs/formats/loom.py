@@ -1,4 +1,4 @@
-"""A `.loom`: `matrix` is genes x cells and dense, as are its layers. Names as those who write them have them."""
+"""Read a `.loom`: `matrix` and layers are dense, genes x cells; the attributes have the writing programs' names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Loom(MatrixReader):
         self.where = choice(self.path, "counts", question.counts, list(self.places))
         self.take(matrices[self.where], matrices[self.where].shape[::-1])
         self.check_columns([name for name, item in file["col_attrs"].items() if item.ndim == 1])
-        # Of each table the attributes with one value per cell or gene, and the one that names these
+        # For each table its attributes with one value per cell or gene, and the attribute with the names
         self.tables = []
         for group, n, names in zip(("col_attrs", "row_attrs"), self.shape, (CELLS, GENES), strict=True):
             attributes = file.get(group, {})
@@ -38,7 +38,7 @@ class Loom(MatrixReader):
             self.tables.append((attributes, single, index))
 
     def load(self) -> None:
-        """The attributes of cells and genes."""
+        """Read the attributes of cells and genes."""
         from lib.inputs.formats import genes
 
         self.obs, var = (self._table(*table) for table in self.tables)

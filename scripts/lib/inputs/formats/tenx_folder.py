@@ -1,5 +1,6 @@
-"""Cell Ranger's folder: matrix.mtx, barcodes.tsv, and genes.tsv (1, 2) or features.tsv (3 on); each may be gzipped.
+"""Read Cell Ranger's folder: matrix.mtx, barcodes.tsv, and genes.tsv (versions 1, 2) or features.tsv (from 3 on).
 
+Each file may be gzipped.
 File names may have a prefix, and a folder may hold one such folder per genome. Source: scanpy.read_10x_mtx.
 """
 
@@ -16,12 +17,12 @@ from lib.inputs.formats.base import Blocks, Header, Question, Reader, Tell, choi
 from lib.inputs.formats.text import encoding_of, open_file
 from lib.run.errors import UserError
 
-SMALL = 8 << 20  # bytes of a file of names whose lines are counted for the header
+SMALL = 8 << 20  # bytes: of smaller files of names the lines are counted for the header
 NUMBERS = (b"integer", b"unsigned-integer", b"real", b"double", b"float")
 
 
 class TenxFolder(Reader):
-    """A 10x folder, or the genome's folder in it."""
+    """Reader of a 10x folder, or of the genome's folder in it."""
 
     def __init__(self, question: Question, tell: Tell) -> None:
         super().__init__(question, tell)
@@ -31,14 +32,14 @@ class TenxFolder(Reader):
         self.skip, self.shape, self.nnz = mtx_header(self.matrix)
 
     def header(self) -> Header:
-        """From the matrix' header, and where the files of names are small their lines."""
+        """The header, from the matrix' header, and from the lines of the files of names if these are small."""
         if all(file.stat().st_size < SMALL for file in (self.features, self.barcodes)):
             self._check_shape(_n_lines(self.features), _n_lines(self.barcodes))
         n_vars, n_obs = self.shape
         return Header(n_obs, n_vars, self.nnz)
 
     def load(self) -> None:
-        """The files of names; of the features those that are genes."""
+        """Read the files of names; take the features that are genes."""
         from lib.inputs.formats import genes
 
         table, self.obs = _names(self.features), pd.DataFrame(index=plain(_names(self.barcodes)[0]))
@@ -51,7 +52,7 @@ class TenxFolder(Reader):
         self.gene_symbols, self.gene_ids = symbols[chosen], ids[chosen]
 
     def _check_shape(self, n_genes: int, n_cells: int) -> None:
-        """Tell if the matrix does not fit the names beside it."""
+        """Tell if the matrix does not fit the files of names."""
         if self.shape == (n_genes, n_cells):
             return
         hint = " It seems to be cells x genes." if self.shape == (n_cells, n_genes) else ""
@@ -63,7 +64,7 @@ class TenxFolder(Reader):
         )
 
     def blocks(self) -> Blocks:
-        """Blocks of the lines `gene cell count`: whole cells, as long as the file is sorted by cell."""
+        """Blocks of the lines `gene cell count`; complete cells as long as the file is sorted by cell."""
         from scipy.sparse import csr_matrix
 
         from lib.inputs.formats import blocks
@@ -71,7 +72,7 @@ class TenxFolder(Reader):
         (n_vars, n_obs), path = self.shape, self.matrix
         types = {"gene": np.int32, "cell": np.int32, "count": np.float64}
         options = {"sep": r"\s+", "header": None, "names": list(types), "dtype": types, "index_col": False}
-        begun = [np.empty(0, dtype) for dtype in types.values()]  # the lines of a cell that may go on in the next block
+        begun = [np.empty(0, dtype) for dtype in types.values()]  # lines of a cell that the next block may continue
         done = seen = 0
         with open_file(path) as file:
             for _ in range(self.skip):
@@ -118,12 +119,12 @@ class TenxFolder(Reader):
 
 
 def tenx_files(path: Path, genome: str | None) -> list[Path]:
-    """The matrix, the genes' and the barcodes' file of a 10x folder, or of the genome's folder in it.
+    """The files of matrix, genes and barcodes of a 10x folder, or of the genome's folder in it.
 
     Raises
     ------
     UserError
-        If it has not one of each, or there are several genomes and no `genome`.
+        If it does not have exactly one of each, or has several genomes and `genome` is None.
     """
     genomes = sorted({file.parent.name for file in path.glob("*/*matrix.mtx*") if not file.name.startswith(".")})
     if genomes and not any(path.glob("*matrix.mtx*")):
@@ -136,7 +137,7 @@ def tenx_files(path: Path, genome: str | None) -> list[Path]:
 
 
 def _one_file(folder: Path, *names: str) -> Path:
-    """The one file of a folder whose name ends like this, gzipped or not."""
+    """The only file of a folder whose name ends with one of `names`, gzipped or not."""
     ends = tuple(name + zipped for name in names for zipped in ("", ".gz"))
     found = sorted(f for f in folder.iterdir() if f.name.endswith(ends) and not f.name.startswith("."))
     if len(found) != 1:
@@ -148,12 +149,12 @@ def _one_file(folder: Path, *names: str) -> Path:
 
 
 def mtx_header(path: Path) -> tuple[int, tuple[int, int], int]:
-    """Of a file in Matrix Market's format the lines before the first value, the shape, the number of values.
+    """Lines before the first value, shape and number of values of a file in Matrix Market's format.
 
     Raises
     ------
     UserError
-        If it is no sparse matrix of numbers, or a value's line has not three fields.
+        If it is no sparse matrix of numbers, or a line does not have three fields.
     """
     with open_file(path) as file:
         words = file.readline().lower().split()
@@ -195,7 +196,7 @@ def _n_lines(path: Path) -> int:
 
 
 def _names(path: Path) -> pd.DataFrame:
-    """A file of tab-separated strings without a header; Latin-1, and said so, where it is not UTF-8."""
+    """A file of tab-separated strings without a header; if it is not UTF-8, read as Latin-1 with a notice."""
     from lib.run.stage import notice
 
     with open_file(path) as file:

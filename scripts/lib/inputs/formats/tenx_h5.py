@@ -1,6 +1,6 @@
-"""Cell Ranger's `.h5`: version 3's group `matrix`, or version 2's group per genome. Source: scanpy.read_10x_h5.
+"""Read Cell Ranger's `.h5`: the group `matrix` of version 3, or a group per genome of version 2.
 
-CellBender's, which may lack the features' types and genomes, or have "NA" for all.
+CellBender's files may lack the features' types and genomes, or have "NA" for all. Source: scanpy.read_10x_h5.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import pandas as pd
 from lib.inputs.formats.base import MatrixReader, Question, Tell, choice
 from lib.run.errors import UserError
 
-# Version 2's, version 3's
+# Fields of version 2 -> fields of version 3
 FIELDS = {"genes": "id", "gene_names": "name"}
 FIELDS |= {f"features/{field}": field for field in ("id", "name", "feature_type", "genome")}
 
 
 class TenxH5(MatrixReader):
-    """The matrix of a 10x `.h5`, genes x cells and CSC: CSR of cells x genes."""
+    """Reader of a 10x `.h5`, whose CSC matrix of genes x cells is a CSR matrix of cells x genes."""
 
     sparse = True
 
@@ -47,7 +47,7 @@ class TenxH5(MatrixReader):
             self.damaged(f"{n} rows of {n_features} features")
 
     def load(self) -> None:
-        """Barcodes and features, of which those of the genome that are genes are taken."""
+        """Read barcodes and features; take the features that are genes of the genome."""
         from lib.inputs.formats import genes
 
         fields = {name: dataset.asstr()[...] for name, dataset in self.fields.items()}

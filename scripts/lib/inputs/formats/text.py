@@ -1,6 +1,6 @@
-"""Tables of counts as text: a line of gene names, then per cell its barcode and its counts; or genes x cells.
+"""Read tables of counts as text: a line of gene names, then a line per cell with barcode and counts; or genes x cells.
 
-Encoding, separator, and whether a line is a cell or a gene are told by the first lines.
+The first lines tell the encoding, the separator, and whether a line is a cell or a gene.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from isal import igzip
 from lib.inputs.formats.base import Blocks, Header, Question, Reader, Tell, plain
 from lib.run.errors import UserError
 
-csv.field_size_limit(1 << 30)  # a line without the separator is one field
-PEEK_BYTES = 1 << 20  # of the lines after the first that tell what a table is
+csv.field_size_limit(1 << 30)  # a line without separators is one field
+PEEK_BYTES = 1 << 20  # bytes of lines after the first that are read to guess the layout
 PEEK_LINES = 200
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "blanks"}
 QUOTED = re.compile(r'"((?:[^"]|"")*)"')
@@ -31,7 +31,7 @@ CELL = re.compile(
     r"|(?:cell|barcode|bc|spot|well|nucleus|droplet)s?[-_. ]?\d+.*",
     re.IGNORECASE,
 )
-# Names of genes of many organisms: ids of the databases, families that every animal has, genes that every tissue shows
+# Names of genes of many organisms: ids of databases, families of all animals, genes seen in all tissues
 GENE = re.compile(
     r"ENS[A-Z]{0,6}G\d{6,}.*|FBgn\d{7}|WBGene\d{8}|AT[1-5MC]G\d{5}.*|Y[A-P][LR]\d{3}[WC](?:-[A-Z])?|LOC\d+|LINC\d+"
     r"|Gm\d{3,}|\d{7}[A-Z]\d\dRik|(?:RP\d+-|A[CLPF]\d{6}\.).+|[NX][MR]_\d+.*|Os\d\dg\d{7}.*|Solyc\d+g\d+.*|Zm\d+d\d+"
@@ -45,22 +45,22 @@ GENE = re.compile(
 
 
 class TextTable(Reader):
-    """A table of text, by its first lines.
+    """Reader of a table of text; the first lines tell its layout.
 
     Attributes
     ----------
     separator
-        What is between two fields; a blank stands for any number of them.
+        The separator of fields; a blank stands for any number of blanks.
     skip
         Lines before the first line of counts.
     above, beside
-        The names in the first line, above the counts, and the names of the first lines.
+        The names in the header line above the counts, and the names of the first lines of counts.
     values
-        The counts of the first lines, NaN where a field is no number.
+        The counts of the first lines, NaN if a field is no number.
     encoding
-        utf-8, or latin-1 where the text is not.
+        utf-8, or latin-1 if the text is not UTF-8.
     mean_line
-        Mean length of a line of counts, bytes.
+        Mean length of a line of counts, in bytes.
     """
 
     def __init__(self, question: Question, tell: Tell) -> None:
@@ -88,7 +88,7 @@ class TextTable(Reader):
         names = fields(head.removeprefix("\ufeff"), separator)
         n_first = len(fields(texts[0], separator))
         counts = len(numbers(split_line(head, separator)[1], separator)) == len(names) - 1
-        if counts and comments and len(names) == n_first:  # names behind a #
+        if counts and comments and len(names) == n_first:  # names after a #
             above = fields(comments[-1].decode(self.encoding).lstrip("#"), separator)
             if len(above) == n_first:
                 names, self.skip, texts, counts = above, self.skip - 1, [head, *texts], False
@@ -108,8 +108,8 @@ class TextTable(Reader):
         self.scattered = self._by_genes()
 
     def _by_genes(self) -> bool:
-        """Whether lines are genes: as asked, else by the names, or where these tell nothing by the counts: the sums of
-        genes differ by more than those of cells. Tells, if that is not asked for, of lines that are not like cells."""
+        """Whether lines are genes: by the question, else by the names, else by the counts, as sums of genes vary more
+        than sums of cells. Unless the question says so, lines that look like genes are a problem."""
         asked, path = self.question.orientation, self.path
         if asked != "auto":
             return asked == "genes_by_cells"
@@ -136,7 +136,7 @@ class TextTable(Reader):
         return False
 
     def header(self) -> Header:
-        """From the first lines: their length, and their share of non-zeros."""
+        """The header, estimated from the length of the first lines and their share of non-zeros."""
         size = self.path.stat().st_size
         if is_gzipped(self.path):  # what was inflated, of what was read for it
             with self.path.open("rb") as file, igzip.open(file) as text:
@@ -148,13 +148,13 @@ class TextTable(Reader):
         return Header(*(shape[::-1] if self.scattered else shape), nnz, turned=self.scattered)
 
     def load(self) -> None:
-        """The names of all lines."""
+        """Read the names of all lines."""
         from lib.inputs.formats.genes import filled_names
         from lib.run.stage import notice
 
         try:
             beside = plain(name for name, _ in self._lines())
-        except UnicodeDecodeError:  # of a line after the first ones
+        except UnicodeDecodeError:  # in a line after the first ones
             self.encoding = "latin-1"
             beside = plain(name for name, _ in self._lines())
         if self.encoding != "utf-8":
@@ -166,14 +166,14 @@ class TextTable(Reader):
         self.nnz = self.n_obs * self.n_vars
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        """Each line of counts: its name, and its counts as text."""
+        """Name and counts, as text, of each line of counts."""
         with open_file(self.path) as file:
             for number, line in enumerate(file):
                 if number >= self.skip and not line.isspace():
                     yield split_line(line.decode(self.encoding), self.separator)
 
     def blocks(self) -> Blocks:
-        """Blocks of whole lines; of lines that are genes each holds all cells' counts of some genes."""
+        """Blocks of complete lines; if lines are genes, a block holds the counts of some genes in all cells."""
         from scipy.sparse import csr_matrix
 
         from lib.inputs.formats import blocks
@@ -203,18 +203,18 @@ class TextTable(Reader):
 
 
 def open_file(path: Path) -> Any:
-    """A file of bytes, inflated if it is gzipped."""
+    """Open a file as bytes, inflated if it is gzipped."""
     return igzip.open(path) if is_gzipped(path) else path.open("rb")
 
 
 def is_gzipped(path: Path) -> bool:
-    """Whether a file is gzipped, by its first bytes: names are not always right."""
+    """Whether a file is gzipped, by its first bytes, as suffixes may be wrong."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def encoding_of(text: bytes) -> str:
-    """utf-8, or latin-1 where the bytes are not."""
+    """utf-8, or latin-1 if the bytes are not UTF-8."""
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -223,7 +223,7 @@ def encoding_of(text: bytes) -> str:
 
 
 def fields(line: str, separator: str) -> list[str]:
-    """A line's fields; quotes hold one together."""
+    """The fields of a line; quotes may enclose separators."""
     line = line.rstrip("\r\n")
     if separator == " ":
         return [
@@ -233,7 +233,7 @@ def fields(line: str, separator: str) -> list[str]:
 
 
 def split_line(line: str, separator: str) -> tuple[str, str]:
-    """A line's name, and the text of its counts."""
+    """The name of a line, and its counts as text."""
     line = line.strip("\r\n" if separator == "\t" else "\r\n ")
     if found := QUOTED.match(line):
         name, rest = found[1].replace('""', '"'), line[found.end() :].lstrip(" ")
@@ -246,7 +246,7 @@ def split_line(line: str, separator: str) -> tuple[str, str]:
 
 
 def numbers(text: str, separator: str) -> np.ndarray:
-    """The numbers of a line, float64; none where one of them is no number."""
+    """The numbers of a line, float64; empty if one of them is no number."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy before 2.4 only warns
         try:
@@ -256,7 +256,7 @@ def numbers(text: str, separator: str) -> np.ndarray:
 
 
 def _separator(path: Path, line: str) -> str:
-    """The likeliest separator of a line of counts: the suffix' own, where the line has it."""
+    """The most likely separator of a line of counts: the suffix' separator if the line contains it."""
     own = "," if path.name.lower().removesuffix(".gz").endswith(".csv") else "\t"
     others = [separator for separator in (",", ";", "\t", " ") if separator != own]
     return next((separator for separator in (own, *others) if len(fields(line, separator)) > 1), own)
@@ -268,7 +268,7 @@ def _share(pattern: re.Pattern[str], names: Sequence[str]) -> float:
 
 
 def _by_sums(values: np.ndarray) -> str | None:
-    """Which way round counts lie, where it is clear: genes' sums are far more uneven than cells'."""
+    """The orientation of the counts, if it is clear: sums of genes vary far more than sums of cells."""
     if min(values.shape) < 10 or not np.isfinite(values).all() or not values.any():
         return None
     uneven = [(sums.std() / sums.mean()) ** 2 for sums in (values.sum(1), values.sum(0))]
