@@ -1,13 +1,13 @@
-# What can be known beforehand: what the jobs will ask for, and whether the machine is in order. Targets by name only.
+# Checks before a run: the resources that the jobs will request, and the state of the machine. Targets by name only.
 
 
 def whole_load(wildcards):
-    """The size of the cohort."""
+    """The load of the whole cohort, as a dict."""
     return vars(load_of(None))
 
 
 def limits(wildcards):
-    """What no job may exceed, in the resources' units: the config's limits, those of the command line, this machine's."""
+    """The largest allowed request of a job, in the resources' units: from config, command line and this machine."""
     asked = config["limits"]
     found = {
         "mem_mb": asked["mem_gb"] and asked["mem_gb"] * 1000,
@@ -24,12 +24,12 @@ def limits(wildcards):
 
 
 def only_looks():
-    """Whether this run computes nothing: preflight and doctor are for machines of any kind."""
+    """Whether this run computes nothing: preflight and doctor run on machines of any kind."""
     return not {"preflight", "doctor"}.isdisjoint(sys.argv)
 
 
 def check_device():
-    """Refuse `device: gpu` where the jobs run on this machine and no GPU can be used; never fall back quietly."""
+    """Refuse `device: gpu` if the jobs run on this machine and it has no usable GPU: there is no silent fallback."""
     if (
         GPU
         and workflow.local_exec
@@ -40,7 +40,7 @@ def check_device():
 
 
 def needs_of_all(targets):
-    """What each job of a whole run asks for."""
+    """The resources that each job of a whole run requests."""
     names = ("mem_mb", "vram_mb", "runtime", "disk_mb")
     return [
         {"rule": job.rule.name} | {name: job.resource(name) for name in names}

@@ -1,4 +1,4 @@
-# Figures and tables for people, and what the report says about them.
+# Figures and tables for readers, with their captions in the report.
 
 
 report: "captions/workflow.rst"
@@ -22,7 +22,7 @@ COLOURS = list(dict.fromkeys([*CATEGORIES, *METRICS, *SCORES]))
 
 
 def coloured(name):
-    """The figure of an embedding in one colouring, for the report."""
+    """The file of an embedding's figure in one colouring, with its place in the report."""
     return report(
         f"results/figures/{{basis}}/{escape(name)}.png",
         caption="captions/embedding.rst",

@@ -1,4 +1,4 @@
-# What every job took, last of all: from the run records that lie beside the logs.
+# Times and resources of all jobs, from the run records beside the logs; these rules run last.
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ NOTICES = "results/tables/notices.tsv"
 
 
 def run_records(targets):
-    """Where the jobs of a whole run leave their run records: beside their logs."""
+    """The paths of the run records of all jobs of a whole run, beside their logs."""
     return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]
 
 
 def say_notices():
-    """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
+    """Print, at the end of a run, the notices of its jobs and of earlier jobs whose results are still valid."""
     if only_looks():
         return
     records = notices.read_records(run_records(rules.all.input))
@@ -21,7 +21,7 @@ def say_notices():
 
 
 def hash_of(params):
-    """A hash of a rule's params by name; those that are functions of wildcards are left to Snakemake."""
+    """A hash of a rule's params by name; params that are functions of wildcards are left to Snakemake."""
     named = {name: value for name, value in params.items() if not callable(value)}
     text = json.dumps(named, default=str, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -61,7 +61,7 @@ rule runs:
     resources:
         **needs("runs"),
     params:
-        # no input: what a job leaves beside its log makes nothing run again
+        # no input, so that a run record does not cause reruns
         records=lambda wildcards, input: run_records(input),
         versions={rule.name: code_of(rule) for rule in own_rules()},
     script:
