@@ -1,5 +1,5 @@
-# Somersault: a cohort of single-cell count files becomes an atlas and a report.
-# The table of contents: rules/common.smk reads config and sheet, the other files hold the flow in its order.
+# Somersault turns a cohort of single-cell count files into an atlas and a report.
+# Table of contents: rules/common.smk reads config and sheet; the other files hold the steps in their order.
 
 import os
 
@@ -44,7 +44,7 @@ rule all:
 
 with_gpu_resources(own_rules())
 
-# Snakemake compares params without their names, and looks at a script but not at what it imports
+# Snakemake compares params without their names, and checks a script but not its imports
 for made in own_rules():
     made.set_params(code=code_of(made), named_params=hash_of(made.params))
     if workflow.remote_exec:

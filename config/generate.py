@@ -1,7 +1,7 @@
-"""Write what follows from the config's model, scripts/lib/inputs/sections.py: `uv run python config/generate.py`.
+"""Write the files derived from the config's model, scripts/lib/inputs/sections.py: `uv run python config/generate.py`.
 
-That is config.yaml, the tables of README.md, schemas/config.schema.yaml for editors, and, in scripts/lib/inputs,
-computed.py, by which stages know what others write. A unit test refuses files that are stale.
+These are config.yaml, the tables of README.md, schemas/config.schema.yaml for editors, and, in scripts/lib/inputs,
+computed.py, which tells stages the obs columns that others write. A unit test fails if a file is stale.
 """
 
 import re
@@ -19,7 +19,7 @@ sys.path.append(str(HOME / "scripts"))
 from lib.inputs.keys import Section  # noqa: E402
 from lib.inputs.sections import Config  # noqa: E402
 
-DEMO = {"label_key": "CellType"}  # where config.yaml, which runs the demo, differs from the defaults
+DEMO = {"label_key": "CellType"}  # config.yaml runs the demo, and differs from the defaults here
 WIDTH = 120
 RENAMED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # pydantic's names
 SHOWN = [
@@ -27,21 +27,21 @@ SHOWN = [
     *("minItems", "uniqueItems", "default"),
 ]
 CONFIG = """\
-# What Somersault does to a cohort. Every key stands here with its default and a word on its meaning;
+# The settings of Somersault. This file has every key with its default and a short explanation;
 # config/README.md is the reference (type, range, scanpy's and the article's name).
-# A config of your own needs only the keys that it changes: snakemake --configfile mine.yaml
+# Your own config needs only the keys that it changes: snakemake --configfile mine.yaml
 # Developers: config/generate.py writes this file.
 """
 SCHEMA = """\
 # Types, ranges and defaults of every config key, for editors. config/README.md explains them.
-# Made by config/generate.py from scripts/lib/inputs/sections.py.
+# Written by config/generate.py from scripts/lib/inputs/sections.py.
 $schema: https://json-schema.org/draft/2020-12/schema
 type: object
 additionalProperties: false
 properties:
 """
 COMPUTED = '''\
-"""Which obs columns stages write. Made by config/generate.py, since stages do not load the config's model."""
+"""The obs columns that stages write. Written by config/generate.py, as stages do not load the config's model."""
 
 import re
 
@@ -51,7 +51,7 @@ COMPUTED = re.compile(
 
 @dataclass(frozen=True)
 class Item:
-    """A key, or a section (`section`), of the config."""
+    """A key or a section (`section`) of the config."""
 
     path: tuple[str, ...]
     heading: str
@@ -77,7 +77,7 @@ def items(section: type[Section], path: tuple[str, ...] = (), heading: str = "")
 
 
 def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """pydantic's JSON schema of a value: alternatives become a list of types, for none shares its keywords."""
+    """pydantic's JSON schema of a value, with alternatives as a list of types, as none of them shares keywords."""
     found = {RENAMED.get(name, name): tidy(value) if name == "items" else value for name, value in schema.items()}
     if choices := [tidy(choice) for choice in found.pop("anyOf", [])]:
         for choice in choices:
@@ -91,13 +91,13 @@ def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flow(value: Any) -> str:
-    """A value as YAML in one line."""
+    """A value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
     return text.removesuffix("...\n").strip().replace("'null'", '"null"')
 
 
 def config() -> str:
-    """config.yaml: on top, a section stands between empty lines."""
+    """The text of config.yaml, with empty lines around top-level sections."""
     lines, before = [], None
     for item in items(Config):
         if len(item.path) == 1 and (item.section or before is None or len(before.path) > 1):
@@ -130,7 +130,7 @@ def schema() -> str:
 
 
 def schema_lines(name: str, schema: Any, indent: str) -> Iterator[str]:
-    """A part of the schema, in one line if it fits."""
+    """A part of the schema, on one line if it fits."""
     shown = schema if name == "default" or not isinstance(schema, dict) else only_shown(schema)
     line = f"{indent}{name}: {flow(shown)}"
     if len(line) <= WIDTH or not isinstance(schema, dict):
@@ -142,7 +142,7 @@ def schema_lines(name: str, schema: Any, indent: str) -> Iterator[str]:
 
 
 def only_shown(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema's keywords in their order, without ours; the choices tell their type."""
+    """A schema's keywords in their order, without our own, and without the type of choices."""
     kept = [name for name in SHOWN if name in schema and not (name == "type" and "enum" in schema)]
     inner = ("items", "additionalProperties")
     return {name: only_shown(schema[name]) if name in inner else schema[name] for name in kept}
@@ -182,7 +182,7 @@ def type_of(schema: Mapping[str, Any], plural: str = "") -> str:
 
 
 def readme() -> str:
-    """README.md with its tables anew."""
+    """README.md with new tables."""
     text = (HOME / "config" / "README.md").read_text("utf-8")
     for heading in dict.fromkeys(item.heading for item in items(Config)):
         text, n = re.subn(rf"(?m)(?<=^## {re.escape(heading)}\n\n)(?:\|.*\n)+", lambda _, of=heading: table(of), text)
@@ -199,7 +199,7 @@ def computed() -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Every file that is generated, and its text."""
+    """Every generated file, and its text."""
     return {
         HOME / "config" / "config.yaml": config(),
         HOME / "config" / "README.md": readme(),

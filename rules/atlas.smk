@@ -1,4 +1,4 @@
-# Everything in one AnnData, in scanpy's slots.
+# All results in one AnnData file, in scanpy's slots.
 
 GROUPED = ["sample", BATCH_KEY, LABEL_KEY, *(config["harmony"]["keys"] or [])]
 GROUPED += [DENSITY_KEY, *GROUPINGS, *CLUSTERINGS]

@@ -1,4 +1,4 @@
-# What can be known beforehand: what the jobs will ask for, and whether the machine is in order. Targets by name only.
+# Checks before a run: the resources that the jobs will request, and the state of the machine. Targets by name only.
 
 
 localrules:

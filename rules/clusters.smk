@@ -1,4 +1,4 @@
-# Clusterings: one job and one small table for each resolution and each k.
+# Clusterings: one job and one small table for each resolution or k.
 
 
 rule leiden:

@@ -1,4 +1,4 @@
-# The samples together: genes, highly variable genes, features, PCA, Harmony. With `shards`, their passes are in shards.smk.
+# All samples together: genes, highly variable genes, features, PCA, Harmony. With `shards`, shards.smk runs the passes.
 
 
 rule genes:

@@ -1,4 +1,4 @@
-# Config, sample sheet, paths and resources: everything that the rules look up.
+# Config, sample sheet, paths and resources, which all rules look up.
 
 import os
 import sys
@@ -24,24 +24,24 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 config.clear()
-config.update(complete)  # in the model's order, whatever the file's
+config.update(complete)  # in the order of the model instead of the file
 
 DEVICE = diagnosis.choose(config["device"])
-GPU = int(DEVICE == "gpu")  # what a rule that computes on it asks for
+GPU = int(DEVICE == "gpu")  # the request of a rule that computes on it
 GPU_ENV = f"../envs/{DEVICE}.yaml"
 if GPU and not diagnosis.unusable() and "vram_mb" not in workflow.global_resources:
-    # Jobs side by side share this machine's cards as far as their memory goes
+    # Parallel jobs share this machine's cards within their memory
     workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
 
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
 CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
-GROUPING_PARTS = list(map(escape, GROUPINGS))  # of paths
+GROUPING_PARTS = list(map(escape, GROUPINGS))  # as parts of paths
 METHODS = config["markers"]["methods"]
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
 
-# A patient of the demo: what `simulate` makes, and its size as long as it is not there
+# A patient of the demo: the settings of `simulate`, and its size while the file does not exist
 DEMO = {"n_obs": 1000, "n_genes": 8000, "n_types": 8, "umi": 3000}
 DEMO_SIZES = sizes.Sizes(
     DEMO["n_obs"],
@@ -66,11 +66,11 @@ WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
 HVG_PASSES = ["first", "second"][
     : settings.hvg_passes(config["hvg"]["flavor"], config["normalize"]["target_sum"])
 ]
-# What travels as one job of a cluster: with shards, whose jobs lie between these stages, what comes after them
+# The group of stages that are one cluster job; none with shards, whose jobs run between these stages
 CHAIN = "cohort" if WHOLE else None
 
 
-# What the files of the flow add to beside their rules: what the atlas gathers (`lib.store.slots`), and what people look at
+# The other files add to these: artifacts that the atlas collects (`lib.store.slots`), and figures for readers
 ARTIFACTS, FIGURES = [], []
 
 
@@ -97,29 +97,29 @@ FEATURE_FILES = branch(
 
 
 def config_but(*keys):
-    """The config but for what has no part in a result, and would only make it run again."""
+    """The config without keys that do not affect a result and would only cause reruns."""
     return {key: value for key, value in config.items() if key not in keys}
 
 
 def patient_number(wildcards):
-    """The demo's patient P3 is number 3."""
+    """The number of the demo's patient: 3 for P3."""
     return int(wildcards.patient[1:])
 
 
 def of_line(function, *given):
-    """What a sample's line of the sheet says, by a function of `lib.inputs.sheet`."""
+    """A param from the sample's line of the sheet, by a function of `lib.inputs.sheet`."""
     return lambda wildcards: function(SHEET, wildcards.sample, *given)
 
 
 def file_version(wildcards):
-    """Names, sizes and times of what is read of a sample's file; of the demo's, which a rule makes, nothing."""
+    """Names, sizes and times of the files read for a sample; empty for the demo's files, which a rule makes."""
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
     return [] if made else formats.version_of_file(path, config["ingest"]["genome"])
 
 
 def coloured(name):
-    """The figure of an embedding in one colouring, for the report."""
+    """The file of an embedding's figure in one colouring, with its place in the report."""
     return report(
         f"results/figures/{{basis}}/{escape(name)}.png",
         caption="captions/embedding.rst",
@@ -130,24 +130,24 @@ def coloured(name):
 
 
 def clustering_file(name):
-    """The table of a clustering: leiden_0.6 is results/cohort/leiden/0.6.parquet."""
+    """The table of a clustering: results/cohort/leiden/0.6.parquet for leiden_0.6."""
     return f"{COHORT}/{name.replace('_', '/', 1)}.parquet"
 
 
 def grouping_of(wildcards):
-    """The name of the grouping that a path is of."""
+    """The name of the grouping in a path."""
     return unescape(wildcards.grouping)
 
 
 def grouping_file(wildcards):
-    """The table that holds a grouping, none where it is a column of obs."""
+    """The table that holds a grouping; none if it is a column of obs."""
     name = grouping_of(wildcards)
     return [clustering_file(name)] if name in CLUSTERINGS else []
 
 
 @cache
 def sample_sizes():
-    """Each sample's sizes, from its file's header; of the demo's patients that are yet to be simulated: theirs."""
+    """Each sample's sizes, from its file's header; for demo patients not yet simulated, the expected sizes."""
     asked = sizes.questions(SHEET, config)
     there = {name: file for name, file in asked.items() if os.path.exists(file.path)}
     known, problems = sizes.read_headers(
@@ -167,7 +167,7 @@ except UserError as error:
 
 @cache
 def load_of(sample):
-    """What is known of a sample's size beforehand; None: of all together."""
+    """The load of a sample, known before the run; None: of all samples together."""
     of_each = sample_sizes()
     return resources.Load.of([of_each[sample]] if sample else list(of_each.values()))
 
@@ -179,7 +179,7 @@ if not WHOLE and load_of(None).n_kept < SHARDS:
 
 
 def asked(stage, wildcards, threads=1):
-    """The model of a job's resources, and what it is told of the job."""
+    """The model of a job's resources, and its input, the job."""
     part, given = "", wildcards
     if "passed" in wildcards.keys():
         made, given = rule_of_pass(wildcards)
@@ -195,7 +195,7 @@ def asked(stage, wildcards, threads=1):
 
 
 def needs(stage):
-    """The resources of a rule, `mem_mb`, `vram_mb`, `runtime` and `disk_mb`, by the model in its stage's script."""
+    """The resources of a rule (`mem_mb`, `vram_mb`, `runtime`, `disk_mb`), by the model in its stage's script."""
 
     def need(name):
         def resource(wildcards, threads, attempt):
@@ -210,7 +210,7 @@ def needs(stage):
 
 
 def with_gpu_resources(ours):
-    """Give rules whose jobs have a GPU, alone or in their group, what the profile has for these: `on_gpu_X` as X."""
+    """Set resource X to the profile's `on_gpu_X` in rules whose jobs, or whose group, use a GPU."""
     on_gpu = [
         made for made in ours if made.resources.get("gpu").raw not in (None, 0, "0")
     ]
@@ -224,16 +224,16 @@ def with_gpu_resources(ours):
             if name != plain and plain not in given:
                 made.resources[plain] = value.with_name(plain)
         if made not in on_gpu:
-            made.resources["gpu"] = 0  # a model alone asks for one
+            made.resources["gpu"] = 0  # `gpu_model` alone would request a GPU
 
 
 def beside_mb(wildcards=None):
-    """Memory of a job beside its stage's: a cluster's also holds a Snakemake of its own."""
+    """Memory of a job in addition to its stage's: a cluster job also runs its own Snakemake."""
     return 0 if workflow.local_exec else resources.SNAKEMAKE_MB
 
 
 def cores(stage):
-    """Threads of a rule: one for small inputs, whose time goes into starting."""
+    """Threads of a rule: one for small inputs, which spend their time on starting."""
 
     def threads(wildcards):
         read = resources.read_mb(*asked(stage, wildcards))
@@ -243,16 +243,16 @@ def cores(stage):
 
 
 def few_cores(stage):
-    """Threads of a rule that runs beside others, and whose work a GPU does where there is one."""
+    """Threads of a rule that runs beside others, and computes on the GPU if there is one."""
     return lambda wildcards: min(4 if GPU else 16, cores(stage)(wildcards))
 
 
 def sample_cores(stage):
-    """Threads of a sample's rule: many samples run side by side instead."""
+    """Threads of a sample's rule: few if there are many samples, which run in parallel instead."""
     most = max(1, 16 // len(SAMPLES))
     return lambda wildcards: min(most, cores(stage)(wildcards))
 
 
 def drawers(wildcards):
-    """Processes that draw a job's figures: one for few cells, whose time goes into starting."""
+    """Processes that draw a job's figures: one for few cells, as starting others takes longer."""
     return 1 if load_of(wildcards.get("sample")).n_obs < 40_000 else 4

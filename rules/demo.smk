@@ -1,4 +1,4 @@
-# The demo cohort: simulated patients with known cell types, for sheets that name demo/*.h5ad.
+# The demo cohort: simulated patients with known cell types, for sheets with paths demo/*.h5ad.
 
 
 rule simulate:

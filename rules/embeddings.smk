@@ -1,4 +1,4 @@
-# The graph of nearest neighbours, and what is drawn from it.
+# The graph of nearest neighbours, and the embeddings computed from it.
 
 
 rule neighbors:

@@ -1,4 +1,4 @@
-# Figures and tables for people, and what the report says about them.
+# Figures and tables for readers, with their captions in the report.
 
 
 report: "captions/workflow.rst"

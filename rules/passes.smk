@@ -4,7 +4,7 @@ from itertools import takewhile
 
 
 def passes(stage, of="", **jobs):
-    """What the passes of a stage leave, each of which is so many jobs; nothing where one job reads the whole cohort."""
+    """The files of a stage's passes, each pass with this many jobs; none if one job reads the whole cohort."""
     found = []
     for name, n in jobs.items():
         path = f"{COHORT}/shards/{stage}/{of}{name}/{{scatteritem}}.h5"
@@ -14,7 +14,7 @@ def passes(stage, of="", **jobs):
 
 
 def rule_of_pass(wildcards):
-    """Of `markers_ttest/leiden_0.6/sums` the stage's rule and its wildcards."""
+    """The rule of the pass' stage and its wildcards, from `markers_ttest/leiden_0.6/sums`."""
     stage, *grouping, _ = wildcards.passed.split("/")
     return workflow.get_rule(stage), Wildcards(
         fromdict=dict(zip(["grouping"], grouping))
@@ -22,7 +22,7 @@ def rule_of_pass(wildcards):
 
 
 def inputs_of_pass(wildcards):
-    """What the stage reads, but of its shards' files those of the passes before this one."""
+    """The input of the stage, with only the shards' files of earlier passes."""
     made, of_stage = rule_of_pass(wildcards)
     found = made.expand_input(of_stage)[0]
     name = Path(wildcards.passed).name
@@ -31,7 +31,7 @@ def inputs_of_pass(wildcards):
 
 
 def params_of_pass(wildcards):
-    """What the stage's rule takes as params."""
+    """The params of the stage's rule."""
     made, of_stage = rule_of_pass(wildcards)
     given = made.params.items()
     return {

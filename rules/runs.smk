@@ -1,4 +1,4 @@
-# What every job took, last of all: from the run records that lie beside the logs.
+# Times and resources of all jobs, from the run records beside the logs; these rules run last.
 
 NOTICES = "results/tables/notices.tsv"
 
@@ -37,7 +37,7 @@ rule runs:
     resources:
         **needs("runs"),
     params:
-        # no input: what a job leaves beside its log makes nothing run again
+        # no input, so that a run record does not cause reruns
         records=lambda wildcards, input: run_records(input),
         versions={rule.name: code_of(rule) for rule in own_rules()},
     script:

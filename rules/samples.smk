@@ -1,4 +1,4 @@
-# Each sample by itself: its counts, its metrics, its doublets, its kept cells.
+# Each sample separately: its counts, its metrics, its doublets, its kept cells.
 
 
 CELL_LIMITS = of_line(sheets.cell_limits, config["cells"])

@@ -1,5 +1,6 @@
-# With `shards: N` in the config each pass over the cohort is N jobs, each on a part of the kept cells, on a GPU or a node of
-# its own. The passes are those that the stages' rules name (`passes`); the stages add up what they leave, which is then deleted.
+# With `shards: N` in the config each pass over the cohort is N jobs. Each job has a part of the kept cells, and its own
+# GPU or node. The stages' rules name their passes (`passes`). The stages add up the files of the passes, which are then
+# deleted.
 
 
 rule shard:

@@ -17,20 +17,20 @@ def code_of(rule):
 
 
 def hash_of(params):
-    """A hash of a rule's params by name; those that are functions of wildcards are left to Snakemake."""
+    """A hash of a rule's params by name; params that are functions of wildcards are left to Snakemake."""
     named = {name: value for name, value in params.items() if not callable(value)}
     text = json.dumps(named, default=str, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def jobs_of_all(targets):
-    """The jobs of a whole run with these targets that run a script of this workflow, each after those it reads from."""
+    """The jobs of a whole run with these targets that run a script of this workflow, each after those of its inputs."""
     mine = own_rules()
     return [job for job in plan(mine, targets) if job.log]
 
 
 def needs_of_all(targets):
-    """What each job of a whole run asks for."""
+    """The resources that each job of a whole run requests."""
     names = ("mem_mb", "vram_mb", "runtime", "disk_mb")
     return [
         {"rule": job.rule.name} | {name: job.resource(name) for name in names}
@@ -39,12 +39,12 @@ def needs_of_all(targets):
 
 
 def whole_load(wildcards):
-    """The size of the cohort."""
+    """The load of the whole cohort, as a dict."""
     return vars(load_of(None))
 
 
 def limits(wildcards):
-    """What no job may exceed, in the resources' units: the config's limits, those of the command line, this machine's."""
+    """The largest allowed request of a job, in the resources' units: from config, command line and this machine."""
     asked = config["limits"]
     found = {
         "mem_mb": asked["mem_gb"] and asked["mem_gb"] * 1000,
@@ -61,12 +61,12 @@ def limits(wildcards):
 
 
 def only_looks():
-    """Whether this run computes nothing: preflight and doctor are for machines of any kind."""
+    """Whether this run computes nothing: preflight and doctor run on machines of any kind."""
     return not {"preflight", "doctor"}.isdisjoint(sys.argv)
 
 
 def check_device():
-    """Refuse `device: gpu` where the jobs run on this machine and no GPU can be used; never fall back quietly."""
+    """Refuse `device: gpu` if the jobs run on this machine and it has no usable GPU: there is no silent fallback."""
     if (
         GPU
         and workflow.local_exec
@@ -77,12 +77,12 @@ def check_device():
 
 
 def run_records(targets):
-    """Where the jobs of a whole run leave their run records: beside their logs."""
+    """The paths of the run records of all jobs of a whole run, beside their logs."""
     return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]
 
 
 def say_notices():
-    """Tell, at the end of a run, what its jobs, and those whose results still hold, noted for the user."""
+    """Print, at the end of a run, the notices of its jobs and of earlier jobs whose results are still valid."""
     if only_looks():
         return
     records = notices.read_records(run_records(rules.all.input))

@@ -1,4 +1,4 @@
-"""Small atlases, of artifacts that scanpy made: what tests of the atlas and of its readers share."""
+"""Small atlases from artifacts that scanpy made, for the tests of the atlas and of its readers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG = {
 
 
 def simulated() -> tuple[np.ndarray, np.ndarray]:
-    """120 cells of two samples, 60 genes of which the first two are empty; every fifth cell is not kept."""
+    """120 cells of two samples, 60 genes; the first two genes are empty, every fifth cell is not kept."""
     rng = np.random.default_rng(0)
     types = np.arange(120) % 3
     means = np.tile(rng.gamma(1, 2, 60), (3, 1))
@@ -46,7 +46,7 @@ def simulated() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class Built:
-    """A cohort's artifacts, made by scanpy, and the atlas of them.
+    """A cohort's artifacts, made by scanpy, and their atlas.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Built:
     theirs
         scanpy's AnnData.
     inputs, params
-        What the stage was given.
+        Input files and params of the stage.
     """
 
     atlas: Path
@@ -70,7 +70,7 @@ def build(
     label: str = "cell_type",
     batch: str = "sample",
 ) -> Built:
-    """The atlas of the simulated cells, whose table goes through `change`, with its column `label` as a grouping."""
+    """The atlas of the simulated cells, with their table changed by `change`, and its column `label` as a grouping."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(1)
     X, types = simulated()
@@ -130,7 +130,7 @@ def build(
     arrays("pca", values, SLOTS, UNS)
     harmony = {"X_pca_harmony": "obsm/X_pca_harmony"}
     arrays("harmony", {"X_pca_harmony": adata.obsm["X_pca_harmony"]}, harmony)
-    # Nearest first, and more of them than scanpy's graph has
+    # The nearest first, and more neighbours than scanpy's graph has
     D = np.sqrt(((adata.obsm["X_pca_harmony"][:, None, :4] - adata.obsm["X_pca_harmony"][None, :, :4]) ** 2).sum(2))
     nearest = np.argsort(D, axis=1, kind="stable")[:, 1:10]
     fuzzy = {f"connectivities/{k}": getattr(adata.obsp["connectivities"], k) for k in ("data", "indices", "indptr")}
@@ -189,7 +189,7 @@ def run_atlas(path: Path, inputs: dict[str, Any], params: dict[str, Any]) -> Non
 
 
 def numbered(obs: pd.DataFrame) -> pd.DataFrame:
-    """Patients 9, 10 and 11; clusters 2 and 10, floats, for some cells have none; a flag; a declared order."""
+    """Patients 9, 10 and 11; clusters 2 and 10 as floats, as some cells have none; a flag; a declared order."""
     codes = np.arange(len(obs))
     clusters = pd.Series(np.choose(codes % 3, [10.0, 2.0, np.nan]), obs.index)
     stages = pd.Categorical(np.choose(codes % 2, ["low", "high"]), ["low", "unseen", "high"], ordered=True)
@@ -197,6 +197,6 @@ def numbered(obs: pd.DataFrame) -> pd.DataFrame:
 
 
 def slashed(obs: pd.DataFrame) -> pd.DataFrame:
-    """A label `cell/type` with groups that hold slashes or nothing at all, beside a column `cell_type`."""
+    """A label `cell/type`, with groups that contain slashes or are empty, and a column `cell_type`."""
     values = np.choose(np.arange(len(obs)) % 4, ["T/NK", "", "B", "T_NK"])
     return obs.assign(**{"cell/type": values, "a/b": 1.0, "a": 2.0, ".": 3.0})

@@ -1,4 +1,4 @@
-"""Cohorts carried to the end on the CPU, and every stage done again on the GPU from the same input."""
+"""Complete runs of cohorts on the CPU, and every stage repeated on the GPU with the same input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STAGES = stages_on_gpu()
 
 @dataclass
 class Carried:
-    """A cohort carried to the end on the CPU, and folders beside it where single stages ran on the GPU, twice."""
+    """A complete run of a cohort on the CPU, and folders beside it where single stages ran on the GPU, twice."""
 
     name: str
     folder: Path
@@ -63,11 +63,11 @@ class Carried:
 
 
 def on_gpu(folder: Path, stage: str, run: int) -> None:
-    """Do one stage again on the GPU, in a copy of the CPU's folder."""
+    """Repeat one stage on the GPU, in a copy of the CPU's folder."""
     copy = folder / f"{stage}-{run}"
     if copy.exists():
         return
-    # Hard links: a stage replaces what it writes, and leaves its input as it is
+    # Hard links suffice: a stage replaces its output files, and does not change its input
     shutil.copytree(folder / "cpu", copy, copy_function=os.link, ignore=shutil.ignore_patterns(".snakemake"))
     (copy / "config" / "config.yaml").unlink()
     config = yaml.safe_load((folder / "cpu" / "config" / "config.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Fixtures: the real data that `SOMERSAULT_TEST_DATA` names, where it is set."""
+"""Fixtures: the real data in the folder that `SOMERSAULT_TEST_DATA` names, if it is set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real test data; the test skips where there is none."""
+    """The folder of real test data; without one the test is skipped."""
     folder = os.environ.get("SOMERSAULT_TEST_DATA")
     if not folder:
         pytest.skip("needs the real data: set SOMERSAULT_TEST_DATA to its folder")

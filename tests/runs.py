@@ -1,4 +1,4 @@
-"""Runs of the whole workflow on a small simulated cohort, in folders of their own."""
+"""Runs of the whole workflow on a small simulated cohort, each in its own folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 HOME = Path(__file__).parents[1]
-SMALL = {  # settings for some 1,000 cells x 2,000 genes
+SMALL = {  # settings for about 1,000 cells x 2,000 genes
     "label_key": "CellType",
     "hvg": {"n_top_genes": 600, "span": 0.5},
     "pca": {"n_comps": 30},
@@ -51,7 +51,7 @@ class Run:
         return done
 
     def jobs(self, *args: str) -> list[str]:
-        """The rules that a run would execute, by Snakemake's own dry run, one entry a job; `all` left out."""
+        """The rules that a run would execute, by Snakemake's dry run: one entry per job, without `all`."""
         text = self.snakemake("--dry-run", *args).stdout
         rows = text.split("Job stats:")[1].split("total")[0].splitlines()[3:] if "Job stats:" in text else []
         counts = [row.split() for row in rows if row.strip()]
@@ -63,7 +63,7 @@ class Run:
 
 
 def patients(folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int = 2000, seed: int = 0) -> list[Path]:
-    """Simulated patients, a file each."""
+    """Simulated patients, one file each."""
     from simulate import Design, simulate_patient, simulated_genes, write_h5ad
 
     design = Design(n_genes=n_genes, n_types=5, umi=2500, seed=seed)
@@ -76,5 +76,5 @@ def patients(folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int =
 
 
 def sheet_of(files: Sequence[Path]) -> list[dict[str, str]]:
-    """A line of the sheet for each file, named as it."""
+    """One line of the sheet per file, with the file's name."""
     return [{"sample": file.stem, "path": str(file)} for file in files]

@@ -1,8 +1,8 @@
-"""What a user's anndata and scanpy see in an atlas, and do with it: run as a script, by versions that are not ours.
+"""Read and use an atlas with a user's anndata and scanpy: run as a script in environments with other versions.
 
     python takes_atlas.py ATLAS LABEL BATCH FOLDER
 
-prints as JSON what was read; whatever fails raises. Its own imports are all that it needs.
+prints the values read as JSON; every failure raises. It needs only the packages that it imports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def of_table(table: pd.DataFrame) -> dict:
 
 
 def seen(adata: ad.AnnData) -> dict:
-    """The values of every slot, summed up."""
+    """A summary of the values of every slot."""
 
     def of_uns(uns) -> object:
         if hasattr(uns, "items"):
@@ -79,7 +79,7 @@ def draw(adata: ad.AnnData, label: str, batch: str) -> None:
         sc.pl.rank_genes_groups_dotplot(adata, n_genes=2, key=key, **off)
         labelled = adata[
             adata.obs[adata.uns[key]["params"]["groupby"]].notna()
-        ].copy()  # scanpy draws no heatmap of others
+        ].copy()  # scanpy draws no heatmap of other groups
         sc.pl.rank_genes_groups_heatmap(labelled, n_genes=2, key=key, **off)
         sc.pl.rank_genes_groups_matrixplot(adata, n_genes=2, key=key, **off)
         sc.get.rank_genes_groups_df(adata, None, key=key)
@@ -87,7 +87,7 @@ def draw(adata: ad.AnnData, label: str, batch: str) -> None:
 
 
 def go_on(adata: ad.AnnData, path: str, label: str, folder: Path) -> None:
-    """Backed reading, tools that read uns, joining two atlases, copies as h5ad and zarr."""
+    """Read in backed mode, run tools that read uns, join two atlases, copy to h5ad and zarr."""
     backed = ad.read_h5ad(path, backed="r")
     assert backed.isbacked
     rows = np.array([1, 5, 40])
@@ -110,7 +110,7 @@ def go_on(adata: ad.AnnData, path: str, label: str, folder: Path) -> None:
 
 
 def main(path: str, label: str, batch: str, folder: str) -> None:
-    """Read, draw, go on; print what was read."""
+    """Read, draw, continue; print the values read."""
     adata = ad.read_h5ad(path)
     print(json.dumps(seen(adata)))
     draw(adata, label, batch)

@@ -1,9 +1,9 @@
-"""What Snakemake itself takes for a cohort of many samples: reading the workflow, and a dry run of all its jobs.
+"""Measure Snakemake's own time for a cohort of many samples: reading the workflow, and a dry run of all jobs.
 
     uv run python tests/benchmarks/dag.py --samples 200
 
-Every sample is a small simulated file of its own. The first dry run opens them all for their sizes, the second finds
-these in the file that the first has left.
+Every sample is a small simulated file. The first dry run opens all files for their sizes, the second reads the sizes
+from the cache file that the first wrote.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_cohort(folder: Path, samples: int, cells: int = 60, genes: int = 500) 
 
 
 def seconds(folder: Path, *args: str) -> tuple[float, str]:
-    """Wall seconds of a snakemake command in `folder`, and what it printed."""
+    """Wall seconds of a snakemake command in `folder`, and its output."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder, *args]
     started = time.time()
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -49,7 +49,7 @@ def seconds(folder: Path, *args: str) -> tuple[float, str]:
 
 
 def measure(folder: Path, samples: int) -> dict[str, float]:
-    """Jobs of the cohort, and seconds of reading the workflow and of the first and the second dry run."""
+    """The number of jobs, and the seconds to read the workflow and for the first and the second dry run."""
     write_cohort(folder, samples)
     read, _ = seconds(folder, "--list-rules")
     first, text = seconds(folder, "--dry-run")

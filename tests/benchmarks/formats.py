@@ -1,9 +1,9 @@
-"""Why the counts store is one HDF5 file: formats and codecs by write time, bytes and stream rate.
+"""Compare formats and codecs for the counts store by write time, bytes and stream rate.
 
     uv run python tests/benchmarks/formats.py --cells 20000
 
-Writes simulated counts (30,000 genes, some 2,400 non-zeros a cell) in every format, reads each three times in row
-chunks from a warm page cache, and prints a table; the best of the three reads counts. `store` is `lib.store.counts`.
+Writes simulated counts (30,000 genes, about 2,400 non-zeros per cell) in every format, reads each three times in row
+chunks from a warm page cache, and prints a table with the fastest of the three reads. `store` is `lib.store.counts`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def hdf5(value_type: str, index_type: str, **options: Any) -> tuple[Callable, Ca
 
 
 def zarr3(compressor: Any, shards: int | None) -> tuple[Callable, Callable]:
-    """Two uint16 arrays of a zarr group, in shards of so many chunks."""
+    """Two uint16 arrays of a zarr group, in shards of this many chunks."""
 
     def write(path: Path, X: sp.csr_matrix) -> None:
         group = zarr.open_group(path, mode="w", zarr_format=3)
@@ -75,7 +75,7 @@ def zarr3(compressor: Any, shards: int | None) -> tuple[Callable, Callable]:
 
 
 def store() -> tuple[Callable, Callable]:
-    """The project's own: shuffle and deflate, compressed and inflated by threads around HDF5's own filters."""
+    """The project's store: shuffle and deflate by threads, bypassing HDF5's own filters."""
 
     def write(path: Path, X: sp.csr_matrix) -> None:
         writer = CountsWriter(path, X.shape[1])

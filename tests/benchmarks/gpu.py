@@ -1,18 +1,18 @@
-"""The workflow on a GPU against rapids-singlecell in memory: seconds, GPU memory, truth, and where the wall time goes.
+"""Compare the workflow on a GPU with rapids-singlecell in memory: seconds, GPU memory, truth, parts of the wall time.
 
     python tests/benchmarks/gpu.py --cells 200000 --cells 1000000
 
 Both run the article's steps with the parameters of config/config.yaml on a cohort of 30,000 genes, 20 cell types and
-some 2,400 genes a cell: the workflow by Snakemake with all cores and one card, as users run it; rapids-singlecell in
-one process (rapids_peer.py). Below 500,000 cells the cohort is one h5ad of eight patients, from there on one h5ad for
-each patient of 25,000 cells. Tables go to results/, as markdown and as JSON; with --only, what the day's file has of
-the other side stays in it.
+about 2,400 genes per cell: the workflow by Snakemake with all cores and one card, as users run it; rapids-singlecell in
+one process (rapids_peer.py). Below 500,000 cells the cohort is one h5ad of eight patients, from there on one h5ad per
+patient of 25,000 cells. Tables go to results/, as markdown and as JSON; with --only, the other side's numbers of the
+same day stay in the file.
 
-The workflow runs twice: with as many jobs at once as fit, which gives the wall time, and at the end one job at a time
-to the atlas, which gives the stages' seconds and memory (the figures' are the first run's). Our seconds are of all jobs
-of a stage together, from the run records: `compute` without process start, imports, reading and writing, `all` with
-them. rapids-singlecell's are between two device synchronisations, without its imports; `compute` is without the stages
-that read or write files.
+The workflow runs twice. The first run, with as many parallel jobs as fit, gives the wall time, and the seconds and
+memory of the figures. The second run, up to the atlas with one job at a time, gives those of the other stages. Our
+seconds are the sum over all jobs of a stage, from the run records: `compute` without process start, imports, reading
+and writing, `all` with them. rapids-singlecell's are between two device synchronisations, without its imports;
+`compute` is without the stages that read or write files.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from run import HOME, PATIENTS, RESULTS, RULES, UP_TO_PCA, cpu, workflow_result,
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-SPLIT_FROM = 500_000  # cells from which on a patient has a file of its own
+SPLIT_FROM = 500_000  # from this number of cells on each patient has its own file
 PER_PATIENT = 25_000
 FILES = ("ingest", "write")  # stages of rapids-singlecell that only read or write files
 SAMPLE = 1000  # cells whose neighbours are checked
@@ -65,7 +65,7 @@ CLUSTERINGS = {"": "Leiden", "_louvain": "Louvain", "_unintegrated": "Leiden on 
 
 
 def simulate(folder: Path, cells: int, cores: int) -> list[Path]:
-    """A cohort of the article's shape; its files, made once."""
+    """The files of a cohort of the article's shape, simulated if they do not exist yet."""
     split = cells >= SPLIT_FROM
     n_patients = cells // PER_PATIENT if split else PATIENTS
     target = folder / "cohort" if split else folder / "cohort.h5ad"
@@ -94,17 +94,17 @@ def configure(folder: Path, files: list[Path], device: str, memory_gb: float | N
 def run_workflow(
     folder: Path, config: Path, cores: int, memory_gb: float | None, one_by_one: bool = False
 ) -> dict[str, Any]:
-    """Run the workflow; with `memory_gb`, its jobs side by side claim no more than that together.
+    """Run the workflow; with `memory_gb`, the claims of its parallel jobs do not exceed that together.
 
     Parameters
     ----------
     one_by_one
-        One job at a time, each with the cores that it asks for, to the atlas and without figures and report.
+        One job at a time, each with the cores that it requests, up to the atlas, without figures and report.
 
     Returns
     -------
-    `stages`: per stage its jobs' seconds and memory (`stage_costs`). `parts`, `path`: where the wall time goes
-    (`wall_profile`). Wall seconds, the card's peak memory, and how good the result is.
+    `stages`: seconds and memory of each stage's jobs (`stage_costs`). `parts`, `path`: the parts of the wall time
+    (`wall_profile`). Wall seconds, the card's peak memory, and the quality of the result.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder]
     command += ["--configfile", config, "--cores", cores]
@@ -112,7 +112,7 @@ def run_workflow(
     limits = ["jobs=1"] * one_by_one + ([] if memory_gb is None else [f"vram_mb={int(memory_gb * 1024)}"])
     command += ["--resources", *limits] if limits else []
     command += ["--no-hooks", "--", "results/atlas.h5ad"] if one_by_one else []
-    for name in ("results", "benchmarks", "logs", ".snakemake"):  # nothing of an earlier run counts
+    for name in ("results", "benchmarks", "logs", ".snakemake"):  # of earlier runs
         shutil.rmtree(folder / name, ignore_errors=True)
     lines: list[tuple[float, str]] = []
     launched = time.time()
@@ -144,7 +144,7 @@ def run_workflow(
 
 
 def read_records(folder: Path) -> pd.DataFrame:
-    """The run records, by the path of the job's log: rule, seconds in all and by kind, start, end, memory."""
+    """The run records by the path of the job's log: rule, seconds in total and by kind, start, end, memory."""
     rows = {}
     for path in sorted((folder / "logs").rglob("*.run.json")):
         record = json.loads(path.read_text())
@@ -155,7 +155,7 @@ def read_records(folder: Path) -> pd.DataFrame:
 
 
 def stage_costs(records: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Per stage the number of jobs, their seconds together, and the memory of the largest."""
+    """Per stage the number of jobs, the sum of their seconds, and the largest memory of a job."""
     stage = records["rule"].mask(records["rule"].str.startswith("figures"), "figures")
     groups = records.groupby(stage)
     costs = groups[["seconds", *KINDS]].sum(min_count=1)
@@ -165,7 +165,7 @@ def stage_costs(records: pd.DataFrame) -> dict[str, dict[str, float | None]]:
 
 
 def read_log(lines: list[tuple[float, str]]) -> pd.DataFrame:
-    """Snakemake's jobs, by the path of their log: when submitted and finished, the files that it reads and writes."""
+    """Snakemake's jobs by the path of their log: times of submission and end, input and output files."""
     jobs, blocks, block = {}, {}, {}
     for at, line in lines:
         if re.fullmatch(r"(local)?(rule|checkpoint) \w+:", line):
@@ -183,21 +183,22 @@ def read_log(lines: list[tuple[float, str]]) -> pd.DataFrame:
 
 
 def wall_profile(jobs: pd.DataFrame, launched: float, exited: float) -> list[list[dict]]:
-    """Where the wall time goes.
+    """The parts of the wall time.
 
-    A job's time is parted into PARTS from the end of the last job that it waits for to its own end. The critical path
-    goes from the job that ends last to the last job that it waits for, and so on: its parts add up to the wall time.
+    A job's time, from the end of the last job that it waits for to its own end, is divided into PARTS. The critical
+    path goes from the job that ends last to the last job that it waits for, and so on: its parts add up to the wall
+    time.
 
     Parameters
     ----------
     jobs
-        Of `read_records` and `read_log`.
+        From `read_records` and `read_log`.
     launched, exited
         Snakemake's start and end.
 
     Returns
     -------
-    Per part its seconds on the critical path and of all jobs together; and the jobs of the path, with their parts.
+    Seconds of each part on the critical path and of all jobs together; and the jobs of the path, with their parts.
     """
     maker = {file: log for log, files in jobs["output"].items() for file in files}
     awaited = {log: {maker[file] for file in files if file in maker} for log, files in jobs["input"].items()}
@@ -214,7 +215,7 @@ def wall_profile(jobs: pd.DataFrame, launched: float, exited: float) -> list[lis
     first, last = steps["waited"].iloc[0], exited - jobs["finished"].max()
     rows = [{"part": "Snakemake, until it submits the first job", "path": first}]
     rows += [{"part": what, "path": steps[name].sum(), "jobs": parts[name].sum()} for name, what in PARTS.items()]
-    # A job that runs beside others has not held anybody up while it waited
+    # The waiting time of a job that runs beside others delayed nothing
     rows[1] = {"part": PARTS["waited"], "path": steps["waited"].iloc[1:].sum()}
     rows.append({"part": "after the last job: the report", "path": last})
     jobs_in_all = parts.drop(columns="waited").sum().sum()
@@ -224,7 +225,7 @@ def wall_profile(jobs: pd.DataFrame, launched: float, exited: float) -> list[lis
 
 
 def our_recall(cohort: Path) -> float:
-    """The recall of the neighbours in `neighbors.h5`, over those that the graph is made of."""
+    """The recall of the neighbours in `neighbors.h5`, for those that the graph uses."""
     with h5py.File(cohort / "neighbors.h5", "r") as file:
         use_rep, n_pcs, metric = (file.attrs[name] for name in ("use_rep", "n_pcs", "metric"))
         cells = sampled(len(file["indices"]))
@@ -240,7 +241,7 @@ def sampled(n_obs: int) -> np.ndarray:
 
 
 def knn_recall(X: np.ndarray, cells: np.ndarray, found: list[np.ndarray], metric: str = "euclidean") -> float:
-    """The fraction of the cells' nearest neighbours in X, by brute force, that are among those found.
+    """The fraction of the cells' nearest neighbours in X, by brute force, that were found.
 
     Parameters
     ----------
@@ -249,7 +250,7 @@ def knn_recall(X: np.ndarray, cells: np.ndarray, found: list[np.ndarray], metric
     cells
         Rows of X.
     found
-        For each of them its neighbours without itself.
+        The neighbours found for each of them, without itself.
     """
     k = max(len(neighbors) for neighbors in found)
     exact = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(X)
@@ -263,11 +264,11 @@ def knn_recall(X: np.ndarray, cells: np.ndarray, found: list[np.ndarray], metric
 
 @contextmanager
 def card_memory() -> Iterator[dict[str, float]]:
-    """The memory in use on the card, or on the fullest of several, in MB, looked at five times a second.
+    """Measure the memory in use on the card, or on the fullest of several, in MB, five times a second.
 
     Yields
     ------
-    `before` and, from the block's end on, `peak`; nothing where there is no card.
+    `before` and, after the block, `peak`; nothing without a card.
     """
     card: dict[str, float] = {}
     if shutil.which("nvidia-smi") is None:
@@ -293,7 +294,7 @@ def card_memory() -> Iterator[dict[str, float]]:
 
 
 def run_peer(folder: Path, files: list[Path], config: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Run rapids-singlecell; end it where a stage takes more than `args.timeout` seconds."""
+    """Run rapids-singlecell; end it if a stage takes more than `args.timeout` seconds."""
     out, log = folder / "peer.jsonl", folder / "peer.log"
     command = [sys.executable, Path(__file__).with_name("rapids_peer.py"), config, out, folder / "peer.h5ad", *files]
     command += ["--skip", *args.skip] if args.skip else []
@@ -327,7 +328,7 @@ def run_peer(folder: Path, files: list[Path], config: Path, args: argparse.Names
 
 
 def peer_costs(peer: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Per rule of ours the seconds of rapids-singlecell's stages that ended, and the highest of their peaks."""
+    """Per rule of our workflow the seconds and the highest peak of rapids-singlecell's finished stages."""
     costs: dict[str, dict[str, float]] = {}
     for stage in (stage for stage in peer.get("stages", []) if "error" not in stage):
         cost = costs.setdefault(stage["rule"], {"seconds": 0.0, "compute": 0.0, "gpu_mb": 0.0})
@@ -338,12 +339,12 @@ def peer_costs(peer: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def table(ours: dict[str, dict], peer: dict[str, dict]) -> pd.DataFrame:
-    """One row a stage and two of totals, over the stages that both have; memory's total is the highest."""
+    """One row per stage and two of totals, over the stages that both have; the total of memory is the maximum."""
     columns = ["jobs", "seconds", *KINDS, "gpu_mb"]
     mine = pd.DataFrame.from_dict(ours, "index").reindex(index=RULES, columns=columns).astype(float)
     columns = ["seconds", "compute", "gpu_mb"]
     theirs = pd.DataFrame.from_dict(peer, "index").reindex(index=RULES, columns=columns).astype(float)
-    # What rapids-singlecell alone has, normalize, our stages do as they read. If it died, our totals stand alone
+    # Our stages normalise when they read, so only rapids-singlecell has normalize. If it died, only ours has totals
     died = "pca" not in peer
     compared = [rule for rule in RULES if rule in (ours if died else peer) and rule != "figures"]
     for name, rules in {"up to PCA": RULES[:UP_TO_PCA], "in all": RULES}.items():
@@ -363,7 +364,7 @@ def table(ours: dict[str, dict], peer: dict[str, dict]) -> pd.DataFrame:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -382,7 +383,7 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(measured: dict[str, Any], rows: pd.DataFrame) -> str:
-    """The tables with what they need to be judged."""
+    """The tables, with the facts needed to judge them."""
     sides = {name: measured[name] for name in ("ours", "peer") if measured[name]}
     lines = [f"# {measured['cells']:,} cells x 30,000 genes: GPU benchmark", ""]
     for name, side in sides.items():
@@ -437,7 +438,7 @@ def _markdown_table(rows: pd.DataFrame, digits: list[int]) -> list[str]:
 
 
 def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
-    """Simulate, run one or both, write and print the tables; whether all went well."""
+    """Simulate, run one or both, write and print the tables; return whether all went well."""
     folder.mkdir(parents=True, exist_ok=True)
     files = simulate(folder, cells, args.cores)
     if args.sim_only:
@@ -451,7 +452,7 @@ def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
         measured = json.loads(target.read_text())
     command = shlex.join(["python", "tests/benchmarks/gpu.py", *sys.argv[1:]])
     about = {"command": command, "date": date, "machine": machine()}
-    # Written after each part: what ends the next one leaves the last
+    # Written after each part, so that a failure of the next part does not lose it
     if args.only != "peer":
         measured["ours"] = about | run_workflow(folder, config, args.cores, args.memory_gb)
         write_tables(measured, target)
@@ -469,7 +470,7 @@ def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
 
 
 def write_tables(measured: dict[str, Any], target: Path) -> None:
-    """Write what is measured so far, as JSON and as markdown, and print it."""
+    """Write the measurements so far, as JSON and as markdown, and print them."""
     rows = table(measured["ours"].get("stages", {}), peer_costs(measured["peer"]))
     measured["table"] = json.loads(rows.to_json(orient="records"))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Our Harmony against harmonypy on a CPU: wall and CPU seconds, in one process, in turn.
+"""Compare our Harmony with harmonypy on a CPU: wall and CPU seconds, alternately in one process.
 
     uv run python tests/benchmarks/harmony.py --cells 20000 100000 --runs 5
 
 The components are simulated: 20 types in 8 batches, each of which shifts its cells; types and shifts differ less from
 component to component. Both sides get the workflow's defaults and 100 clusters, and each the same seed in all runs.
-Each number is the least of several runs, for what else a machine does only adds to it; where others use its cores, CPU
-seconds say more than those on the wall.
+Each number is the minimum of several runs, as other load only adds to it. If other processes use the cores, CPU seconds
+are more informative than wall seconds.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Iterations(logging.Handler):
 
 
 def measure(X: np.ndarray, batch: np.ndarray, threads: int, runs: int, iterations: Iterations) -> dict[str, object]:
-    """A row of the table."""
+    """One row of the table."""
     sides: dict[str, Callable] = {"ours": ours, "harmonypy": theirs}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     found, rounds = {}, {}

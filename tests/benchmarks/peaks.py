@@ -1,11 +1,11 @@
-"""What a finished run's jobs took at most, for the test of the models of resources (`scripts/lib/run/resources.py`).
+"""Collect the memory peaks of a finished run's jobs, for the test of the resource models (`lib.run.resources`).
 
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
-writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and of each job its threads and the
-highest memory: the kernel's own figure for the process (the run record), or Snakemake's samples of all its processes,
-pages that they share counted once (`max_pss` of the benchmark), whichever is more. Run where the samples' files still
-are; `run.py --folder` keeps them.
+writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads and peak
+memory. The peak is the larger of the kernel's maximum for the process (the run record) and Snakemake's samples of all
+its processes, which count shared pages once (`max_pss` of the benchmark). The samples' files must still exist;
+`run.py --folder` keeps them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from lib.inputs import sheet as sheets  # noqa: E402
 from lib.inputs.sizes import questions, sizes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-OF_THE_MACHINE = ("samples", "device", "gpu", "limits")  # keys that have no part in it
+OF_THE_MACHINE = ("samples", "device", "gpu", "limits")  # keys without effect on the peaks
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
-    """Of every job that left a record: rule, wildcards, threads and peaks in MB."""
+    """Rule, wildcards, threads and peaks in MB of every job with a run record."""
     found = []
     for path in sorted((folder / "logs").rglob("*.run.json")):
         record = json.loads(path.read_text())

@@ -1,11 +1,11 @@
-"""The workflow's stages by rapids-singlecell, in one process and in GPU memory: what a stage costs there.
+"""Run the workflow's stages by rapids-singlecell, in one process and in GPU memory, and measure each stage.
 
     python tests/benchmarks/rapids_peer.py config.yaml measured.jsonl atlas.h5ad cohort.h5ad --skip tsne
 
-A stage is named as the workflow's rule that does the same, or names it. One line of JSON is written when a stage
-starts and one when it ends, with the error if there was one: whatever ends this process, it is known at what. All GPU
-memory comes from an RMM pool, as rapids-singlecell's documentation sets it up for speed; the peaks are of what is taken
-from the pool. Seconds are between two device synchronisations, and libraries are imported before the first.
+A stage has the name of the workflow's rule that does the same, or is mapped to it. One line of JSON is written when a
+stage starts and one when it ends, with its error if there was one, so that the last stage is known however the process
+ends. All GPU memory comes from an RMM pool, as rapids-singlecell's documentation recommends for speed; the peaks are of
+allocations from the pool. Seconds are between two device synchronisations; libraries are imported before the first.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from gpu import knn_recall, sampled
 from rmm.allocators.cupy import rmm_cupy_allocator
 from sklearn.metrics import adjusted_rand_score
 
-# cugraph, cuml, skimage and skmisc are imported here, so that no stage's seconds have their import
+# cugraph, cuml, skimage and skmisc are imported here, so that no stage's seconds include their import
 
 warnings.filterwarnings("ignore")
 
 
 class Peer:
-    """rapids-singlecell's own way through the stages: one AnnData of all genes, one of the highly variable ones."""
+    """The stages by rapids-singlecell: one AnnData of all genes, one of the highly variable genes."""
 
     def __init__(self, h5ads: list[Path], config: dict[str, Any], atlas: Path) -> None:
         self.h5ads, self.config, self.atlas = h5ads, config, atlas
@@ -119,7 +119,7 @@ class Peer:
         rsc.pp.scale(self.scaled, max_value=self.config["scale"]["max_value"])
 
     def pca(self) -> None:
-        # All genes left are highly variable: without a mask they are not copied once more
+        # All remaining genes are highly variable: without a mask they are not copied again
         rsc.pp.pca(self.scaled, n_comps=self.config["pca"]["n_comps"], mask_var=None, random_state=self.seed)
         self.adata.obsm["X_pca"] = self.scaled.obsm["X_pca"]
 
@@ -225,7 +225,7 @@ class Peer:
         self.adata.write_h5ad(self.atlas)
 
     def result(self, stage: str) -> dict[str, Any]:
-        """How good a stage's result is."""
+        """The quality of a stage's result."""
         obs = self.adata.obs
         truth = obs[self.label_key].astype(str)
         if stage == "features":
@@ -243,19 +243,19 @@ class Peer:
         return {f"ari{key}": adjusted_rand_score(truth, found), f"clusters{key}": int(found.nunique())}
 
 
-# In this order; what nothing else needs comes last, and goes on without what failed before it
+# In this order; stages that no other stage needs come last, and run even if earlier ones failed
 NEEDED = ["ingest", "to_gpu", "qc", "cells", "doublets", "genes", "counts_layer", "normalize", "log1p", "hvg"]
 NEEDED += ["features", "regress_out", "scale", "pca", "harmony", "neighbors"]
 STAGES = [*NEEDED, "umap", "density", "leiden", "louvain", "kmeans", "markers_ttest", "markers_logreg", "tsne"]
 STAGES += ["neighbors_unintegrated", "leiden_unintegrated", "to_cpu", "write"]
-# Where the names differ; the unintegrated graph has no counterpart
+# Stages with other names; the unintegrated graph has no counterpart
 RULE_OF = {"to_gpu": "ingest", "counts_layer": "normalize", "log1p": "normalize", "regress_out": "pca", "scale": "pca"}
 RULE_OF |= {"to_cpu": "atlas", "write": "atlas"}
 RULE_OF |= {"neighbors_unintegrated": "unintegrated", "leiden_unintegrated": "unintegrated"}
 
 
 def set_up_memory(memory_gb: float | None) -> rmm.mr.StatisticsResourceAdaptor:
-    """A pool that grows from half the card's free memory, or one of `memory_gb`; counted as it is taken from."""
+    """A pool that grows from half the card's free memory, or has `memory_gb`; its allocations are counted."""
     size = None if memory_gb is None else int(memory_gb * 2**30) // 256 * 256
     rmm.reinitialize(pool_allocator=True, managed_memory=False, initial_pool_size=size, maximum_pool_size=size)
     resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.get_current_device_resource())
@@ -268,7 +268,7 @@ def measured(stage: Callable[[], None], resource: rmm.mr.StatisticsResourceAdapt
     """Run a stage; its seconds, the highest GPU memory in use while it ran, in MB, and its error if it had one."""
     cost: dict[str, Any] = {}
     cp.cuda.Device().synchronize()
-    # Counters pushed start from nothing: their peak is above what is in use now
+    # Pushed counters start from zero, so their peak is relative to the memory in use now
     before = resource.push_counters().current_bytes
     started = time.perf_counter()
     try:

@@ -1,11 +1,11 @@
-"""The workflow against scanpy in memory: seconds, memory and the clusters' truth, on a simulated cohort.
+"""Compare the workflow with scanpy in memory: seconds, memory and the clusters' truth, on a simulated cohort.
 
     uv run python tests/benchmarks/run.py --cells 20000 --cells 100000 --skip tsne
 
 Both run the article's steps with the parameters of config/config.yaml on one h5ad (8 patients, 30,000 genes, 20 cell
-types, about 2,400 genes a cell): the workflow by Snakemake, one job at a time; scanpy in one process. The table goes
-to results/, as markdown and as JSON. A rule's seconds include its process start; figures have no counterpart and
-stand outside the totals. scanpy's t-SNE is scikit-learn's with its 1,000 iterations, its Louvain has no resolution.
+types, about 2,400 genes per cell): the workflow by Snakemake, one job at a time; scanpy in one process. The table goes
+to results/, as markdown and as JSON. A rule's seconds include its process start; figures have no counterpart and are
+not in the totals. scanpy's t-SNE is scikit-learn's with its 1,000 iterations; its Louvain has no resolution.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def run_workflow(folder: Path, config: Path, cores: int, env: dict[str, str]) ->
 
     Returns
     -------
-    Per rule its jobs' seconds together and the highest memory of one; and the result: cells, genes, ARI, wall seconds.
+    Per rule the sum of its jobs' seconds and the largest memory; and the result: cells, genes, ARI, wall seconds.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder]
     command += ["--configfile", config, "--cores", cores, "--default-resources", "jobs=1", "--resources", "jobs=1"]
-    for name in ("results", "benchmarks", "logs", ".snakemake"):  # nothing of an earlier run counts
+    for name in ("results", "benchmarks", "logs", ".snakemake"):  # of earlier runs
         shutil.rmtree(folder / name, ignore_errors=True)
     started, load = time.time(), os.getloadavg()[0]
     with (folder / "snakemake.log").open("w") as log:
@@ -80,7 +80,7 @@ def run_workflow(folder: Path, config: Path, cores: int, env: dict[str, str]) ->
 
 
 def rule_costs(folder: Path) -> dict[str, Cost]:
-    """Per rule, from Snakemake's benchmark files and the run records: seconds of all jobs, memory of the largest."""
+    """Per rule the sum of its jobs' seconds and the largest memory, from Snakemake's benchmarks and the run records."""
     costs: dict[str, Cost] = defaultdict(lambda: {"seconds": 0.0, "mb": 0.0})
     for benchmark in sorted((folder / "benchmarks").rglob("*.tsv")):
         log = folder / "logs" / benchmark.relative_to(folder / "benchmarks")
@@ -88,13 +88,13 @@ def rule_costs(folder: Path) -> dict[str, Cost]:
         measured = pd.read_csv(benchmark, sep="\t", na_values="-")
         cost = costs["figures" if record["rule"].startswith("figures") else record["rule"]]
         cost["seconds"] += float(measured["s"].sum())
-        # Snakemake samples the memory, and misses short peaks; the record has the kernel's own maximum
+        # Snakemake samples the memory and misses short peaks; the record has the kernel's maximum
         cost["mb"] = max(cost["mb"], measured["max_rss"].fillna(0).max(), record["peak_rss_mb"])
     return dict(costs)
 
 
 def workflow_result(folder: Path) -> dict[str, Any]:
-    """Cells, genes and clusters at the end, and how the clusters agree with the true types."""
+    """Cells, genes and clusters of the result, and the agreement of the clusters with the true types."""
     cohort = folder / "results/cohort"
     truth = pd.read_parquet(cohort / "obs.parquet", columns=["CellType"])["CellType"]
     found = pd.read_parquet(next((cohort / "leiden").glob("*.parquet"))).iloc[:, 0]
@@ -110,7 +110,7 @@ def workflow_result(folder: Path) -> dict[str, Any]:
 def run_scanpy(
     folder: Path, h5ad: Path, config: Path, cores: int, env: dict[str, str], skip: list[str], timeout: float
 ) -> tuple[dict[str, Cost], dict[str, Any]]:
-    """Run scanpy's counterpart; end it where a stage takes more than `timeout` seconds, as its result then notes."""
+    """Run scanpy's counterpart; end it if a stage takes more than `timeout` seconds, which its result then notes."""
     out = folder / "scanpy.jsonl"
     peer = Path(__file__).with_name("scanpy_peer.py")
     command = [peer, h5ad, config, out, folder / "scanpy.h5ad", "--cores", cores, "--skip", *skip]
@@ -139,10 +139,10 @@ def run_scanpy(
 
 
 def table(ours: dict[str, Cost], theirs: dict[str, Cost]) -> pd.DataFrame:
-    """One row a rule and two of totals, over what scanpy ran, if it did; memory's total is the highest."""
+    """One row per rule and two of totals, over scanpy's stages, if it ran; the total of memory is the maximum."""
     rows = {rule: (ours.get(rule), theirs.get(rule)) for rule in RULES}
     for name, rules in {"up to PCA": RULES[:UP_TO_PCA], "in all": RULES}.items():
-        # What scanpy alone has, normalize, our stages do as they read
+        # Our stages normalise when they read, so only scanpy has normalize
         both = [rule for rule in rules if rule in (theirs or ours) and rule != "figures"]
         rows[f"**{name}**"] = tuple(_together([side[r] for r in both if r in side]) for side in (ours, theirs))
     lines = []
@@ -162,7 +162,7 @@ def _ratio(ours: float | None, theirs: float | None) -> float | None:
 
 
 def markdown(measured: dict[str, Any], rows: pd.DataFrame) -> str:
-    """The table with what it needs to be judged."""
+    """The table, with the facts needed to judge it."""
     lines = [f"# {measured['cells']} cells x 30,000 genes", "", f"`{measured['command']}`", ""]
     lines += [f"{measured['date']}, {measured['cores']} cores of {measured['cpu']}."]
     lines += [", ".join(f"{name} {v}" for name, v in measured["versions"].items()) + ".", ""]

@@ -1,9 +1,9 @@
-"""The workflow's stages by scanpy, in one process and in memory: what a stage costs there, in seconds and in memory.
+"""Run the workflow's stages by scanpy, in one process and in memory, and measure seconds and memory of each stage.
 
     python tests/benchmarks/scanpy_peer.py cohort.h5ad config.yaml measured.jsonl atlas.h5ad --skip tsne
 
-A stage is named as the workflow's rule that does the same, or names it. One line of JSON is written when a stage
-starts and one when it ends, so that whoever ends this process early knows what it was at.
+A stage has the name of the workflow's rule that does the same, or is mapped to it. One line of JSON is written when a
+stage starts and one when it ends, so that the last stage is known if the process is ended early.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from sklearn.metrics import adjusted_rand_score
 
 warnings.filterwarnings("ignore")
 
-# scanpy 1.11 and 1.12 ask SciPy's sparse arrays for a method that only its matrices have, and end there
+# scanpy 1.11 and 1.12 fail on SciPy's sparse arrays, as they call a method that only sparse matrices have
 if not hasattr(scipy.sparse.csr_array, "getnnz"):
     scipy.sparse.csr_array.getnnz = scipy.sparse.csr_array._getnnz
 
 
 class Peer:
-    """scanpy's own way through the stages: one AnnData of all genes, one of the highly variable ones."""
+    """The stages by scanpy: one AnnData of all genes, one of the highly variable genes."""
 
     def __init__(self, h5ad: Path, config: dict[str, Any], atlas: Path, cores: int) -> None:
         self.h5ad, self.config, self.atlas, self.cores = h5ad, config, atlas, cores
@@ -129,7 +129,7 @@ class Peer:
     def neighbors(self) -> None:
         from pynndescent import pynndescent_
 
-        # scanpy takes its neighbours as csr_matrix and fails on the csr_array of newer releases
+        # scanpy expects pynndescent's neighbours as csr_matrix, and fails on the csr_array of newer releases
         pynndescent_.coo_array = coo_matrix
         params = self.config["neighbors"]
         sc.pp.neighbors(
@@ -201,11 +201,11 @@ class Peer:
         )
 
 
-# In this order; the slowest last, so that little is lost where it is ended early
+# In this order; the slowest last, so that little is lost if the process is ended early
 STAGES = ["ingest", "qc", "cells", "doublets", "genes", "hvg", "normalize", "features", "regress_out", "scale", "pca"]
 STAGES += ["harmony", "neighbors", "umap", "density", "leiden", "louvain", "kmeans", "markers_ttest", "write"]
 STAGES += ["markers_logreg", "tsne"]
-RULE_OF = {"regress_out": "pca", "scale": "pca", "write": "atlas"}  # where the names differ
+RULE_OF = {"regress_out": "pca", "scale": "pca", "write": "atlas"}  # stages with other names
 
 
 def measured(stage: Callable[[], None]) -> dict[str, float]:

@@ -1,15 +1,15 @@
-"""The passes over the cohort by 1, 2 and 4 shards: seconds of each pass and stage, and the speed-up.
+"""Measure the passes over the cohort with 1, 2 and 4 shards: seconds of each pass and stage, and the speed-up.
 
     uv run python tests/benchmarks/shards.py --cells 40000                         # one core for each shard's job
     python tests/benchmarks/shards.py --cells 200000 --device gpu --shards 1 2     # one card for each
 
-A simulated cohort of the article's shape (one h5ad, 8 patients, 30,000 genes) is carried to `genes` once. From there
-each number of shards does HVG, features, PCA and the t-test of the cell types, in a folder of its own; on CPUs it is
-kept to as many cores as it has shards, all of them at most. Of a pass stand the seconds of its slowest shard, as the
-stages' logs have them, times the rounds where there are more shards than cores; of a stage those from its first job's
-start to its last one's end, with process starts and Snakemake's own time between the passes. With `--runs` each number
-of a row is the least of several runs: what else a machine does only adds to it. The results are compared with those of
-the first number of shards.
+A simulated cohort of the article's shape (one h5ad, 8 patients, 30,000 genes) is processed up to `genes` once. From
+there each number of shards runs HVG, features, PCA and the t-test of the cell types, in its own folder; on CPUs it may
+use as many cores as shards, at most all cores. The seconds of a pass are those of its slowest shard by the stages'
+logs, times the number of rounds if there are more shards than cores. The seconds of a stage are from the start of its
+first job to the end of its last one, with process starts and Snakemake's own time between the passes. With `--runs`
+each number of a row is the minimum of several runs, as other load only adds to it. The results are compared with those
+of the first number of shards.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STAGES = {
 }
 PASSES = ["sums", "clipped sums", "features", "regression sums", "Gram matrix", "eigenvectors", "projection"]
 PASSES += ["group sums"]
-# A target each, one after another, so that no stage runs beside another
+# One target per stage, run one after another, so that no stages run in parallel
 TARGETS = ["results/cohort/hvg.parquet", "results/cohort/obs.parquet", "results/cohort/pca.h5"]
 TARGETS += ["results/cohort/markers/CellType/t-test.tsv.gz"]
 PACKAGES = ["numpy", "scipy", "h5py", "snakemake", "cupy-cuda12x", "cupy-cuda13x"]
@@ -51,7 +51,7 @@ ALL_CORES = os.sched_getaffinity(0)
 
 
 def snakemake(folder: Path, args: argparse.Namespace, cores: int, *more: str) -> float:
-    """Run the workflow in a folder, on CPUs on this many cores; returns wall seconds."""
+    """Run the workflow in a folder, on CPUs with this many cores; return wall seconds."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder, "--quiet"]
     command += ["--configfile", folder / "config.yaml", "--rerun-triggers", "mtime", "--cores", cores, *more]
     env = dict(os.environ)
@@ -66,7 +66,7 @@ def snakemake(folder: Path, args: argparse.Namespace, cores: int, *more: str) ->
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> Path:
-    """The cohort and its samples' stages, done once: the folder that the numbers of shards start from."""
+    """The folder with the cohort and its samples' stages, made once, from which all numbers of shards start."""
     base = folder / "base"
     base.mkdir(parents=True, exist_ok=True)
     if not (folder / "cohort.h5ad").exists():
@@ -79,7 +79,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> Path:
 
 
 def measure(base: Path, shards: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds with this number of shards, of the stages, the passes and in all, and the cards that were used."""
+    """Seconds of the stages, of the passes and in total with this number of shards, and the cards used."""
     folder = base.with_name(f"shards-{shards}")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".snakemake", "config.yaml"))
@@ -119,14 +119,14 @@ def measure(base: Path, shards: int, args: argparse.Namespace) -> dict[str, Any]
 
 
 def fastest(tries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each number that takes time the least, of the others the largest."""
+    """The minimum of each time, and the maximum of each other number."""
     least = {name: {n: min(tried[name][n] for tried in tries) for n in tries[0][name]} for name in ("stages", "passes")}
     most = {name: max(tried[name] for tried in tries) for name in tries[0] if name not in least}
     return most | least | {"wall": min(tried["wall"] for tried in tries)}
 
 
 def difference(folder: Path, reference: Path) -> dict[str, float]:
-    """How far the results are from those of another number of shards."""
+    """The differences from the results of another number of shards."""
     hvg, hvg_0 = (pd.read_parquet(f / TARGETS[0]) for f in (folder, reference))
     with h5py.File(folder / TARGETS[2]) as pca, h5py.File(reference / TARGETS[2]) as pca_0:
         ratios, ratios_0 = pca["variance_ratio"][...], pca_0["variance_ratio"][...]
@@ -141,7 +141,7 @@ def difference(folder: Path, reference: Path) -> dict[str, float]:
 
 
 def markdown(measured: dict[str, Any]) -> str:
-    """The tables with what they need to be judged."""
+    """The tables, with the facts needed to judge them."""
     runs = measured["runs"]
     numbers = list(runs)
     lines = [f"# {measured['cells']} cells by shards, {measured['device']}", "", f"`{measured['command']}`", ""]
@@ -172,14 +172,14 @@ def markdown(measured: dict[str, Any]) -> str:
 
 
 def command(args: argparse.Namespace) -> str:
-    """The command line, but for the folders."""
+    """The command line without the folders."""
     words = ["uv", "run", "python", "tests/benchmarks/shards.py", "--cells", args.cells, "--shards", *args.shards]
     words += ["--device", args.device, "--cores", args.cores, "--runs", args.runs]
     return shlex.join(map(str, words))
 
 
 def versions() -> dict[str, str]:
-    """Python's, and those of the packages that are there."""
+    """The versions of Python and of the installed packages."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -201,7 +201,7 @@ def machine(device: str) -> str:
 def benchmark(folder: Path, args: argparse.Namespace) -> None:
     """Measure every number of shards, write and print the tables."""
     base = prepare(folder, args)
-    if args.device == "gpu" and not args.warm:  # kernels are compiled once on a machine
+    if args.device == "gpu" and not args.warm:  # kernels are compiled once per machine
         for shards in args.shards[:2]:
             measure(base, shards, args)
     runs = {}

@@ -1,4 +1,4 @@
-"""The cohorts that the GPU's stages are compared on."""
+"""The cohorts for the comparison of the GPU's stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.gpu)
-            # A worker for each cohort
+            # One worker per cohort
             of = item.callspec.params.get("carried") if hasattr(item, "callspec") else item.path.stem
             item.add_marker(pytest.mark.xdist_group(f"gpu {of}"))
             if problem:
@@ -38,7 +38,7 @@ def carried(request, tmp_path_factory) -> Carried:
         if not os.environ.get("SOMERSAULT_TEST_DATA"):
             pytest.skip("needs the real data: set SOMERSAULT_TEST_DATA to its folder")
         config = yaml.safe_load((HOME / "config" / "examples" / f"{name}.yaml").read_text())
-    keep = os.environ.get("SOMERSAULT_GPU_TESTS")  # a folder to look at afterwards
+    keep = os.environ.get("SOMERSAULT_GPU_TESTS")  # a folder to keep for inspection
     root = Path(keep) if keep else tmp_path_factory.getbasetemp()
     folder = root / name
     cpu = folder / "cpu"

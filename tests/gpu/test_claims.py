@@ -1,4 +1,4 @@
-"""Jobs side by side on this machine's cards: one card for those that fit together, else one each."""
+"""Parallel jobs on this machine's cards: jobs that fit together share a card, others get one each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ sys.stdin.read()
 
 @contextmanager
 def job(folder, mb: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that claims GPU memory, says on which card, and holds it until the block ends."""
+    """A process that claims GPU memory, prints the card, and holds the claim until the block ends."""
     command = [sys.executable, "-c", JOB, str(HOME / "scripts"), str(folder), str(mb)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -38,7 +38,7 @@ def job(folder, mb: int) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def room() -> list[int]:
-    """What can be claimed of each card, in MB."""
+    """The memory of each card that can be claimed, in MB."""
     if diagnosis.unusable():
         pytest.skip("needs a GPU")
     return [cards.room(card) for card in cards.visible()]

@@ -1,4 +1,4 @@
-"""Every stage on the GPU against the CPU's artifact of the same input, and against itself a second time."""
+"""Compare every stage on the GPU with the CPU's artifact from the same input, and with a second run on the GPU."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NOT_REPEATABLE = {"leiden", "louvain", "kmeans"}
 
 
 def equal_tables(gpu: Path, cpu: Path, rtol: float) -> None:
-    """The same rows and columns; integers and strings alike, floats to `rtol`."""
+    """The same rows and columns; equal integers and strings, floats within `rtol`."""
     pd.testing.assert_frame_equal(read_table(gpu), read_table(cpu), rtol=rtol, atol=0, check_exact=False)
 
 
 def content(path: Path) -> dict[str, np.ndarray]:
-    """What an artifact holds, array by array."""
+    """The content of an artifact, array by array."""
     if path.suffix == ".parquet":
         return {name: column.to_numpy() for name, column in read_table(path).items()}
     if path.name.endswith(".tsv.gz"):
@@ -38,7 +38,7 @@ def content(path: Path) -> dict[str, np.ndarray]:
 
 
 def representation(carried: Carried) -> np.ndarray:
-    """The space in which the CPU's neighbours were found."""
+    """The space of the CPU's neighbour search."""
     for path in carried.cpu("cohort/harmony.h5"):
         found = read_arrays(path)
         if found:
@@ -47,7 +47,7 @@ def representation(carried: Carried) -> np.ndarray:
 
 
 def truth(carried: Carried) -> np.ndarray | None:
-    """The cells' known types, where the cohort has them."""
+    """The cells' known types, if the cohort has them."""
     key = carried.config.get("label_key")
     return read_table(carried.cpu("cohort/obs.parquet")[0])[key].astype(str).to_numpy() if key else None
 
@@ -72,14 +72,15 @@ def test_every_stage_that_runs_on_a_gpu_is_compared_here():
 
 
 def test_qc(carried):
-    """Integers are exact; a percentage is one division of float64."""
+    """Integers are exact; a percentage is one float64 division."""
     for n in (0, 1):
         for cpu, gpu in carried.both("qc", n):
             equal_tables(gpu, cpu, rtol=1e-14)
 
 
 def test_doublets(carried):
-    """The same simulated doublets; their places are float32: a neighbour at nearly equal distance may change."""
+    """The simulated doublets are the same; their coordinates are float32, so neighbours at nearly equal distances may
+    change."""
     for cpu, gpu in carried.both("doublets"):
         cpu, gpu = read_table(cpu), read_table(gpu)
         scored = cpu["doublet_score"].notna()
@@ -90,7 +91,7 @@ def test_doublets(carried):
 
 @pytest.mark.parametrize("stage", ["genes", "hvg"])
 def test_gene_tables(carried, stage):
-    """Sums of counts are exact on both, so that the fits that rest on them get the same numbers."""
+    """Sums of counts are exact on both, so the fits start from the same numbers."""
     for cpu, gpu in carried.both(stage):
         equal_tables(gpu, cpu, rtol=1e-6)
 
@@ -107,9 +108,9 @@ def test_features(carried):
 
 
 def test_pca(carried):
-    """Float32 products: variances to 1e-4, and the first half of the components within the span of the GPU's.
+    """Products are float32: variances to 1e-4, and the first half of the components within the span of the GPU's.
 
-    The last components' variances lie so close together that rounding turns them among themselves.
+    The variances of the last components are so close to each other that rounding rotates these components.
     """
     (cpu, gpu), *_ = carried.both("pca")
     cpu, gpu = read_arrays(cpu), read_arrays(gpu)
@@ -124,8 +125,8 @@ def test_pca(carried):
 def test_harmony(carried):
     """The same algorithm from the same random numbers: equal to 1e-4 of the largest value.
 
-    On a CPU, components that are changed by 3e-7 of themselves change the result by 2e-6 of its largest value; the rest
-    leaves room for cells that another rounding puts into another cluster of k-means.
+    On a CPU, a relative change of 3e-7 in the components changes the result by 2e-6 of its largest value; the rest of
+    the tolerance is for cells that rounding moves to another cluster of k-means.
     """
     (cpu, gpu), *_ = carried.both("harmony")
     cpu, gpu = read_arrays(cpu), read_arrays(gpu)
@@ -137,7 +138,7 @@ def test_harmony(carried):
 
 
 def test_neighbors(carried):
-    """Both are exact; points at nearly equal distances may change places."""
+    """Both searches are exact; points at nearly equal distances may be swapped."""
     (cpu_path, gpu_path), *_ = carried.both("neighbors")
     names = "indices", "distances"
     cpu, gpu = read_arrays(cpu_path, *names), read_arrays(gpu_path, *names)
@@ -150,7 +151,7 @@ def test_neighbors(carried):
 
 @pytest.mark.parametrize("stage", ["umap", "tsne"])
 def test_embeddings(carried, stage):
-    """As faithful to the neighbourhoods as the CPU's libraries, within 0.01 (t-SNE: 0.02) of trustworthiness."""
+    """The trustworthiness is that of the CPU's libraries, within 0.01 (t-SNE: 0.02)."""
     (cpu, gpu), *_ = carried.both(stage)
     X = representation(carried)
     some = np.random.default_rng(0).permutation(len(X))[:5000]
@@ -160,7 +161,7 @@ def test_embeddings(carried, stage):
 
 @pytest.mark.parametrize("stage", ["leiden", "louvain"])
 def test_communities(carried, stage):
-    """Another heuristic for the same modularity: as good to 0.01, and as true to the known types to 0.02."""
+    """Another heuristic for the same modularity: as good within 0.01, and as close to the known types within 0.02."""
     import igraph
 
     (cpu, gpu), *_ = carried.both(stage)
@@ -176,7 +177,7 @@ def test_communities(carried, stage):
 
 
 def test_kmeans(carried):
-    """The best of ten starts on both: within 1 % of the same sum of squares."""
+    """Both take the best of ten starts: within 1 % of the same sum of squares."""
     (cpu, gpu), *_ = carried.both("kmeans")
     X = representation(carried)
 
@@ -189,7 +190,7 @@ def test_kmeans(carried):
 
 @pytest.mark.parametrize(("stage", "shared"), [("markers_logreg", 0.95), ("markers_ttest", 1.0)])
 def test_markers(carried, stage, shared):
-    """t-tests rest on sums in float64; the regression stops near its optimum, on features in float32."""
+    """t-tests use float64 sums; the regression stops near its optimum, on float32 features."""
     (cpu, gpu), *_ = carried.both(stage)
     cpu, gpu = read_markers(cpu), read_markers(gpu)
     assert list(cpu["group"].unique()) == list(gpu["group"].unique())

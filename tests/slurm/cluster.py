@@ -1,6 +1,6 @@
-"""A SLURM cluster of this machine alone, for the tests: real daemons, several nodes, pretended GPUs.
+"""A SLURM cluster on this machine, for the tests: real daemons, several nodes, simulated GPUs.
 
-Needs root and Debian's packages PACKAGES. Each node is a slurmd of its own under the name of this host; a GPU is a
+Needs root and Debian's packages PACKAGES. Each node is a separate slurmd under the name of this host; a GPU is a
 character device, so that SLURM counts GPUs and sets CUDA_VISIBLE_DEVICES as it does for real ones.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = ["munge", "slurm-client", "slurmctld", "slurmd"]
-CONF = Path("/etc/slurm/slurm.conf")  # srun within a job looks nowhere else: the plugin clears SLURM_CONF there
+CONF = Path("/etc/slurm/slurm.conf")  # srun within a job reads only this file: the plugin clears SLURM_CONF there
 BASE = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -52,7 +52,7 @@ PropagateResourceLimits=NONE
 
 @dataclass(frozen=True)
 class Node:
-    """A pretended node: CPUs, memory in MB and, of one type, GPUs."""
+    """A simulated node: CPUs, memory in MB and GPUs of one type."""
 
     name: str
     cpus: int = 8
@@ -74,7 +74,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to find this cluster."""
+        """The environment variables of a process that uses this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class Cluster:
         self._await("bash", "-c", f"[ $(sinfo -hNo %N -t idle -p main | wc -l) = {len(self.nodes)} ]")
 
     def stop(self) -> None:
-        """Cancel what runs, and stop the daemons that `start` started."""
+        """Cancel running jobs, and stop the daemons that `start` started."""
         if CONF.is_symlink() and CONF.readlink() == self.folder / "slurm.conf":
             self.run("scancel", "--user=root", check=False)
             end = time.time() + 20
@@ -115,7 +115,7 @@ class Cluster:
                 daemon.wait()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run one of SLURM's commands; what it printed."""
+        """Run one of SLURM's commands, and return its output."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=60)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
@@ -166,7 +166,7 @@ class Cluster:
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here; None if one can. With SOMERSAULT_TEST_SLURM=1 the packages are installed."""
+    """Why no cluster can be started here; None if one can. With SOMERSAULT_TEST_SLURM=1 installs the packages."""
     if os.geteuid() != 0:
         return "needs root, to start SLURM's daemons"
     if os.path.lexists(CONF) and not _left_behind():
@@ -179,7 +179,7 @@ def missing() -> str | None:
 
 
 def _left_behind() -> bool:
-    """Remove the link that a killed test run left; whether it was one."""
+    """Remove the link of a killed test run; return whether there was one."""
     ours = CONF.is_symlink() and (not CONF.exists() or "ClusterName=tests" in CONF.read_text())
     if ours and (not _there() or subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode):
         CONF.unlink()
@@ -210,7 +210,7 @@ def _install() -> None:
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports that nothing listens on."""
+    """Free ports."""
     sockets = [socket.socket() for _ in range(n)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))

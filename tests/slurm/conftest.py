@@ -1,4 +1,4 @@
-"""The cluster, started once, and folders to run in."""
+"""The cluster, started once, and folders for runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from submitted import Submitted
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    """Two nodes of CPUs and one with two pretended GPUs."""
+    """Two nodes with CPUs only and one with two simulated GPUs."""
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs the extra: uv sync --extra slurm")
     if reason := missing():
         pytest.skip(reason)

@@ -1,9 +1,9 @@
-"""What a run on the test cluster spends on anything but its stages.
+"""Measure the overhead of a run on the test cluster, outside of its stages.
 
     uv run python tests/slurm/measure.py --samples 3 --cells 350
 
-As root, where SLURM's packages are. Prints the SLURM jobs, each with its stages and the seconds in which one of them
-ran, and the share of the run's wall time in which none did: submitting, queueing, polling, starting Snakemake.
+Needs root and SLURM's packages. Prints the SLURM jobs, each with its stages and the seconds in which one of them ran,
+and the share of the run's wall time without a running stage: submitting, queueing, polling, starting Snakemake.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Submitted(Run):
     cluster: Cluster
 
     def submit(self, *args: str) -> subprocess.Popen[str]:
-        """Start snakemake, as on a login node; its log is `main.log`."""
+        """Start snakemake as on a login node; its log is `main.log`."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]
         command += ["--directory", str(self.folder), "--workflow-profile", str(HOME / "profiles" / "slurm")]
         command += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10", *args]
@@ -27,14 +27,14 @@ class Submitted(Run):
             return subprocess.Popen(command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def on_cluster(self, *args: str, check: bool = True) -> int:
-        """Run snakemake to its end; its exit status."""
+        """Run snakemake to its end, and return its exit status."""
         status = self.submit(*args).wait()
         if check and status:
             pytest.fail(f"snakemake {' '.join(args)} failed:\n{self.log()[-6000:]}")
         return status
 
     def log(self) -> str:
-        """What snakemake printed."""
+        """The output of snakemake."""
         return (self.folder / "main.log").read_text()
 
     def submissions(self) -> list[dict[str, str]]:

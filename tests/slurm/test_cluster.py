@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM: few, full jobs, and failures that heal."""
+"""The workflow on a real SLURM: few, full jobs, and recovery from failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CELLS = [f"results/samples/P{i}/cells.parquet" for i in (1, 2, 3)]
 
 
 def until(condition, seconds: float = 240):
-    """Wait until a condition holds; what it gave."""
+    """Wait until a condition holds, and return its value."""
     end = time.time() + seconds
     while not (value := condition()):
         assert time.time() < end, "waited in vain"
@@ -29,19 +29,19 @@ def until(condition, seconds: float = 240):
 
 
 def running(run, what: str = "") -> dict[str, str] | None:
-    """The latest job that runs now, of those whose comment holds `what`."""
+    """The latest running job whose comment contains `what`."""
     jobs = [job for job in run.submissions() if job["state"] == "RUNNING" and what in job["what"]]
     return jobs[-1] if jobs else None
 
 
 def written(run) -> dict[Path, tuple[int, int]]:
-    """Which file is where, and when it was written."""
+    """The files, with their inodes and times."""
     files = {path: path.stat() for path in run.folder.glob("results/**/*") if path.is_file()}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in files.items()}
 
 
 def assert_same_atlas(one: Path, other: Path) -> None:
-    """The same arrays, value by value: what runs again computes the same again."""
+    """The same arrays, value by value: repeated stages give the same results."""
     a, b = ad.read_h5ad(one), ad.read_h5ad(other)
     pd.testing.assert_frame_equal(a.obs, b.obs)
     pd.testing.assert_frame_equal(a.var, b.var)
@@ -57,7 +57,7 @@ def assert_same_atlas(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, cohort_files) -> Run:
-    """The cohort carried to its atlas on this machine, without a cluster."""
+    """A run of the cohort to its atlas on this machine, without a cluster."""
     run = Run(tmp_path_factory.mktemp("undisturbed"))
     run.write(sheet_of(cohort_files), device="cpu")
     run.snakemake("results/atlas.h5ad")
@@ -91,7 +91,7 @@ def test_jobs_of_a_whole_run_are_as_designed(run, cohort_files, undisturbed):
 
 @pytest.mark.slow
 def test_small_samples_share_a_job_that_asks_for_the_sum_of_their_times(run, cohort_files):
-    """Members run one after another: the sum of times, the largest memory."""
+    """Members run one after another: the job requests the sum of times and the largest memory."""
     run.write(sheet_of(cohort_files), device="cpu")
     sizes = [f"{rule}:{name}" for rule in STAGES for name in ("mem_mb=1000", "runtime=3")]
     run.on_cluster("--group-components", "sample=2", "--set-resources", *sizes, "--", *CELLS)
@@ -101,7 +101,7 @@ def test_small_samples_share_a_job_that_asks_for_the_sum_of_their_times(run, coh
 
 @pytest.mark.slow
 def test_gpu_jobs_ask_for_a_gpu_of_their_partition_and_keep_what_was_done_when_they_fail(run, cohort_files, tmp_path):
-    """No stage can compute on a pretended GPU: qc fails, and says so, but what ingest wrote stays."""
+    """No stage can compute on a simulated GPU: qc fails with a message, but the output of ingest stays."""
     run.write(sheet_of(cohort_files[:1]), device="gpu")
     filled(tmp_path, gpu_partition="gpu", gpu_model="h100", partition="cpu")
     assert run.on_cluster("--workflow-profile", str(tmp_path), "--retries", "0", "--", CELLS[0], check=False)
@@ -118,7 +118,8 @@ def test_gpu_jobs_ask_for_a_gpu_of_their_partition_and_keep_what_was_done_when_t
 
 @pytest.mark.slow
 def test_out_of_memory_and_over_time_are_tried_again_with_more(run, cohort_files):
-    """300 MB do not hold Snakemake and a stage. Of the second attempt the limit is cut and processes are stopped."""
+    """300 MB do not suffice for Snakemake and a stage. In the second attempt the time limit is cut and processes are
+    stopped."""
     run.write(sheet_of(cohort_files[:1]), device="cpu")
     sizes = [f"{rule}:{name}" for rule in STAGES for name in ("mem_mb=300 * attempt**2", "runtime=5 * attempt")]
     main = run.submit("--set-resources", *sizes, "--", CELLS[0])
@@ -137,7 +138,7 @@ def test_out_of_memory_and_over_time_are_tried_again_with_more(run, cohort_files
 
 @pytest.mark.slow
 def test_killed_jobs_drained_node_and_killed_main_process(run, cohort_files, undisturbed):
-    """The run ends as if nothing had been, and what was done before the main process was killed is not done again."""
+    """The run ends normally, and jobs finished before the main process was killed are not repeated."""
     run.write(sheet_of(cohort_files), device="cpu")
     main = run.submit("results/atlas.h5ad")
 

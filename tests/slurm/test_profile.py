@@ -1,4 +1,4 @@
-"""The profiles, without a cluster: every entry explained, every rule where it belongs."""
+"""The profiles, without a cluster: every entry has a comment, and every rule its group and partition."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ON_GPU = {name for name, text in RULES.items() if re.search(r"^\s+gpu=GPU", text
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A profile as Snakemake reads it, its mappings as NAME=VALUE."""
+    """A profile as Snakemake reads it, with mappings as NAME=VALUE."""
     with path.open() as file:
         entries = ProfileConfigFileParser().parse(file)
     split = {key: dict(item.split("=", 1) for item in value) for key, value in entries.items() if type(value) is list}
@@ -65,7 +65,7 @@ def test_jobs_with_a_gpu_go_to_its_partition_with_all_that_share_them(tmp_path):
     asked = {}
     for rule, line in re.findall(r"^ *(?:local)?rule (\w+):\n(?:.*\n)*? *resources: (.*)", plan, flags=re.M):
         asked[rule] = dict(pair.split("=", 1) for pair in line.split(", "))
-    shared = {"ingest", "cells", "density"}  # they travel with qc and doublets, and with umap
+    shared = {"ingest", "cells", "density"}  # they share a job with qc and doublets, or with umap
     on_gpu = {rule for rule, needed in asked.items() if needed["slurm_partition"] == "gpu"}
     assert on_gpu == (ON_GPU & asked.keys()) | shared
     assert {rule for rule, needed in asked.items() if needed.get("gpu_model") == "h100"} == on_gpu

@@ -1,4 +1,4 @@
-"""What the tests of the stages after PCA share."""
+"""Fixtures of the tests of the stages after PCA."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture(scope="session")
 def umap_stage():
-    """scripts/umap.py, which `import umap` does not find: that is umap-learn."""
+    """scripts/umap.py; `import umap` would import umap-learn."""
     spec = importlib.util.spec_from_file_location("umap_stage", SCRIPTS / "umap.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -36,7 +36,7 @@ def log_normalised_pca(adata, n_comps):
 
 @pytest.fixture(scope="session")
 def pbmc3k_graph(real_data):
-    """pbmc3k with scanpy's PCA and its exact neighbours, 15 on 40 components."""
+    """pbmc3k with scanpy's PCA and its 15 exact neighbours on 40 components."""
     import anndata as ad
     import scanpy as sc
 
@@ -66,7 +66,7 @@ def blobs():
 
 @pytest.fixture
 def notices(monkeypatch) -> list[str]:
-    """What stages say to the user in this test."""
+    """The notices of stages in this test."""
     from lib.run import stage
 
     said: list[str] = []
@@ -76,7 +76,7 @@ def notices(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def job(tmp_path):
-    """Makes what Snakemake hands to a stage; outputs lie in the test's folder."""
+    """A function that makes Snakemake's job object for a stage, with outputs in the test's folder."""
 
     def make(outputs, params=None, wildcards=None, threads=1, **inputs):
         return SimpleNamespace(
@@ -93,7 +93,7 @@ def job(tmp_path):
 
 @pytest.fixture
 def cohort(tmp_path, blobs):
-    """The blobs as a cohort's artifacts: paths of pca.h5, obs.parquet and neighbors.h5, no Harmony."""
+    """The blobs as a cohort's artifacts: paths of pca.h5, obs.parquet and neighbors.h5, without Harmony."""
     import neighbors
     from lib.store.files import write_arrays, write_table
 

@@ -1,4 +1,4 @@
-"""The atlas against an AnnData that scanpy made, slot by slot, and in scanpy's plots."""
+"""Compare the atlas with an AnnData that scanpy made, slot by slot, and use it in scanpy's plots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def made(built):
 
 
 def test_matrices(made):
-    """Counts exactly; X within 1e-6 of scanpy's float64, what float32 holds."""
+    """Counts are equal; X is within 1e-6 of scanpy's float64, the precision of float32."""
     path, theirs, _ = made
     ours = ad.read_h5ad(path)
     assert ours.obs_names.equals(theirs.obs_names)
@@ -53,7 +53,7 @@ def test_structure_is_stored_once(made):
 
 
 def test_backed_mode_and_copies(made, tmp_path):
-    """Backed reading sees the same; what anndata writes from the atlas reads back whole."""
+    """Backed mode reads the same; copies that anndata writes of the atlas are complete."""
     path, theirs, _ = made
     backed = ad.read_h5ad(path, backed="r")
     some = np.array([1, 5, 80])
@@ -70,7 +70,7 @@ def test_backed_mode_and_copies(made, tmp_path):
 
 
 def test_slots_equal_scanpys(made):
-    """Tables and embeddings exactly; distances within 1e-5: float32."""
+    """Tables and embeddings are equal; distances are within 1e-5, as float32."""
     path, theirs, _ = made
     ours = ad.read_h5ad(path)
     assert set(theirs.obs) == set(ours.obs)
@@ -107,7 +107,7 @@ def test_uns_equals_scanpys(made):
 
 
 def test_rank_genes_groups(made):
-    """The first is under scanpy's own key with scanpy's structure; scores to 1e-5, float32."""
+    """The first ranking has scanpy's key and structure; scores to 1e-5, as float32."""
     path, theirs, _ = made
     ours = ad.read_h5ad(path)
     keys = [key for key in ours.uns if key.startswith("rank_genes_groups")]
@@ -133,7 +133,7 @@ def test_rank_genes_groups(made):
 
 @pytest.mark.parametrize("beta", ["b", "\u03b2"])
 def test_names_of_ranked_genes_are_strings(beta, tmp_path):
-    """Whether or not they are ASCII; a group's name may be neither."""
+    """Also if they are not ASCII; a group's name may be empty or not ASCII."""
     names = np.array([f"A{beta}", "longer", "C"], object)
     table = rank_genes(["T\u03b1", "2"], {"scores": np.array([[3.0, 2, 1], [1, 2, 3]])}, names, names)
     with h5py.File(tmp_path / "uns.h5", "w") as file:
@@ -147,7 +147,7 @@ def test_names_of_ranked_genes_are_strings(beta, tmp_path):
 
 
 def test_scanpys_plots_and_tools_take_it_as_it_is(made, monkeypatch):
-    """They run, and what they compute from the atlas they compute from scanpy's AnnData too."""
+    """They run, and give the same results for the atlas as for scanpy's AnnData."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -179,7 +179,7 @@ def test_scanpys_plots_and_tools_take_it_as_it_is(made, monkeypatch):
 
 
 def test_without_harmony_tsne_and_markers(built, made, tmp_path):
-    """Where Harmony is skipped its file has no arrays; where t-SNE is off there is no file; the median as target."""
+    """If Harmony is skipped, its file has no arrays; if t-SNE is off, there is no file; the target is the median."""
     _, theirs, inputs = made
     write_arrays(tmp_path / "harmony.h5", {}, skipped="one batch")
     names = ("hvg", "pca", "neighbors", "umap", "density")
@@ -218,14 +218,14 @@ def test_groupings_of_numbers_are_categories_in_natural_order(numbers):
     expected = pd.Series(np.choose(kept % 3, ["10", "2", None]), ours.obs_names, dtype=object)
     assert ours.obs["seurat_clusters"].astype(object).where(lambda x: x.notna(), None).tolist() == expected.tolist()
     assert ours.uns["rank_genes_groups_seurat_clusters_t-test"]["names"].dtype.names == ("2", "10")
-    assert ours.obs["treated"].dtype == bool  # what does not group stays what it is
+    assert ours.obs["treated"].dtype == bool  # columns that do not group keep their dtype
     assert ours.obs["stage"].cat.ordered
     assert ours.obs["stage"].cat.categories.tolist() == ["low", "high"]
     assert len(ours.uns["PatientNumber_colors"]) == 3
 
 
 def test_slashes_in_columns_and_groups(tmp_path, caplog):
-    """No path where a name is meant; everything that names a column names it as the atlas has it."""
+    """Names do not become paths; all references to a column use its name in the atlas."""
     built = build(tmp_path, slashed, "cell/type")
     assert "cell/type is cell_type-1" in caplog.text
     ours = ad.read_h5ad(built.atlas)
@@ -241,7 +241,7 @@ def test_slashes_in_columns_and_groups(tmp_path, caplog):
 
 
 def test_more_groups_than_hdf5_describes_are_left_out(tmp_path, caplog):
-    """Recarrays of 3,000 fields cannot be written; a copy by AnnData must be possible of those that are there."""
+    """Recarrays of 3,000 fields cannot be written; AnnData must be able to copy those in the atlas."""
     assert atlas.fields_fit([f"group {i}" for i in range(700)])
     groups = [f"group {i}" for i in range(3000)]
     names = np.array(["A", "B"], object)
@@ -267,7 +267,7 @@ def test_nothing_without_a_value_is_in_uns():
 
 @pytest.mark.parametrize("name", ["umap", "tsne", "density", "leiden"])
 def test_tables_of_other_cells_are_refused(built, tmp_path, name):
-    """As many cells, but others: positions alone would join them."""
+    """The same number of other cells, which a join by position would accept."""
     identity.check_inputs(built.inputs)
     other = tmp_path / f"{name}.parquet"
     artifacts = [other if path.stem == name else path for path in built.inputs["artifacts"]]
@@ -289,7 +289,7 @@ def test_totals_that_are_not_the_counts_are_refused(built, tmp_path):
 
 
 def test_own_columns_of_the_same_name_give_way(tmp_path):
-    """A cohort that was an atlas of ours before."""
+    """A cohort whose file was one of our atlases."""
     own = build(tmp_path, lambda obs: obs.assign(**{"leiden_0.6": "old", "umap_density_sample": -1.0}))
     ours = ad.read_h5ad(own.atlas)
     assert ours.obs.columns.is_unique

@@ -1,4 +1,4 @@
-"""Claims on cards: no two jobs that do not fit share one."""
+"""Claims on cards: jobs share a card only if they fit together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO = [Card(0, "GPU-a", 16_000), Card(1, "GPU-b", 80_000)]
 
 
 def claimant(folder: Path, need_mb: int, card: Card) -> subprocess.Popen:
-    """Another process that claims memory on a card and then does nothing."""
+    """Another process that claims memory on a card and then waits."""
     code = (
         f"import sys, time; sys.path.append({str(SCRIPTS)!r}); from pathlib import Path; from lib.run.cards import *\n"
         f"claim({need_mb}, [{card!r}], Path({str(folder)!r})); print('has it', flush=True); time.sleep(60)"
@@ -57,7 +57,7 @@ def test_a_job_waits_until_another_is_gone(tmp_path, monkeypatch):
 
     def sleep(seconds):
         waited.append(seconds)
-        other.kill()  # without a word: its claim stays in the file
+        other.kill()  # without cleanup: its claim stays in the file
         other.wait()
 
     monkeypatch.setattr(time, "sleep", sleep)
@@ -75,7 +75,7 @@ def test_a_claim_of_a_process_that_has_a_dead_ones_number_counts_for_nothing(tmp
 
 def test_shards_take_a_card_each_and_the_emptiest(tmp_path):
     equal = [Card(0, "GPU-a", 80_000), Card(1, "GPU-b", 80_000)]
-    for folder, shard in (("first", 1), ("second", 2)):  # as though both looked at the same moment
+    for folder, shard in (("first", 1), ("second", 2)):  # as if both read the claims at the same moment
         assert claim(1000, equal, tmp_path / folder, shard)[0].ordinal == shard % 2
     other = claimant(tmp_path, 6_000, equal[1])
     try:

@@ -1,4 +1,4 @@
-"""Categories: their names, their order, and how the samples' are joined."""
+"""Categories: their names, their order, and how those of several samples are joined."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_names(value, name):
     ],
 )
 def test_a_columns_categories(values, names):
-    """Natural order, but for an order of one's own; missing stays missing; what does not occur goes."""
+    """Natural order, unless the column has its own; missing values stay; categories without cells are removed."""
     found = categories.as_categories(values)
     assert found.cat.categories.tolist() == names
     assert found.isna().tolist() == values.isna().tolist()
@@ -53,15 +53,15 @@ def test_a_columns_categories(values, names):
 @pytest.mark.parametrize(
     ("parts", "names", "is_ordered"),
     [
-        # The same order; one that a sample without a value does not speak against; one that fits into the other
+        # The same order; an order beside a sample without values; an order that fits into the other
         ([ordered(["a"], ["c", "a"]), ordered(["c"], ["c", "a"])], ["c", "a"], True),
         ([ordered(["c", "a"], ["c", "a"]), pd.Series([np.nan])], ["c", "a"], True),
         ([ordered(["x", "z"], ["x", "z"]), ordered(["y"], ["x", "y", "z"])], ["x", "y", "z"], True),
-        # Orders that leave it open, that contradict each other, and one beside none
+        # Orders that leave it open, orders that contradict each other, and one order beside none
         ([ordered(["I", "III"], ["I", "III"]), ordered(["II", "III"], ["II", "III"])], ["I", "II", "III"], False),
         ([ordered(["a", "b"], ["a", "b"]), ordered(["a", "b"], ["b", "a"])], ["a", "b"], False),
         ([ordered(["b", "a"], ["b", "a"]), pd.Series(["a", "c"])], ["b", "a", "c"], False),
-        # Text, of which each sample has some
+        # Text with different values in each sample
         ([pd.Series(["P10", "P1"]), pd.Series(["P2"])], ["P1", "P2", "P10"], False),
         ([ordered(["0", "10", "2"], ["0", "2", "10"], False), pd.Series(["3"])], ["0", "2", "3", "10"], False),
         ([pd.Series([9, 10]), pd.Series(["11"])], ["9", "10", "11"], False),
@@ -76,13 +76,13 @@ def test_samples_categories_are_united(parts, names, is_ordered):
 
 
 def test_many_categories_are_joined_at_once():
-    """Two samples of 20,000 clones each: a second at most, for it is linear."""
+    """Two samples of 20,000 clones each take a second at most, as the time is linear."""
     parts = [pd.Series([f"clone{i}" for i in range(start, start + 20_000)]) for start in (0, 10_000)]
     assert categories.united(parts).cat.categories[[0, -1]].tolist() == ["clone0", "clone29999"]
 
 
 def cells(folder, **tables):
-    """The samples' cells.parquet of these columns, each cell kept but the first."""
+    """The samples' cells.parquet with these columns; all cells except the first are kept."""
     paths = []
     for sample, columns in tables.items():
         table = pd.DataFrame(columns).assign(reason="")
@@ -94,7 +94,7 @@ def cells(folder, **tables):
 
 
 def test_columns_of_different_kinds(tmp_path, caplog):
-    """What a column is in each sample, and what in the cohort: one that parquet, h5ad and scanpy take."""
+    """The kinds of a column in the samples, and its kind in the cohort, which parquet, h5ad and scanpy accept."""
     flag, empty = [True, True, False], [np.nan] * 3
     one = {"n": [1, 2, 3], "n_and_x": [1, 2, 3], "flag": flag, "both": flag, "mixed": [1, 2, 3], "gone": empty}
     two = {"n": [4, 5, 6], "n_and_x": [0.5, 1.5, 2.5], "both": flag, "mixed": ["x", "y", "7"], "gone": empty}

@@ -25,7 +25,7 @@ def table(**columns) -> pd.DataFrame:
 def test_limits_are_strict_and_the_first_reason_counts():
     qc = table(n_genes_by_counts=[200, 201, 4999, 5000, 100, 1000], pct_counts_MT=[1.0, 19.99, 20.0, 1, 50, np.nan])
     reasons = threshold_reasons(qc, ARTICLE)
-    nothing_to_judge = "max_pct_counts_MT"  # a cell without counts has no percentage, and does not pass
+    nothing_to_judge = "max_pct_counts_MT"  # a cell without counts has no percentage, and fails
     assert reasons.tolist() == ["min_genes", "", "max_pct_counts_MT", "max_genes", "min_genes", nothing_to_judge]
 
 
@@ -53,7 +53,7 @@ def test_deviations_are_of_the_cells_own_group():
     groups = np.repeat(["a", "b"], 100)
     limits = {"mad": 10, "mad_metrics": ["log1p_total_counts", "pct_counts_MT"]}
     reasons = threshold_reasons(qc, limits, groups)
-    # 20 and 70 are far from their own group's median; a low percentage is no fault
+    # 20 and 70 are far from the median of their group; a low percentage is not removed
     assert reasons[reasons != ""].to_dict() == dict.fromkeys([0, 100], "mad_log1p_total_counts")
 
 
@@ -66,7 +66,7 @@ def test_a_family_without_genes_removes_no_cell():
     limits = {"max_pct_counts": {"HB": 1, "MT": 5}, "mad": 1, "mad_metrics": ["pct_counts_HB", "log1p_total_counts_HB"]}
     qc = table(n_genes_by_counts=[1, 1], pct_counts_MT=[1.0, 9.0])
     assert threshold_reasons(qc, limits).tolist() == ["", "max_pct_counts_MT"]
-    names = [name for name, _ in failing(qc, limits)]  # the ledger's rows are those of other samples
+    names = [name for name, _ in failing(qc, limits)]  # the ledger has the same rows as in other samples
     assert names == ["max_pct_counts_HB", "max_pct_counts_MT", "mad_pct_counts_HB", "mad_log1p_total_counts_HB"]
 
 
@@ -83,7 +83,7 @@ def test_ledger_adds_up():
 
 @pytest.fixture
 def lost() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A sample's cells and ledger: of batch a 4 of 10 cells lost to max_genes, of b 3 of 10, of c all to the family."""
+    """A sample's cells and ledger: max_genes removes 4 of 10 cells of batch a, 3 of 10 of b; the family removes c."""
     reasons = pd.Series(["max_genes"] * 4 + [""] * 6 + ["max_genes"] * 3 + [""] * 7 + ["max_pct_counts_MT"] * 5)
     batches = pd.Series(list("aaaaaaaaaabbbbbbbbbbccccc"))
     table = pd.DataFrame(

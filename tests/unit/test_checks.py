@@ -1,4 +1,4 @@
-"""What preflight makes of the jobs, and what doctor finds wrong."""
+"""The table of preflight, and the findings of doctor."""
 
 from __future__ import annotations
 

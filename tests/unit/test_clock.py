@@ -1,4 +1,4 @@
-"""A stage's seconds by kind sum to its life, each counted once."""
+"""A stage's seconds by kind sum to its total time, each second counted once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_kinds_sum_to_the_whole():
     with clock.spending("read"):
         time.sleep(0.02)
     kinds = clock.seconds_by(start=100.0, main=101.5, end=104.0)
-    assert kinds["import"] == 1.5  # all before main
+    assert kinds["import"] == 1.5  # the time before main
     assert kinds["read"] >= 0.02
     assert sum(kinds.values()) == pytest.approx(4.0, abs=0.004)  # each is rounded to a millisecond
 

@@ -1,4 +1,4 @@
-"""Leiden, Louvain and k-means against scanpy and against clusters that are known."""
+"""Compare Leiden, Louvain and k-means with scanpy and with known clusters."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_merging_ends_at_communities_as_modular_as_igraphs(pbmc3k_graph):
     assert quality == pytest.approx(graph.modularity(merged, weights=weight.tolist(), resolution=0.6), rel=1e-9)
     best = graph.community_multilevel(weights=weight.tolist(), resolution=0.6).membership
     assert quality > graph.modularity(best, weights=weight.tolist(), resolution=0.6) - 0.01
-    # What is one stays one
+    # A community is never split
     assert pd.crosstab(pieces, merged).astype(bool).sum(1).max() == 1
 
 
 @pytest.mark.parametrize("n_obs_refined", [0, 10**6])
 def test_leiden_goes_on_from_the_gpus_communities(pbmc3k_graph, monkeypatch, n_obs_refined):
-    """With communities in place of cuGraph's: what becomes of them on the host, for graphs refined there and not."""
+    """Given communities replace cuGraph's: their treatment on the host, with and without refinement."""
     weights = pbmc3k_graph.obsp["connectivities"]
     poor, poorer = (louvain.louvain(weights, resolution, 0, CPU) for resolution in (5.0, 40.0))
     cells = np.arange(len(poor))
@@ -59,13 +59,13 @@ def test_leiden_goes_on_from_the_gpus_communities(pbmc3k_graph, monkeypatch, n_o
         graph.modularity(labels.tolist(), weights=weight.tolist(), resolution=0.6)
         for labels in (found, leiden.leiden(weights, 0.6, 2, 0, CPU))
     )
-    # Merged only, it is what merging can make of the better of two poor ones
+    # Without refinement, only merging improves the better of two poor clusterings
     assert ours > on_cpu - (0.001 if n_obs_refined else 0.03)
 
 
 def test_leiden_finds_what_scanpy_finds(pbmc3k_graph):
     found = leiden.leiden(pbmc3k_graph.obsp["connectivities"], 0.6, 2, 0, CPU)
-    # There are two optima, 0.94 alike, and each implementation finds either, depending on the seed
+    # There are two optima, with a Rand index of 0.94; each implementation finds one or the other, depending on the seed
     assert max(adjusted_rand_score(found, labels) for labels in scanpys(pbmc3k_graph, "leiden")) >= 0.95
     known = pbmc3k_graph.obs["cell_type"].notna().to_numpy()
     assert adjusted_rand_score(found[known], pbmc3k_graph.obs["cell_type"][known]) >= 0.6
@@ -104,7 +104,7 @@ def scanpys(adata, method):
 def test_known_clusters_are_found(blobs, cohort, seed):
     X, labels = blobs
     graph = read_graph(cohort.neighbors)
-    # Clusters ten standard deviations apart leave no room for error
+    # Clusters ten standard deviations apart must be found without error
     assert adjusted_rand_score(labels, leiden.leiden(graph, 0.1, 2, seed, CPU)) == 1
     assert adjusted_rand_score(labels, louvain.louvain(graph, 0.1, seed, CPU)) == 1
     assert adjusted_rand_score(labels, kmeans.kmeans(X, 5, seed, CPU)) == 1

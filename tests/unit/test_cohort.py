@@ -1,4 +1,4 @@
-"""The cohort's cells: those without counts leave it, and no artifact of other cells, or in another order, is joined."""
+"""The cohort's cells: those without counts leave it; artifacts of other cells, or in another order, are refused."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from lib.store.files import read_table, write_table
 from lib.store.shards import cells_of_part
 
 GENES = [f"G{i}" for i in range(20)]
-EMPTY = ["c3-A", "c8-A", "c0-B"]  # whose counts are all in the gene that is not kept
+EMPTY = ["c3-A", "c8-A", "c0-B"]  # cells with counts only in the gene that is not kept
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def files(tmp_path, monkeypatch):
 
 
 def made(files, folder, shard=None, parts=()):
-    """What features writes: its paths."""
+    """The paths of the files that features writes."""
     folder.mkdir()
     output = SimpleNamespace(features=folder / "features.h5ad", obs=folder / "obs.parquet")
     job = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Files that users open are read whole by HDF5 1.10, and the atlas by the anndata and scanpy of years ago."""
+"""HDF5 1.10 reads all files that users open, and old versions of anndata and scanpy read the atlas."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from atlases import build, numbered, slashed
 
 SCRIPT = Path(__file__).parents[1] / "takes_atlas.py"
-ENVIRONMENTS = {  # the oldest anndata that can be asked for, and h5py with HDF5 1.12; the last of 0.10, and HDF5 1.14
+ENVIRONMENTS = {  # the oldest anndata allowed, and h5py with HDF5 1.12; the last 0.10, and HDF5 1.14
     "anndata 0.10.0": "anndata==0.10.0 h5py==3.8.* scanpy==1.9.6 numpy<1.25 pandas<2.1 scipy<1.12 matplotlib<3.8 "
     "zarr<2.17 numcodecs<0.16 igraph",
     "anndata 0.10.9": "anndata==0.10.9 h5py==3.11.* scanpy==1.10.* numpy<2 pandas<2.3 scipy<1.14 matplotlib<3.10 "
     "zarr<3 igraph",
 }
-ATLASES = {  # how each is made, then its label and its batch as it has them
+ATLASES = {  # how each is made, then its label and its batch by their names in it
     "numbers": ((numbered, "seurat_clusters", "PatientNumber"), "seurat_clusters", "PatientNumber"),
     "slashes": ((slashed, "cell/type"), "cell_type-1", "sample"),
 }
@@ -33,7 +33,7 @@ def built(tmp_path_factory):
 
 
 def test_hdf5_1_10_reads_every_value(built):
-    """h5dump prints them all, of the stores, the arrays and the atlas; of a file in a younger format it says so."""
+    """h5dump prints all values of the stores, the arrays and the atlas; for a file in a newer format it fails."""
     if not shutil.which("h5dump"):
         pytest.skip("needs h5dump (Debian: hdf5-tools)")
     atlas = built["slashes"].atlas
@@ -51,7 +51,7 @@ def test_hdf5_1_10_reads_every_value(built):
 @pytest.mark.parametrize("name", ATLASES)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_old_anndata_and_scanpy_take_the_atlas(built, environment, name, tmp_path):
-    """They read in every slot what ours do, draw it, join it, copy it."""
+    """They read the same as our versions in every slot, and can draw, join and copy the atlas."""
     if not (uv := shutil.which("uv")):
         pytest.skip("needs uv, to make an environment of old versions")
     old = [uv, "run", "--quiet", "--isolated", "--no-project", "--python", "3.11"]

@@ -1,4 +1,4 @@
-"""Compressed arrays: what h5py reads is what was appended, however it was cut, and equal input gives equal bytes."""
+"""Compressed arrays: h5py reads the appended values, however they were cut, and equal input gives equal bytes."""
 
 import h5py
 import numpy as np
@@ -22,7 +22,7 @@ def written(path, pieces, dtype):
 )
 @pytest.mark.parametrize("n", [1, 127, 128, 129, 1000, 1024])
 def test_pieces_of_any_length_are_joined(tmp_path, monkeypatch, stored, appended, n):
-    """Pieces shorter than a chunk, longer, empty, and with seams within and between chunks."""
+    """Pieces shorter or longer than a chunk, or empty, that end within chunks and between them."""
     monkeypatch.setattr(compressed, "CHUNK", 128)
     rng = np.random.default_rng(n)
     values = rng.integers(0, 60_000, n).astype(appended)

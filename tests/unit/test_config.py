@@ -159,7 +159,7 @@ def schemas(schema, path=()):
 
 
 KEYS = list(schemas(yaml.safe_load((HOME / "config" / "schemas" / "config.schema.yaml").read_text())))
-POOL = [  # values, and the type in JSON schema that takes them
+POOL = [  # values, and the type in JSON schema that accepts them
     *[("many", "string"), ("5", "string"), ("yes", "string"), (True, "boolean"), (False, "boolean"), (5.5, "number")],
     *[(None, "null"), ({}, "object"), ([], "array"), ([[1]], ""), ([{"a": 1}], ""), ([None], ""), ({5: 5}, "")],
     *[(math.nan, ""), (math.inf, ""), (-math.inf, ""), (10**400, ""), (-(10**400), ""), ((1, 2), ""), (b"x", "")],
@@ -173,7 +173,7 @@ def types_of(schema):
 
 
 def wrong_values(schema):
-    """Of the wrong type, out of range, not among the choices, repeated; likewise within lists and mappings."""
+    """Values of the wrong type, out of range, not among the choices, or repeated; also within lists and mappings."""
     types = types_of(schema)
     yield from (value for value, kind in POOL if kind not in types)
     if "enum" in schema or "pattern" in schema:
@@ -372,7 +372,7 @@ def test_types_of_sheet_columns(sheet, values, expected):
 
 
 def test_what_is_no_comment_and_no_blank_counts(sheet):
-    """Only a line that begins with # is a comment; blanks around fields are none of them."""
+    """Only a line that begins with # is a comment; blanks around fields are no part of them."""
     read = sheet("# a comment\n\n sample \tpath \tdonor\n#A\ta.h5ad\tx\nA \t a.h5ad\tdonor #1\nB\tb.h5ad\t donor #2 \n")
     assert read["donor"].tolist() == ["donor #1", "donor #2"]
     assert read["path"].tolist() == ["a.h5ad", "b.h5ad"]

@@ -1,4 +1,4 @@
-"""The counts store: what is written comes back, whole or by chunks, masks and maps. Equality is exact throughout."""
+"""The counts store: written counts are read back, whole or by chunks, masks and maps. All comparisons are exact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = device.resolve("cpu")
 
 @pytest.fixture(name="X")
 def matrix():
-    """500 cells x 80 genes, some 16,000 non-zeros; the first, the last and a middle cell have none."""
+    """500 cells x 80 genes, about 16,000 non-zeros; the first, the last and a middle cell have none."""
     X = np.random.default_rng(0).poisson(0.5, (500, 80))
     X[[0, 250, 499]] = 0
     X[11, 12] = 65_535
@@ -43,7 +43,7 @@ def write(path, X, step=37, **options):
 
 
 def collect(stream, **limits):
-    """All chunks, one after the other, and their sizes; each begins where the one before it ended."""
+    """All chunks concatenated, and their sizes; checks that each begins at the end of the one before."""
     done, parts = 0, []
     for chunk in stream.chunks(**limits):
         assert chunk.start == done
@@ -109,7 +109,7 @@ def test_maps_of_genes(store, X, order):
     new = {"as stored": [0, 1, 2, 3, 4], "reversed": [4, 3, 2, 1, 0], "any": [3, 6, 0, 1, 5]}[order]
     genes = np.full(80, -1)
     genes[kept] = new
-    expected = np.zeros((500, 7), int)  # of its 7 columns the store has 5
+    expected = np.zeros((500, 7), int)  # the store has 5 of its 7 columns
     expected[:, new] = X.toarray()[:, kept]
     got, _ = collect(Counts(store, genes=genes, n_vars=7), max_cells=100)
     np.testing.assert_array_equal(got, expected)
@@ -196,7 +196,7 @@ def test_select_genes_sorts_and_drops(X):
 
 
 def test_obs_is_what_anndata_reads(tmp_path):
-    """Numbers, booleans, categories of strings and of numbers, ordered and not, a missing one."""
+    """Numbers, booleans, categories of strings and of numbers, ordered or not, and a missing value."""
     obs = pd.DataFrame(
         {
             "n": np.arange(3),

@@ -1,4 +1,4 @@
-"""Densities against scanpy's and SciPy's, which sum the kernels of all pairs."""
+"""Compare densities with scanpy's and SciPy's, which sum the kernels of all pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from lib.run.errors import UserError
 from scipy.stats import gaussian_kde
 
-# On a scale of 0 to 1: what a grid of six steps a bandwidth leaves of the kernels' shape
+# On a scale of 0 to 1: the error of the kernels' shape on a grid of six steps per bandwidth
 TOLERANCE = 0.005
 
 

@@ -1,4 +1,4 @@
-"""Scrublet against scanpy's, against planted doublets, and as a stage."""
+"""Compare scrublet with scanpy's and with planted doublets, and run it as a stage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULTS = {
 
 
 def mixture(n_cells: int = 600, n_doublets: int = 40, seed: int = 0) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts of four cell types with 40 markers each among 800 genes, and which cells are two of different types."""
+    """Counts of four cell types with 40 markers each among 800 genes, and a mask of doublets of different types."""
     rng = np.random.default_rng(seed)
     means = np.tile(rng.lognormal(-1, 1, size=800), (4, 1))
     for kind in range(4):
@@ -67,7 +67,7 @@ def run_stage(folder, limits=None, **changes):
 
 @pytest.mark.parametrize("n", [30, 199, 201, 3000])
 def test_pairs_are_those_that_scikit_learn_draws(n):
-    """Below and above 200 cells, of whose pairs two a cell are a hundredth."""
+    """Below and above 200 cells, where two pairs per cell are a hundredth of all pairs."""
     from sklearn.utils.random import sample_without_replacement
 
     theirs = sample_without_replacement(n * n, 2 * n, random_state=np.random.RandomState(4))
@@ -80,7 +80,7 @@ def test_more_doublets_than_pairs_are_refused():
 
 
 def test_scanpys_own_example(pbmc3k):
-    """scanpy's test of pp.scrublet: the same doublets, to its tolerance."""
+    """scanpy's test of pp.scrublet: the same doublets, within its tolerance."""
     found = doublets.scrublet(InMemory(pbmc3k.X[200:400]))
     assert np.flatnonzero(found.predicted).tolist() == [13, 138]
     np.testing.assert_allclose(found.scores[[13, 138]], 0.149254, rtol=1e-5, atol=1e-5)
@@ -93,7 +93,7 @@ def test_scores_and_threshold_are_scanpys(pbmc3k):
     found = doublets.scrublet(InMemory(cells.X))
     sc.pp.scrublet(cells, use_approx_neighbors=False)
     expected = cells.uns["scrublet"]
-    # A score is a count of neighbours: rounding (float32 there) may swap two at equal distance, in few cells
+    # A score is a count of neighbours: rounding (float32 in scanpy) may swap two at equal distance, in few cells
     assert (found.scores == cells.obs["doublet_score"]).mean() > 0.99
     np.testing.assert_allclose(found.scores, cells.obs["doublet_score"], atol=0.02)
     assert (found.simulated == expected["doublet_scores_sim"]).mean() > 0.99
@@ -121,7 +121,7 @@ def test_pairs_are_those_that_scanpy_draws():
 
 @pytest.mark.parametrize("n_genes", [150, 300])
 def test_projection_is_that_of_the_z_scored_matrix(n_genes):
-    """By way of the genes' products, and where the cells are fewer by way of theirs."""
+    """From the genes' products, and from the cells' products if there are fewer cells."""
     from sklearn.decomposition import PCA
 
     X, _ = mixture(200)
@@ -142,7 +142,7 @@ def test_projection_is_that_of_the_z_scored_matrix(n_genes):
             doublets.embed(projected[pairs].sum(1), totals[pairs].sum(1), offset, np),
         ]
     )
-    # The coordinates are float32 and some 10 in size
+    # The coordinates are float32 of about 10
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
 
 
@@ -254,7 +254,7 @@ def test_a_handful_of_cells_is_scored_or_told(tmp_path, notices, n_cells):
 
 
 def continuum(width: float, seed: int = 0) -> sp.csr_matrix:
-    """1,000 progenitors along a path whose genes come and go over `width` of it; no doublets."""
+    """1,000 progenitors along a path whose genes switch on and off over `width` of it; no doublets."""
     rng = np.random.default_rng(seed)
     at, base = rng.random(1000), rng.lognormal(0, 1.2, 1500)
     peaks, moving = rng.random(1500), rng.random(1500) < 0.3
@@ -264,7 +264,7 @@ def continuum(width: float, seed: int = 0) -> sp.csr_matrix:
 
 
 def test_calls_in_cells_of_one_kind_are_not_trusted(pbmc3k):
-    """Where all cells are alike or a continuum, the minimum is no valley: cells lie beyond it as doublets do."""
+    """If all cells are similar or form a continuum, the minimum is no valley: cells exceed it as often as doublets."""
     of_one_type = pbmc3k[(pbmc3k.obs["cell_type"] == "CD14+ Mono").to_numpy()]
     found = doublets.scrublet(InMemory(of_one_type.X))
     assert found.predicted.mean() > 0.5  # a spurious minimum left of the main mode
@@ -302,6 +302,6 @@ def test_too_many_calls_are_not_trusted():
     scores = np.concatenate([np.full(840, 0.1), np.full(160, 0.6)])
     assert not doublets.is_trusted(scores, simulated, 0.3, 0.05)
     assert doublets.is_trusted(scores, simulated, 0.3, 0.1)
-    # A few cells beyond a threshold that hardly a simulated doublet reaches: noise up to a point
+    # A few cells exceed a threshold that hardly any simulated doublet reaches: up to some number this is noise
     assert doublets.is_trusted(np.append(np.full(99, 0.1), 0.9), simulated, 0.8, 0.05)
     assert not doublets.is_trusted(np.append(np.full(900, 0.1), np.full(30, 0.9)), simulated, 0.8, 0.05)

@@ -1,4 +1,4 @@
-"""Leading eigenpairs by float32 and refinement, on NumPy, against LAPACK in float64."""
+"""Compare leading eigenpairs by float32 and refinement, on NumPy, with LAPACK in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lib.methods.eigen import leading_eigenpairs
 
 
 def covariance(n: int, strong: int, seed: int = 0) -> np.ndarray:
-    """Of n variables: some strong directions over noise, whose eigenvalues lie close together, as of expression."""
+    """A covariance of n variables: strong directions over noise with close eigenvalues, as in expression data."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(4 * n, n))
     signal = rng.normal(size=(4 * n, strong)) * np.geomspace(40, 2, strong) @ rng.normal(size=(strong, n)) / np.sqrt(n)
@@ -18,9 +18,9 @@ def covariance(n: int, strong: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize(("n", "k"), [(600, 50), (400, 100), (40, 30), (30, 30)])
 def test_as_in_double_precision(n, k):
-    """Eigenvalues to 1e-9 of themselves; eigenvectors up to where the next eigenvalue is too near to tell them apart.
+    """Eigenvalues to a relative 1e-9; eigenvectors unless the next eigenvalue is too close to separate them.
 
-    Float32 alone has eigenvalues to some 1e-6 of the largest.
+    Float32 alone has eigenvalues to about 1e-6 of the largest.
     """
     matrix = covariance(n, 10)
     true, vectors = (found[..., ::-1][..., :k] for found in np.linalg.eigh(matrix))

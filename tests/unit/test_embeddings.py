@@ -1,4 +1,4 @@
-"""UMAP against scanpy's and umap-learn's, t-SNE against scikit-learn's."""
+"""Compare UMAP with scanpy's and umap-learn's, and t-SNE with scikit-learn's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_umap_is_scanpys_on_the_same_graph(pbmc3k_graph, umap_stage):
     sc.tl.umap(adata, min_dist=0.5, maxiter=50)
     X = adata.obsm["X_pca"][:, :40]
     found = umap_stage.embed(adata.obsp["connectivities"], X, "euclidean", UMAP | {"n_epochs": 50}, seed=0, device=CPU)
-    # The same calls in the same order: nothing may differ
+    # The same calls in the same order: results must be equal
     np.testing.assert_array_equal(found, adata.obsm["X_umap"])
 
 
@@ -105,7 +105,7 @@ def test_tsne_table(cohort, blobs, job):
     assert list(table) == ["tSNE1", "tSNE2"]
     assert list(table.index) == list(pd.read_parquet(cohort.obs).index)
     assert (labels[nearest_neighbors(table.to_numpy(), 5)[0]] == labels[:, None]).mean() > 0.99
-    # With one thread or two
+    # One thread and two threads give equal results
     assert runs[0].output.tsne.read_bytes() == runs[1].output.tsne.read_bytes()
 
 
@@ -119,5 +119,5 @@ def test_tsne_of_few_cells_lowers_the_perplexity(caplog):
 
 
 def test_umap_curve_is_umap_learns(umap_stage):
-    """a and b as scanpy records them for min_dist 0.5, spread 1.0; the fit ends within 1e-6."""
+    """a and b as scanpy records them for min_dist 0.5, spread 1.0; the fit is accurate to 1e-6."""
     assert umap_stage.curve_of(0.5, 1.0) == pytest.approx({"a": 0.5830300205483709, "b": 1.334166992455648}, rel=1e-6)

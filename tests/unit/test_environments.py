@@ -20,14 +20,14 @@ def requirement(text: str) -> tuple[str, str]:
 
 
 def pip_requirements() -> dict[str, str]:
-    """What Python 3.12, the environment's, needs."""
+    """The requirements for Python 3.12, which the environments have."""
     project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
     lines = [line for line in project["dependencies"] if "python_version < '3.12'" not in line]
     return dict(requirement(line) for line in lines)
 
 
 def conda_requirements(name: str) -> dict[str, str]:
-    """What an environment takes from its channels, and by pip what these do not have."""
+    """The packages that an environment takes from its channels and by pip."""
     lines = yaml.safe_load((HOME / "envs" / name).read_text())["dependencies"]
     by_pip = [line for part in lines if isinstance(part, dict) for line in part["pip"]]
     conda = dict(requirement(line) for line in [*(line for line in lines if isinstance(line, str)), *by_pip])
@@ -48,16 +48,16 @@ def test_conda_environment_of_the_gpu_has_the_cpus_and_the_extras():
     extras = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra in ("gpu-cu12", "gpu-cu13"):
         wanted = dict(requirement(line) for line in extras[extra])
-        # pip's names end in the CUDA they are for, and its 26.10.* is conda's 26.10
+        # pip's names end with their version of CUDA, and its 26.10.* is conda's 26.10
         wanted = {re.sub(r"-cu(da)?1[23]x?$", "", name): version for name, version in wanted.items()}
         assert found == {name: version.replace("==", "=").removesuffix(".*") for name, version in wanted.items()}
 
 
 def test_every_import_of_the_stages_is_a_declared_dependency():
-    """scanpy and harmonypy belong to the tests, and what a stage imports is installed with the workflow."""
+    """Packages that a stage imports are installed with the workflow; scanpy and harmonypy belong to the tests."""
     modules = {"sklearn": "scikit-learn", "skmisc": "scikit-misc", "skimage": "scikit-image", "umap": "umap-learn"}
     modules |= {"openTSNE": "opentsne", "yaml": "pyyaml"}
-    gpu = {"cupy", "cupyx", "rmm", "cuvs", "cuml", "pylibcugraph", "pylibraft"}  # of the extras, or what these bring
+    gpu = {"cupy", "cupyx", "rmm", "cuvs", "cuml", "pylibcugraph", "pylibraft"}  # of the extras, or dependencies
     imported = set()
     for path in (HOME / "scripts").rglob("*.py"):
         found = re.findall(r"^\s*(?:from (\w+)[\w.]* import|import (\w+))", path.read_text(), flags=re.M)
@@ -75,7 +75,7 @@ def test_every_rule_has_log_benchmark_resources_and_conda():
     for path in (HOME / "rules").glob("*.smk"):
         for rule in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]:
             directives = set(re.findall(r"^    (\w+):", rule, flags=re.M))
-            # preflight and doctor only look: they leave nothing, and time themselves against nothing
+            # preflight and doctor only check: they have no output and no benchmark
             needed = every - {"output", "benchmark"} if path.name == "checks.smk" else every
             assert needed <= directives, rule
             assert "slurm" not in rule

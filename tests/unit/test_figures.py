@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what is in the tables, colours are stable, hard cases run, files repeat byte for byte."""
+"""Figures: they show the tables' values, colours are stable, hard cases run, files are byte-identical when repeated."""
 
 from functools import partial
 from traceback import format_exception
@@ -80,7 +80,7 @@ def test_palette_is_distinct():
 
 
 def test_colours_of_a_category_agree_between_figures():
-    """A batch without kept cells leaves the others' colours, in figures of kept cells, as they are."""
+    """A batch without kept cells does not change the colours of the others in figures of kept cells."""
     cells = make_cells()
     cells.loc[cells["batch"] == "P1", "kept"] = False
     order = figures_qc.batch_order(cells, "batch")
@@ -119,7 +119,7 @@ def test_outlier_limits_are_those_of_the_thresholds():
     removed = threshold_reasons(table, config) != ""
     low, high = limits["n_genes_by_counts"]
     beyond = ~cells["n_genes_by_counts"].between(low, high) | (cells["pct_counts_MT"] > limits["pct_counts_MT"][0])
-    # Limits are rounded to 0.1, which may move a cell that lies on one
+    # Limits are rounded to 0.1, so a cell at a limit may be on either side
     assert removed.sum() > 0
     assert (removed != beyond).sum() <= 1
 
@@ -255,7 +255,7 @@ def test_two_hundred_samples_become_small_multiples():
 
 
 def dense_and_sparse(n=40_000):
-    """A dense cloud within a sparse one, and each cell's category, of which no one is nearer to the middle."""
+    """A dense cloud within a sparse one, and categories that are spread evenly over both."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(n, 2)) * np.where(np.arange(n) % 20, 0.3, 1.5)[:, None], rng.integers(0, 4, n)
 
@@ -273,7 +273,7 @@ def drawn_image(tmp_path, X, colours, **options):
 def test_many_points_look_as_matplotlib_draws_them(tmp_path, monkeypatch, n, shaded):
     """Dots lie at whole pixels: averages over 10 x 10 pixels differ by less than 0.06 of black to white, 0.002 overall.
 
-    In the dense middle, of four colours, none is on top more often than it is as matplotlib draws them.
+    In the dense middle, none of the four colours is on top more often than in matplotlib's drawing.
     """
     X, codes = dense_and_sparse(n)
     colours = np.hypot(*X.T) if shaded else plots.rgba(["#FF0000", "#00FF00", "#0000FF", "#000000"])[codes]
@@ -294,7 +294,7 @@ def test_many_points_look_as_matplotlib_draws_them(tmp_path, monkeypatch, n, sha
 
 
 def test_figures_drawn_side_by_side(tmp_path):
-    """The same files as one after the other; an error says where it was raised."""
+    """The files are the same as drawn one after the other; an error says where it was raised."""
 
     def draw(i):
         fig, axes = plots.panels(1, 1, (1, 1))
@@ -335,7 +335,7 @@ def test_unscored_cells_are_grey():
 
 @pytest.mark.parametrize(("low", "high"), [(1100, 1900), (1200, 8300), (150, 9000), (1, 60_000)])
 def test_colours_of_counts_are_labelled(low, high):
-    """On a log scale a bar of less than a decade holds no power of ten, yet two numbers at least."""
+    """On a log scale a bar of less than a decade has no power of ten, but must show at least two numbers."""
     counts = pd.Series(np.geomspace(low, high, 300), name="total_counts")
     fig = figures_embedding.by_value(np.random.default_rng(0).normal(size=(300, 2)), counts, ["x", "y"], 0)
     bar = fig.axes[0].child_axes[0].yaxis
@@ -350,7 +350,7 @@ def test_a_name_lies_on_a_cell_of_its_group():
 
 
 def test_expression_by_group_is_scanpys():
-    """Means and fractions against scanpy's normalize_total, log1p and pandas; float64 sums, scanpy's values float32."""
+    """Means and fractions as by scanpy's normalize_total, log1p and pandas; float64 sums, scanpy's values float32."""
     import anndata as ad
     import scanpy as sc
 
@@ -369,7 +369,7 @@ def test_expression_by_group_is_scanpys():
 
 
 def test_expression_by_group_in_parts(tmp_path, monkeypatch):
-    """Samples in parts, by several threads: equal to the last bit whatever the threads, and exact for the cells."""
+    """Samples in parts, by several threads: bit-identical for any number of threads, and exact numbers of cells."""
     rng = np.random.default_rng(0)
     names = [f"G{i}" for i in range(9)]
     genes = pd.DataFrame({"gene_symbols": names, "gene_ids": names, "kept": True}, names)
@@ -433,7 +433,7 @@ def test_dots_are_the_fractions_and_the_means():
 
 
 def test_limits_that_take_more_of_one_batch_are_told_once(notices):
-    """Of P1 to P4 5 % lost to few genes, of P5 25 %; of P6 40 %, which the stage `cells` has told."""
+    """Few genes remove 5 % of P1 to P4, 25 % of P5, and 40 % of P6, for which the stage `cells` gave a notice."""
     cells = pd.concat(
         pd.DataFrame(
             {"batch": f"P{i}", "sample": "S", "n_genes_by_counts": 150, "reason": [""] * (100 - n) + REASONS[:1] * n}
@@ -482,7 +482,7 @@ def test_tables_escape_and_format(tmp_path):
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Artifacts of two samples, as the stages write them."""
+    """Artifacts of two samples, in the form that the stages write."""
     files = {"cells": [], "ledgers": []}
     kept = []
     for seed, sample in enumerate(["S1", "S2"]):
@@ -548,7 +548,7 @@ def test_pca_without_harmony_has_one_row(cohort):
 
 
 def test_numbers_that_group_are_drawn_as_categories(cohort, monkeypatch):
-    """A file with gaps has floats; 7.0 is "7", as in the atlas."""
+    """Missing values make floats; 7.0 is "7", as in the atlas."""
     folder, _ = cohort
     obs = read_table(folder / "obs.parquet")
     numbers = pd.Series(np.choose(np.arange(len(obs)) % 3, [7.0, 10.0, np.nan]), obs.index)
@@ -565,7 +565,7 @@ def test_numbers_that_group_are_drawn_as_categories(cohort, monkeypatch):
 
 
 def test_doublets_of_batches_with_slashes(cohort, monkeypatch):
-    """a/b and a_b are two batches."""
+    """a/b and a_b are different batches."""
     folder, _ = cohort
     cells = read_table(folder / "S1" / "cells.parquet")
     batches = np.where(np.arange(len(cells)) % 3, "a/b", "a_b")

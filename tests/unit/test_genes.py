@@ -126,7 +126,7 @@ SETTINGS = {"join": "inner", "min_shared": 0.5, "min_counts": 1, "min_cells": 0}
 
 
 def run_stage(job, folder, families, **names_of_genes):
-    """`genes` on samples of 4 cells, of which the first of each is not kept, and none of the sample `gone`."""
+    """`genes` on samples of 4 cells; the first cell of each is not kept, and no cell of the sample `gone`."""
     files = {"counts": [], "cells": []}
     for sample, names in names_of_genes.items():
         kept = np.array([False, True, True, True]) & (sample != "gone")
@@ -181,7 +181,7 @@ def test_an_empty_samples_columns_have_no_say(tmp_path):
 
 
 def test_ids_decide_where_samples_have_one_symbol_for_several_genes(tmp_path, job, notices):
-    """TWIN is E1 and E2 in a, E2 alone in b; in c, whose annotation is another, X is E9."""
+    """TWIN is E1 and E2 in a, only E2 in b; in c, which has another annotation, X is E9."""
     kept = np.ones(3, bool)
     of_a = {"symbols": np.array(["TWIN", "TWIN", "X"]), "ids": np.array(["E1", "E2", "E3"])}
     X = np.array([[1, 10, 100]] * 3)

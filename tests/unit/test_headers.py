@@ -1,4 +1,4 @@
-"""What is wrong with samples is told by the headers of their files, all in one message; what is right is cached."""
+"""The headers of the samples' files show all problems, which one message lists; files without problems are cached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def adata():
 
 @pytest.fixture
 def problems(tmp_path, monkeypatch):
-    """What is wrong with a sheet's samples: a dict of lists of sentences."""
+    """The problems of a sheet's samples: a dict of lists of sentences."""
     monkeypatch.chdir(tmp_path)
 
     def ask(rows, **config):
@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read(adata, problems, tmp_path):
 
 
 def test_what_the_reader_would_refuse_is_told(adata, problems):
-    """Names, arrays that do not fit together: found in the header."""
+    """Names and arrays that do not fit together are found in the header."""
     for name, change in {"X/indices": None, "X/indptr": lambda x: x[::-1], "obs/_index": lambda x: x[1:]}.items():
         adata.write_h5ad("a.h5ad")
         with h5py.File("a.h5ad", "a") as file:
@@ -214,7 +214,7 @@ def test_jobs_of_a_cluster_open_no_file(adata, problems, monkeypatch):
 
 
 def test_versions_tell_what_changed_unseen(adata, tmp_path):
-    """Older times, equal sizes, files inside folders: all that is read."""
+    """Older times, equal sizes, files in folders: every file that is read counts."""
     folder_of(tmp_path / "tenx")
     adata.write_zarr(tmp_path / "a.zarr")
     adata.write_h5ad(tmp_path / "a.h5ad")

@@ -28,7 +28,7 @@ def test_marks_of_parts_join(cuts):
 
 @pytest.fixture
 def artifacts(tmp_path):
-    """obs.parquet of six cells, pca.h5 made from it, and two samples' tables of their three cells."""
+    """obs.parquet of six cells, pca.h5 made from it, and the tables of two samples with three cells each."""
     names = [f"c{i}" for i in range(6)]
     paths = {name: tmp_path / name for name in ("obs.parquet", "pca.h5", "a.parquet", "b.parquet", "genes.parquet")}
     for file, cells, scope in (("obs", names, "cohort"), ("a", names[:3], "sample"), ("b", names[3:], "sample")):

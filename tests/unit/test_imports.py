@@ -1,4 +1,4 @@
-"""Imports that cost less: what is hidden, and from whom."""
+"""Cheaper imports: which modules are hidden, and from which threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def python(code: str) -> str:
-    """What a fresh process prints."""
+    """The output of a new process."""
     code = f"import sys; sys.path.append({str(SCRIPTS)!r})\n" + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What ingest writes, and what it says about files that it cannot take. Equality is exact throughout."""
+"""The output of ingest, and its messages about files that it refuses. All comparisons are exact."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adata():
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes an AnnData, ingests it, gives the store as plain anndata reads it."""
+    """Writes an AnnData, ingests it, and returns the store as read by plain anndata."""
 
     def ingest_it(adata, path=None, sheet=None, counts="X", batch_key="sample", keep=(), sample="s1", suffix="s1"):
         path = path or tmp_path / "in" / "a.h5ad"
@@ -83,7 +83,7 @@ def test_the_store_is_a_plain_h5ad(adata, run, tmp_path):
 
 
 def test_the_source_is_unchanged_and_nothing_else_is_written(adata, run, tmp_path):
-    adata.X = sp.csc_matrix(adata.X)  # goes through a scratch file
+    adata.X = sp.csc_matrix(adata.X)  # needs a scratch file
     adata.write_h5ad(tmp_path / "a.h5ad")
     before = hashlib.sha256((tmp_path / "a.h5ad").read_bytes()).hexdigest()
     store = run(None, tmp_path / "a.h5ad")
@@ -158,7 +158,7 @@ def test_the_sheet_wins_over_the_file(caplog):
 
 
 def test_columns_that_the_workflow_writes_are_kept_aside(adata, run, caplog):
-    """As of an earlier atlas; a column that the config takes from the file keeps its name."""
+    """As in an earlier atlas; a column that the config takes from the file keeps its name."""
     names = [
         "leiden_0.6",
         "louvain_1",
@@ -395,7 +395,7 @@ print(before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def simulate(path, n_obs, n_vars, per_cell, kind):
-    """An uncompressed h5ad of float32, CSR or CSC: the same 500 rows (CSR) or columns (CSC) again and again."""
+    """An uncompressed float32 h5ad, CSR or CSC, which repeats the same 500 rows (CSR) or columns (CSC)."""
     n_major, n_minor = (n_obs, n_vars) if kind == "csr" else (n_vars, n_obs)
     per_major = n_obs * per_cell // n_major
     rng = np.random.default_rng(0)
@@ -416,7 +416,7 @@ def simulate(path, n_obs, n_vars, per_cell, kind):
 
 
 def peak_rss(tmp_path, block, *shape):
-    """Resident MB of a process that ingests a simulated file: once all is imported, and at its highest."""
+    """Resident memory (MB) of a process that ingests a simulated file: after the imports, and the peak."""
     simulate(tmp_path / "a.h5ad", *shape)
     arguments = [str(tmp_path / "a.h5ad"), str(tmp_path / "counts.h5ad"), str(block)]
     scripts = Path(ingest.__file__).parent
@@ -430,7 +430,7 @@ def peak_rss(tmp_path, block, *shape):
 
 @pytest.mark.parametrize("kind", ["csr", "csc"])
 def test_memory_is_bounded_by_the_block(tmp_path, kind):
-    """20 million non-zeros (160 MB in the file) in blocks of 400,000, some 40 bytes each in flight: within 80 MB."""
+    """20 million non-zeros (160 MB in the file) in blocks of 400,000, about 40 bytes each in memory: within 80 MB."""
     before, peak = peak_rss(tmp_path, 400_000, 10_000, 20_000, 2000, kind)
     assert peak - before < 80
 
@@ -438,6 +438,6 @@ def test_memory_is_bounded_by_the_block(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csr", "csc"])
 def test_memory_at_100_000_cells(tmp_path, kind):
-    """240 million non-zeros, blocks as they are in use: within 1.5 GB in total."""
+    """240 million non-zeros, blocks of the usual size: within 1.5 GB in total."""
     _, peak = peak_rss(tmp_path, 4_000_000, 100_000, 30_000, 2400, kind)
     assert peak < 1500

@@ -1,4 +1,4 @@
-"""Markers against scanpy.tl.rank_genes_groups and scikit-learn, on simulated counts and on PBMC."""
+"""Compare markers with scanpy.tl.rank_genes_groups and scikit-learn, on simulated counts and on PBMC."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def fit(Z, y, n_groups, **options):
 
 @pytest.mark.parametrize("n_groups", [2, 5])
 def test_t_test_equals_scanpys(n_groups):
-    """Scores and p-values within 1e-5 of scanpy's, which keeps scores as float32 and means by other sums."""
+    """Scores and p-values within 1e-5 of scanpy's, whose scores are float32 and whose means use other sums."""
     X, labels = simulated(n_groups=n_groups)
     ours = t_test(X, labels).set_index(["group", "names"]).sort_index()
     theirs = in_scanpy(X, labels, "t-test").set_index(["group", "names"]).sort_index()
@@ -77,7 +77,7 @@ def test_t_test_equals_scanpys(n_groups):
 
 
 def test_unexpressed_and_exclusive_genes():
-    """A gene that nobody expresses has score 0, p-value 1; one that all of a group have alike has a finite score."""
+    """A gene without expression has score 0 and p-value 1; a gene with equal values in a group has a finite score."""
     X = sp.csr_matrix(np.array([[0, 5, 5], [0, 5, 5], [0, 0, 10], [0, 0, 10], [0, 1, 9]], np.uint16))
     table = t_test(X, pd.Series(list("aabbb"), name="type")).query("group == 'a'").set_index("names")
     assert table.loc["gene0", "scores"] == 0
@@ -92,7 +92,7 @@ def test_t_test_does_not_depend_on_the_chunks():
 
 
 def test_cells_without_a_label_and_tiny_groups_are_left_out(caplog):
-    """As scanpy on the other cells alone; the log names what was left out. Tolerance: float32 scores."""
+    """As scanpy on only the other cells; the log names those left out. Tolerance: float32 scores."""
     X, labels = simulated()
     labels[:7] = np.nan
     labels[7] = "alone"
@@ -129,7 +129,7 @@ def test_groupings_that_do_not_exist(tmp_path):
 
 
 def test_tables_read_back_equal_and_have_equal_bytes(tmp_path):
-    """Also with names that a careless reader takes for missing values or for the table's structure."""
+    """Also with names that a careless reader would take for missing values or separators."""
     names = np.array(["NA", "nan", "A-1", "", 'a "b"'], object)
     rng = np.random.default_rng(0)
     statistics = {"scores": rng.normal(size=(2, 5)), "pvals": 10.0 ** -rng.integers(0, 300, (2, 5))}
@@ -146,7 +146,7 @@ def test_tables_read_back_equal_and_have_equal_bytes(tmp_path):
 
 @pytest.mark.parametrize("n_groups", [2, 4])
 def test_logistic_regression_equals_scikit_learns(n_groups):
-    """The optimum is the same: run to convergence, weights within 2e-3 of the largest (the gradient's tolerance)."""
+    """The same optimum at convergence: weights within 2e-3 of the largest (the gradient's tolerance)."""
     from sklearn.linear_model import LogisticRegression
 
     X, labels = simulated(n_groups=n_groups)
@@ -159,7 +159,7 @@ def test_logistic_regression_equals_scikit_learns(n_groups):
 
 
 def test_loss_gradient_is_the_loss_gradient():
-    """Against central differences of the loss, float64 in 1e-5 steps; float32 logits bound the agreement to 1e-2."""
+    """Compared with central differences of the loss, float64 in steps of 1e-5; float32 logits limit this to 1e-2."""
     rng = np.random.default_rng(0)
     Z, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
     W, step = rng.normal(size=(3, 7)), 1e-2
@@ -172,7 +172,7 @@ def test_loss_gradient_is_the_loss_gradient():
 
 
 def test_matrix_in_memory_in_half_precision_or_streamed(monkeypatch):
-    """Float16 holds 11 bits: weights within 1 % of the largest; streamed equals float32 in memory exactly."""
+    """Float16 has 11 bits: weights within 1 % of the largest; streamed equals float32 in memory exactly."""
     X, labels = simulated()
     codes = Groups.of(labels).codes.copy()
     codes[::9] = -1
@@ -218,7 +218,7 @@ def run(main, tmp_path, grouping, clustering=(), **params):
 
 @pytest.fixture
 def artifacts(tmp_path):
-    """A simulated cohort's artifacts; its genes all kept, its features all genes, scaled and regressed."""
+    """A simulated cohort's artifacts: all genes are kept, all are features, scaled and regressed."""
     X, labels = simulated()
     names = [f"gene{i}" for i in range(X.shape[1])]
     totals = np.asarray(X.sum(1)).ravel().astype(np.int64)
@@ -259,7 +259,7 @@ def test_t_test_stage(artifacts, tmp_path):
 
 @pytest.mark.parametrize("use_scaled", [True, False])
 def test_logreg_stage(artifacts, tmp_path, use_scaled):
-    """Against scikit-learn on the matrix built here, at convergence, to 1e-2 of the largest weight."""
+    """As scikit-learn on the matrix built here, at convergence, to 1e-2 of the largest weight."""
     from sklearn.linear_model import LogisticRegression
 
     X, obs, scaled = artifacts
@@ -274,7 +274,7 @@ def test_logreg_stage(artifacts, tmp_path, use_scaled):
 
 
 def test_logreg_of_two_groups_gives_each_its_markers(artifacts, tmp_path):
-    """scanpy gives one row of weights, the second group's; the first group's are the negative. Tolerance: as above."""
+    """scanpy has one row of weights, the second group's; the first group's are its negative. Tolerance: as above."""
     X, obs, _ = artifacts
     labels = obs["type"].where(obs["type"].isin(["type 0", "type 1"]))
     write_table(obs.assign(type=labels), tmp_path / "obs.parquet")
@@ -288,10 +288,10 @@ def test_logreg_of_two_groups_gives_each_its_markers(artifacts, tmp_path):
 
 
 def test_pbmc(pbmc3k):
-    """Both methods on PBMC's 2,000 most variable of its expressed genes, against scanpy.
+    """Both methods on the 2,000 most variable expressed genes of PBMC, compared with scanpy.
 
-    t-test: scores to 1e-4, scanpy's sums being float32. logreg: both stop at a gradient of 1e-4, on different paths;
-    the ten best genes of each type agree but for one in ten, the weights correlate above 0.999.
+    t-test: scores to 1e-4, as scanpy's sums are float32. logreg: both stop at a gradient of 1e-4, on different paths;
+    nine of the ten best genes of each type agree, and the weights correlate above 0.999.
     """
     import scanpy as sc
     from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""Names become parts of paths and keys of HDF5 files, one to one, and back."""
+"""Names map one to one to parts of paths and to HDF5 keys, and back."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Neighbours and their fuzzy graph against scanpy's and umap-learn's."""
+"""Compare neighbours and their fuzzy graph with scanpy's and umap-learn's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib.store.files import read_arrays, read_attrs, write_arrays
 
 CPU = devices.cpu()
 CONFIG = {"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"}
-# The bisection ends when a cell's summed memberships are right to 1e-5, on either side
+# The bisection ends when a cell's summed memberships are within 1e-5 of the target, above or below
 TOLERANCE = 2e-5
 
 

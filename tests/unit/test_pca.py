@@ -1,4 +1,4 @@
-"""Normalisation, regression, scaling and PCA against scanpy, which builds the matrix that we never build."""
+"""Compare normalisation, regression, scaling and PCA with scanpy, which builds the matrix that we never build."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pbmc3k_equals_scanpy(pbmc3k, keys, scale):
     theirs = scanpy_matrix(adata, keys, scale)
     reference = sc.pp.pca(theirs, n_comps=50, svd_solver="full", return_info=True)
     Z = scaling.dense(adata.layers["counts"], totals, design, counts.device)
-    # Ours is float32: its values, up to 10, are exact to 1e-6
+    # Ours is float32: values up to 10 are accurate to 1e-6
     center = 0 if keys or scale else theirs.mean(0)
     np.testing.assert_allclose(Z, theirs - center, atol=1e-5)
     # Shares of variance: float32 products, float64 sums
@@ -90,7 +90,7 @@ def test_log_normalize_equals_scanpy():
 
 
 def test_regressors_far_from_zero_are_regressed_out():
-    """The residuals of a key at 1e6 +- 1 are those of numpy's least squares: the normal equations lose nothing."""
+    """The residuals for a key at 1e6 +- 1 equal those of NumPy's least squares: the normal equations are accurate."""
     X, obs = simulated()
     _, scaling = run(X, obs)
     keys = ["total_counts", "noise"]
@@ -155,7 +155,7 @@ def test_what_is_not_known_of_all_cells_is_not_regressed_out(tmp_path, notices):
 
 
 def test_the_target_is_scanpys_median():
-    """Of a dense matrix: of a sparse one, scanpy 1.11 takes cells without counts into the median."""
+    """As for a dense matrix; for a sparse one, scanpy 1.11 includes cells without counts in the median."""
     X, _ = simulated()
     X = sp.vstack([X, sp.csr_matrix((30, X.shape[1]), dtype=X.dtype)]).tocsr()
     totals = np.asarray(X.sum(1)).ravel()
@@ -181,9 +181,9 @@ def test_residuals_equal_scanpys_stored_ones(real_data):
     """`regress_test_small.npy`: n_counts and percent_mito regressed out of 200 x 200 log-normalised values."""
     adata = sc.datasets.pbmc68k_reduced().raw.to_adata()[:200, :200].copy()
     keys = ("n_counts", "percent_mito")
-    counts = InMemory(adata.X.astype(np.float64).expm1())  # which log-normalising with totals of one undoes
+    counts = InMemory(adata.X.astype(np.float64).expm1())  # log-normalising with totals of one undoes this
     totals, design = np.ones(200), regressors(adata.obs, keys)
     scaling = solve_scaling(normal_sums(counts, totals, design, 1), 200, 1, keys, False, None)
     ours = scaling.dense(counts.X, totals, design, counts.device)
     stored = np.load(real_data / "scanpy_reference" / "regress_test_small.npy")
-    np.testing.assert_allclose(ours, stored, atol=1e-5)  # stored as float32 of float32 input
+    np.testing.assert_allclose(ours, stored, atol=1e-5)  # stored as float32, from float32 input

@@ -1,4 +1,4 @@
-"""QC metrics against scanpy.pp.calculate_qc_metrics, on real and on simulated counts."""
+"""Compare QC metrics with scanpy.pp.calculate_qc_metrics, on real and on simulated counts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compare(adata: ad.AnnData, percent_top: list[int], max_cells: int = 1000) ->
     theirs_obs, theirs_var = sc.pp.calculate_qc_metrics(adata, qc_vars=list(families), percent_top=percent_top)
     assert set(obs) == set(theirs_obs)
     for name in theirs_obs:
-        # Sums are equal; scanpy takes percentages and logarithms in float32, so they agree to its 24 bits
+        # Sums are equal; scanpy computes percentages and logarithms in float32, so they agree to its 24 bits
         tolerance = 0 if name.startswith(("total_counts", "n_genes")) else 3e-7
         np.testing.assert_allclose(obs[name], theirs_obs[name], rtol=tolerance, err_msg=name)
     for name in theirs_var:
@@ -65,7 +65,7 @@ def test_cell_without_counts_has_no_percentage():
 
 
 def test_sums_stay_exact_past_float32():
-    """A family of 2^25 counts plus single ones: float32 accumulators lose the ones."""
+    """A family of 2^25 counts plus single counts, which float32 sums would lose."""
     X = sp.csr_matrix(np.array([[1 << 24, 1 << 24, 1, 1, 1]], np.uint32))
     obs, var = qc_metrics(InMemory(X), {"MT": np.array([True, True, True, False, False])}, [2])
     assert obs.loc[0, "total_counts"] == (1 << 25) + 3
@@ -90,7 +90,7 @@ def test_a_family_is_found_by_ids_where_no_symbol_serves():
         found = gene_families(FAMILIES | {"RPS": ["RPS"]}, genes(symbols, ids))
         assert found["MT"].tolist() == [True, False, True, True, False]
         assert found["RIBO"].tolist() == found["RPS"].tolist() == [False] * 4 + [True]
-    # Where a symbol serves, ids add nothing: the family is scanpy's
+    # If a symbol matches, ids add nothing: the family is scanpy's
     found = gene_families(FAMILIES, genes(["MT-ND1", *ids[1:]], ids))
     assert found["MT"].tolist() == [True] + [False] * 4
 

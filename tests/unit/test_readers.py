@@ -1,4 +1,4 @@
-"""Every format gives the matrix, barcodes and genes that were written, block by block. Equality is exact throughout."""
+"""Every format gives the matrix, barcodes and genes that were written, block by block. All comparisons are exact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lib.run.errors import UserError
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Blocks of some 60 non-zeros, or of 7 dense rows, so that every reader passes through several."""
+    """Blocks of about 60 non-zeros, or of 7 dense rows, so that every reader yields several."""
     monkeypatch.setattr(blocks, "BLOCK", 60)
     monkeypatch.setattr(blocks, "DENSE_BLOCK", 7 * 30 * 4)
 
@@ -163,7 +163,7 @@ def test_deflated_chunks_that_do_not_align_with_blocks(tmp_path, truth, shuffle)
 
 def test_unsorted_rows_duplicates_and_explicit_zeros(tmp_path, truth):
     X = sp.csr_matrix(truth.X.astype(np.float32))
-    # Twice each non-zero, one of them zero, columns in falling order
+    # Each non-zero twice, one of the two zero, columns in falling order
     data = np.stack([X.data, np.zeros_like(X.data)], 1).ravel()
     indices, indptr = np.repeat(X.indices, 2), X.indptr * 2
     for low, high in pairwise(indptr):
@@ -217,7 +217,7 @@ def test_other_feature_types_are_left_out(tmp_path, truth, caplog):
 
 
 def test_features_whose_type_is_not_known_are_genes(tmp_path, truth):
-    """As after anndata.concat(join="outer"), and of CellBender: NA for all, or no types."""
+    """As after anndata.concat(join="outer"), and in CellBender's files: NA for all, or no types."""
     adata = adata_of(truth)
     adata.var["feature_types"] = pd.Categorical(["Gene Expression"] * 20 + [None] * 6 + ["Antibody Capture"] * 4)
     adata.write_h5ad(tmp_path / "a.h5ad")
@@ -236,13 +236,13 @@ def test_features_whose_type_is_not_known_are_genes(tmp_path, truth):
 
 
 def test_biotypes_beside_the_genes_are_no_feature_types(tmp_path, truth):
-    """As Ensembl's, which some pipelines write as features.tsv's third column."""
+    """Such as Ensembl's biotypes, which some pipelines write as the third column of features.tsv."""
     write_10x_folder(tmp_path / "a", truth, types=["protein_coding"] * 10 + ["lncRNA"] * 10 + ["antisense", "TEC"] * 5)
     check(truth, *read(tmp_path / "a"))
 
 
 def test_raw_without_symbols_takes_them_of_var(tmp_path, truth):
-    """As CELLxGENE's files: raw.var has ids alone, var has `feature_name`; var may lack some of raw's genes."""
+    """As in CELLxGENE's files: raw.var has only ids, var has `feature_name`; var may lack some of raw's genes."""
     adata = adata_of(truth)
     adata.var = pd.DataFrame(index=truth.ids)
     adata.raw = adata.copy()
@@ -571,7 +571,7 @@ def test_text_of_excel_and_r(tmp_path, truth):
 
 
 def test_latin_1_far_down(tmp_path):
-    """Beyond the lines that tell how a table lies."""
+    """After the lines that tell the table's layout."""
     genes = [f"GENE{i}" for i in range(300)]
     text = pd.DataFrame(np.eye(300, 3, dtype=int), [*genes[:-1], "CD3µ"], BARCODES).to_csv()
     (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
@@ -582,7 +582,7 @@ def test_latin_1_far_down(tmp_path):
 
 @pytest.mark.parametrize("names", ["as they are", "swapped"])
 def test_gzipped_or_not_whatever_the_name_says(tmp_path, truth, names):
-    """Browsers inflate what they download and keep the name, or the other way round."""
+    """Browsers may inflate a download and keep the name, or change the name only."""
     write_10x_folder(tmp_path / "a", truth, zipped=names == "as they are")
     pd.DataFrame(truth.X, truth.barcodes, truth.symbols).to_csv(tmp_path / "a.csv")
     text = (tmp_path / "a.csv").read_bytes()
@@ -637,7 +637,7 @@ def test_which_way_round_a_table_lies(tmp_path, genes, cells):
 
 
 def test_sums_tell_which_way_round_a_table_lies(tmp_path):
-    """Cells of like depth, genes of very different means; names say nothing."""
+    """Cells of similar depth, genes of very different means; names tell nothing."""
     rng = np.random.default_rng(0)
     X = rng.poisson(rng.gamma(0.2, 5, 100) * rng.lognormal(0, 0.3, (60, 1)))
     table = pd.DataFrame(X, [f"x{i}" for i in range(60)], [f"y{i}" for i in range(100)])
@@ -683,7 +683,7 @@ def test_values_that_are_counts():
 
 @pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix])
 def test_duplicates_that_sum_past_a_count_are_refused(tmp_path, truth, convert):
-    """Three entries of 2^31 - 1 for one cell and gene: as uint32 they would come out as 2^31 - 3."""
+    """Three entries of 2^31 - 1 for one cell and gene, which would overflow to 2^31 - 3 in uint32."""
     X = convert(truth.X.astype(np.float64))
     major, minor = (21, 33) if convert is sp.csc_matrix else (33, 21)
     at = X.indptr[major + 1]
@@ -791,7 +791,7 @@ def test_a_filter_that_is_not_there_is_no_damage(tmp_path, truth):
 
 
 def test_wide_tables_and_what_is_no_text(tmp_path):
-    """Lines of more than csv's 131,072 characters, whose separator is not the suffix' own."""
+    """Lines longer than csv's 131,072 characters, with another separator than the suffix says."""
     X = np.random.default_rng(0).poisson(0.1, (3, 80_000))
     genes = [f"GENE{i}" for i in range(80_000)]
     pd.DataFrame(X, BARCODES, genes).to_csv(tmp_path / "a.csv", sep="\t")
@@ -838,7 +838,7 @@ def test_truncated_and_damaged_files(tmp_path, truth):
     with pytest.raises(UserError, match=damaged):
         read(tmp_path / "bad.h5ad")
     for name, change in {"indices": lambda x: x + 30, "indptr": lambda x: x[::-1]}.items():
-        for convert in (sp.csr_matrix, sp.csc_matrix):  # SciPy writes past its arrays where a CSC's rows are too many
+        for convert in (sp.csr_matrix, sp.csc_matrix):  # SciPy writes past its arrays if a CSC has too many rows
             adata_of(truth, convert).write_h5ad(tmp_path / "a.h5ad")
             with h5py.File(tmp_path / "a.h5ad", "a") as file:
                 file[f"X/{name}"][...] = change(file[f"X/{name}"][...])
@@ -884,7 +884,7 @@ def same_as_scanpy(expected, reader, X):
     expected.var_names_make_unique()
     ours = ingest.gene_table(reader.gene_symbols, reader.gene_ids).index
     assert ours.is_unique
-    # Where symbols repeat, ours have their ids
+    # Repeated symbols have their ids in our names
     once = ~(names.duplicated(keep=False) | names.str.fullmatch(r".+-\d+") | names.isin(names.str.removesuffix("-1")))
     assert list(ours[once]) == list(expected.var_names[once])
 
@@ -918,7 +918,7 @@ def test_10x_folder_as_scanpy_reads_it(real_data, tmp_path, name):
 
     folder = real_data / "10x_formats" / name
     zipped = folder
-    if name == "int-ids":  # version 3's files, which scanpy takes zipped only
+    if name == "int-ids":  # files of version 3, which scanpy reads only zipped
         zipped = tmp_path
         for file in folder.iterdir():
             (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
@@ -931,7 +931,7 @@ def test_pbmc3k_in_two_formats(real_data, tmp_path):
     import scanpy as sc
 
     folder = real_data / "pbmc3k" / "filtered_gene_bc_matrices" / "hg19"
-    for file in folder.iterdir():  # scanpy takes version 1's files unzipped only
+    for file in folder.iterdir():  # scanpy reads files of version 1 only unzipped
         (tmp_path / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     reader, X = read_real(folder)
     assert (X.shape[0], X.nnz, X.sum()) == (2700, 2_286_884, 6_390_631)

@@ -1,6 +1,6 @@
-"""The models of resources against what jobs took, and the sizes that they start from.
+"""Compare the resource models with measured peaks of jobs, and check the sizes that are their input.
 
-The rule, which the models' module states: never below a measured peak; at most twice as high from 20,000 cells on.
+The rule of the models' module: never below a measured peak; at most twice as high from 20,000 cells on.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ SMALL = Sizes(n_obs=3000, n_vars=20_000, nnz=3_000_000, n_kept=3000, n_batches=1
 STAGES = sorted(path.stem for path in (HOME / "scripts").glob("*.py") if "def needs(" in path.read_text())
 
 
-SAME = {"features_shard": ("features", "features"), "figures_density": ("figures_embedding", "")}  # as another rule
+SAME = {"features_shard": ("features", "features"), "figures_density": ("figures_embedding", "")}  # others' models
 
 
 def needed(stage, load, config=DEFAULTS, gpu=False, attempt=1, **more):
-    """What a stage's job asks for."""
+    """The resources that a stage's job requests."""
     job = Job.of(load, config, gpu, **more)
     return resources_of(model_of(stage)(job), job, attempt)
 
 
 def measured(path):
-    """Of every job of a run its rule, what the models say it needs, its peaks, and the run's cells."""
+    """Per job of a run: its rule, the need by the model, its peaks, and the run's cells."""
     run = json.loads(path.read_text())
     config = settings.complete(run["config"])
     samples = {name: Sizes(**values) for name, values in run["samples"].items()}
@@ -201,7 +201,7 @@ def test_sparse_files_tell_cells_genes_and_nonzeros(tmp_path, X):
     exact = Sizes(60, 40, nnz, cells, 1, 60)
     assert sizes_of(asked(tmp_path / "csr.h5ad")) == exact
     assert sizes_of(asked(tmp_path / "tenx.h5")) == exact
-    # Where the file does not tell each cell's non-zeros, kept cells have more than min_genes of them together
+    # If the file does not tell each cell's non-zeros, their total limits the kept cells: each has more than min_genes
     bound = replace(exact, n_kept=min(60, nnz // 6))
     assert sizes_of(asked(tmp_path / "csc.h5ad")) == replace(bound, turned=True)
     write_10x_folder(tmp_path / "folder", X)
@@ -236,7 +236,7 @@ def test_dense_files_and_text_are_estimated(tmp_path, X):
     for name in ("dense.h5ad", "a.loom", "a.csv", "a.tsv.gz"):
         found = sizes_of(asked(tmp_path / name))
         assert found.n_vars == 40, name
-        # Of text the length of the lines is known to a few percent, with the names of the genes in the first
+        # Text: the length of lines is estimated to a few percent, with gene names in the first line
         assert found.n_obs == pytest.approx(40, rel=0.1), name
         assert found.nnz == pytest.approx(nnz, rel=0.1), name
 

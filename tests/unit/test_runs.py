@@ -18,7 +18,7 @@ spec.loader.exec_module(runs)
 
 
 def record(rule: str, started: float, seconds: float, **others) -> dict:
-    """A run record, a quarter of its time of each kind."""
+    """A run record with a quarter of its time in each kind."""
     return {
         "rule": rule,
         "wildcards": {},

@@ -1,4 +1,4 @@
-"""Shards: they part the cells among them, and what they add up to is what one pass over all cells gives."""
+"""Shards: they divide the cells, and their sums equal the result of one pass over all cells."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def files(tmp_path, request) -> dict:
 
 
 def job(files, path, shard=None, params=None, **inputs) -> SimpleNamespace:
-    """A job on the cohort, `inputs` beside, whose outputs are all `path`, whatever its rule calls it."""
+    """A job on the cohort with more `inputs`; every name of an output gives `path`."""
     known = {name: files[name] for name in ("counts", "cells", "genes", "obs") if name in files}
     others = {
         "obs": f"{path}.parquet",
@@ -77,14 +77,14 @@ def job(files, path, shard=None, params=None, **inputs) -> SimpleNamespace:
 
 
 def run(main, files, output, shard=None, params=None, **inputs) -> str:
-    """A stage's main; returns the path of what it writes."""
+    """Run a stage's main, and return the path of its output."""
     path = str(files["out"] / output)
     main(job(files, path, shard, params, **inputs))
     return path
 
 
 def passed(stage, files, params, n=None, **inputs) -> list[str]:
-    """All passes of a stage, the first `n` of them, by three shards, as `shard` runs them; their files."""
+    """Run the first `n` passes of a stage (default: all) with three shards, as `shard` does; return their files."""
     found: list[str] = []
     for name in list(stage.PASSES.run)[:n]:
         folder = files["out"] / stage.__name__ / name
@@ -142,7 +142,7 @@ def test_a_shard_reads_from_its_first_cell_to_its_last(tmp_path):
 @pytest.mark.parametrize(("target_sum", "per_batch"), [(1e4, True), (None, True), (1e4, False)])
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_every_flavours_genes_are_those_of_one_job(files, flavor, target_sum, per_batch):
-    """Sums of counts are integers, and exact; others, of float64, differ in their last digits."""
+    """Sums of counts are integers and exact; float64 sums differ in their last digits."""
     settings = HVG | {"flavor": flavor, "per_batch": per_batch}
     params = {"batch_key": "donor", "target_sum": target_sum, "hvg": settings}
     one = read_table(run(hvg.main, files, "one.parquet", params=params))
@@ -182,7 +182,7 @@ def test_parts_of_the_features_are_the_features(parted):
 
 @pytest.mark.parametrize("keys", [["total_counts"], []])
 def test_pca_by_shards_is_pca(parted, keys):
-    """Float32 products over other chunks: as between two chunk sizes of one job."""
+    """Float32 products over other chunks: the tolerance is that between two chunk sizes of one job."""
     scale = {"enabled": True, "max_value": 10}
     params = {"n_comps": 8, "target_sum": 1e4, "regress_keys": keys, "scale": scale}
     one = read_arrays(run(pca.main, parted, "one.h5", params=params, features=parted["features"]))

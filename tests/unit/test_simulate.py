@@ -1,4 +1,4 @@
-"""The simulated cohort holds the truth that it states."""
+"""The simulated cohort agrees with its stated truth."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_family_shares(genes, patient):
     }
     # A mean of 2900 cells, each with a standard deviation of about 0.025: 0.002 is four standard errors
     assert share["MT"].mean() == pytest.approx(sim.MT_SHARE, abs=0.002)
-    # The ribosomal share differs by type (0.1 in log) and patient; its order of magnitude is what counts
+    # The ribosomal share differs by type (0.1 in log) and patient; only its order of magnitude is tested
     assert 0.12 < share["RIBO"].mean() < 0.35
 
 
@@ -145,7 +145,7 @@ def test_cells_do_not_depend_on_how_many_are_simulated(genes, patient):
 
 
 def test_processes_draw_the_same_cells():
-    # 3,100 cells a patient: a process's BLOCKS blocks, and a rest that ends within a block
+    # 3,100 cells per patient: BLOCKS blocks of one process, and a rest that ends within a block
     design = sim.Design(n_genes=1500, n_types=4, umi=300)
     X, obs = cells_of(sim.simulate(design, 2, 3100)[1])
     by_two, obs_by_two = cells_of(sim.simulate(design, 2, 3100, processes=2)[1])

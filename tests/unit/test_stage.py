@@ -1,4 +1,4 @@
-"""How a stage ends: whole artifacts, one message, a log and a record."""
+"""The end of a stage: complete artifacts, one message, a log and a record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def run(folder: Path, main: str, gpu: int = 0) -> subprocess.CompletedProcess[str]:
-    """A stage with this body of `main(snakemake)`, in a process of its own; its output is out.txt."""
+    """A stage with this body of `main(snakemake)`, in its own process; its output is out.txt."""
     code = f"""
     import sys
     from types import SimpleNamespace
@@ -127,12 +127,12 @@ def test_pace_logs_rate_and_time_left(caplog, monkeypatch):
     monkeypatch.setattr(progress, "LOG_EVERY", 0)
     caplog.set_level("INFO", "somersault")
     pace = Pace("walk", 8, "miles")
-    pace.started -= 10  # as if it had begun ten seconds ago
+    pace.started -= 10  # as if it had started ten seconds ago
     pace.step(2)
     pace.end()
     assert re.fullmatch(r"walk: 2 of 8 miles, 0\.\d+ miles/s, \d+ s left", caplog.messages[0])
     seconds_left = int(caplog.messages[0].split()[-3])
-    assert seconds_left == pytest.approx(30, abs=3)  # three times what two miles took; the machine may pause
+    assert seconds_left == pytest.approx(30, abs=3)  # three times the time of two miles; the machine may pause
     assert caplog.messages[1].startswith("walk: 2 miles in 10")
 
 

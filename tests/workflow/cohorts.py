@@ -1,8 +1,8 @@
-"""Cohorts as public ones are, small: for the defaults of the config, so that 5,000 genes, 100 components, 200 genes a
-cell and 20 % MT are met.
+"""Small cohorts that resemble public ones, and run with the defaults of the config: 5,000 genes, 100 components, 200
+genes per cell and 20 % MT matter in them.
 
-Each writes its files into a folder and returns the sheet. Counts are negative binomial around the profiles of a few
-types; `CellType` is in obs, and `donor` where one file holds several batches.
+Each function writes the cohort's files into a folder and returns the sheet. Counts are negative binomial around the
+profiles of a few types; `CellType` is in obs, and `donor` if one file holds several batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HUMAN_MT = ("ENSG00000198888", "ENSG00000198763", "ENSG00000198804", "ENSG000001
 
 
 def symbols(n_genes: int, mt: Sequence[str] = (), ribosomal: Sequence[str] = ()) -> list[str]:
-    """Names of genes: the families' first, then made-up ones."""
+    """Names of genes: those of the families first, then invented ones."""
     names = [*mt, *ribosomal]
     return names + [f"GENE{i}" for i in range(n_genes - len(names))]
 
@@ -34,7 +34,7 @@ def counts(
     mt: int = 0,
     mt_share: float = 0.05,
 ) -> sp.csr_matrix:
-    """Counts of cells around their profiles, the first `mt` genes holding about `mt_share` of each cell's."""
+    """Counts of cells around their profiles; the first `mt` genes have about `mt_share` of each cell's counts."""
     rates = profiles[of_cell]
     if mt:
         rates[:, :mt] *= (
@@ -47,7 +47,7 @@ def counts(
 def profiles_of(
     rng: np.random.Generator, n_types: int, n_genes: int, sigma: float = 1.3, first: int = 40
 ) -> np.ndarray:
-    """Relative expression of types, each with 40 markers of its own from the gene `first` on."""
+    """Relative expression of types, each with its own 40 markers from the gene `first` on."""
     profiles = np.tile(rng.lognormal(0, sigma, n_genes), (n_types, 1))
     for kind in range(n_types):
         profiles[kind, first + 40 * kind : first + 40 * (kind + 1)] *= 12
@@ -61,7 +61,7 @@ def write(path: Path, X: sp.csr_matrix, names: Sequence[str], types: np.ndarray,
 
 
 def panel(folder: Path) -> Sheet:
-    """Two samples of 500 cells x 1,000 genes with Ensembl ids, of which five are mitochondrial and none ribosomal."""
+    """Two samples of 500 cells x 1,000 genes with Ensembl ids; five genes are mitochondrial, none ribosomal."""
     rng = np.random.default_rng(1)
     names = [*HUMAN_MT, *(f"ENSG{i:011d}.3" for i in range(995))]
     profiles = profiles_of(rng, 5, 1000)
@@ -72,7 +72,7 @@ def panel(folder: Path) -> Sheet:
 
 
 def small_donors(folder: Path) -> Sheet:
-    """40 batches of 100 to 300 cells x 4,000 genes in one file; at 1,500 counts the loess of some has no fit."""
+    """40 batches of 100 to 300 cells x 4,000 genes in one file; with 1,500 counts the loess of some has no fit."""
     rng = np.random.default_rng(2)
     sizes = np.linspace(100, 300, 40).astype(int)
     donors = np.repeat([f"D{i}" for i in range(40)], sizes)
@@ -95,7 +95,7 @@ def mouse(folder: Path) -> Sheet:
 
 
 def full_length(folder: Path) -> Sheet:
-    """A full-length protocol of 9,000 genes a cell, 300 cells, beside droplets of 300."""
+    """300 cells of a full-length protocol with 9,000 genes per cell, and 300 cells of droplets."""
     rng = np.random.default_rng(4)
     names = symbols(12_000, [f"MT-{i}" for i in range(10)], [f"RPS{i}" for i in range(20)])
     profiles = profiles_of(rng, 4, 12_000, sigma=1.5)
@@ -106,7 +106,7 @@ def full_length(folder: Path) -> Sheet:
 
 
 def continuum(folder: Path) -> Sheet:
-    """Progenitors without borders: 1,000 cells along one path, whose genes come and go."""
+    """A continuum of progenitors: 1,000 cells along one path, whose genes switch on and off."""
     rng = np.random.default_rng(5)
     names = symbols(3000, [f"MT-{i}" for i in range(10)], [f"RPS{i}" for i in range(20)])
     at, base = rng.random(1000), rng.lognormal(0, 1.2, 3000)
@@ -118,7 +118,7 @@ def continuum(folder: Path) -> Sheet:
 
 
 def half_mt(folder: Path) -> Sheet:
-    """A sample whose cells have 53 % MT beside one of 5 %: 400 cells x 3,000 genes each."""
+    """One sample with 53 % MT and one with 5 %: 400 cells x 3,000 genes each."""
     rng = np.random.default_rng(6)
     names = symbols(3000, [f"MT-{i}" for i in range(13)], [f"RPL{i}" for i in range(20)])
     profiles = profiles_of(rng, 4, 3000)
@@ -129,7 +129,7 @@ def half_mt(folder: Path) -> Sheet:
 
 
 def sheet(folder: Path, *samples: str) -> Sheet:
-    """A line a sample."""
+    """One line per sample."""
     return [{"sample": sample, "path": str(folder / f"{sample}.h5ad")} for sample in samples]
 
 

@@ -1,4 +1,4 @@
-"""The small simulated cohort, and one run of it to the end."""
+"""The small simulated cohort, and one complete run of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cohort_files(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def one_file(cohort_files, tmp_path_factory) -> Path:
-    """The three patients in one h5ad, as the article's cohort: obs PatientNumber and CellType."""
+    """The three patients in one h5ad, like the article's cohort: obs PatientNumber and CellType."""
     path = tmp_path_factory.mktemp("article") / "cohort.h5ad"
     ad.concat([ad.read_h5ad(file) for file in cohort_files], merge="same").write_h5ad(path)
     return path
@@ -31,7 +31,7 @@ def run(tmp_path) -> Run:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, cohort_files) -> Run:
-    """The small cohort carried to the end, once for all tests that look at it; none may change it."""
+    """A complete run of the small cohort, shared by all tests that read it; none may change it."""
     run = Run(tmp_path_factory.mktemp("finished"))
     run.write(sheet_of(cohort_files))
     run.snakemake()

@@ -1,4 +1,4 @@
-"""What a user meets who gives the workflow something wrong: one message, before work is wasted, and nothing left."""
+"""Wrong input of users: one message, before time is lost, and no files left behind."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_mixed_references_are_named(run, cohort_files, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full") or os.geteuid() != 0, reason="needs a small file system of its own")
 def test_full_disk(run, cohort_files):
-    """A results folder of 300 kB: the message says that the disk is full, and no partial file stays."""
+    """With a results folder of 300 kB, the message says that the disk is full, and no partial file stays."""
     import subprocess
 
     results = run.folder / "results"

@@ -1,4 +1,4 @@
-"""Cohorts of many kinds end at the first try, with the defaults and the names of their batches and types alone."""
+"""Cohorts of many kinds finish at the first try, with the defaults and only the names of their batches and types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def carried(run: Run, kind: str, *targets: str, **config) -> list[str]:
-    """Run the workflow on a cohort; what its stages say to the user."""
+    """Run the workflow on a cohort, and return the notices of its stages."""
     run.write(cohorts.COHORTS[kind](run.folder), small=False, label_key="CellType", **config)
     run.snakemake(*targets)
     records = sorted(run.folder.glob("logs/**/*.run.json"))
@@ -23,7 +23,7 @@ def carried(run: Run, kind: str, *targets: str, **config) -> list[str]:
 
 
 def said(notices: list[str], *patterns: str) -> None:
-    """Each notice fits one of the patterns, in whatever order, and each pattern one notice."""
+    """Each notice matches one of the patterns, in any order, and each pattern matches one notice."""
     for pattern in patterns:
         assert sum(bool(re.match(pattern, text)) for text in notices) == 1, (pattern, notices)
     assert len(notices) == len(patterns), notices
@@ -34,7 +34,7 @@ def atlas_of(run: Run) -> ad.AnnData:
 
 
 def test_a_panel_with_ensembl_ids(run):
-    """To the last figure: of ribosomal genes there are none, and their figures say so."""
+    """All figures are drawn: there are no ribosomal genes, and their figures say so."""
     notices = carried(run, "panel")
     said(
         notices,
@@ -71,7 +71,7 @@ def test_mouse(run):
 
 
 def test_a_full_length_protocol_beside_droplets(run):
-    """To the last figure: the default limit takes all cells of one sample, which is told, and the other goes on."""
+    """All figures are drawn: the default limit removes all cells of one sample, with a notice; the other continues."""
     notices = carried(run, "full_length")
     said(
         notices,

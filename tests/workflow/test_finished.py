@@ -1,4 +1,4 @@
-"""The small cohort carried to the end: everything is there, and it is right by the simulation's truth."""
+"""The complete run of the small cohort: all files exist, and results agree with the simulation's truth."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_ledger_accounts_for_every_cell(finished, atlas):
 
 
 def test_doublets_score_above_single_cells(finished):
-    """Truth is simulated; between cells of one type a doublet is no different, so that 1.0 cannot be reached."""
+    """The truth is simulated; a doublet of two cells of one type does not differ, so 1.0 cannot be reached."""
     cells = pd.concat(pd.read_parquet(path) for path in finished.folder.glob("results/samples/*/cells.parquet"))
     scored = cells[cells["doublet_score"].notna()]
     assert roc_auc_score(scored["true_doublet"], scored["doublet_score"]) > 0.75
 
 
 def test_clusters_find_the_types_and_batches_mix(atlas):
-    """Known types come back as clusters, and each cell's neighbours are of all patients where its type is."""
+    """Known types are found as clusters, and a cell's neighbours are of all patients that have its type."""
     assert adjusted_rand_score(atlas.obs["CellType"], atlas.obs["leiden_0.6"]) > 0.8
     before, after = (same_patient(atlas, rep) for rep in ("X_pca", "X_pca_harmony"))
     # Chance is a third, with three patients of like composition
@@ -90,7 +90,7 @@ def test_clusters_find_the_types_and_batches_mix(atlas):
 
 
 def same_patient(atlas: ad.AnnData, rep: str) -> float:
-    """The mean share of a cell's 15 nearest neighbours that are of its own patient."""
+    """The mean share of a cell's 15 nearest neighbours that are of the same patient."""
     from sklearn.neighbors import NearestNeighbors
 
     X = atlas.obsm[rep][:, :20]
@@ -100,7 +100,7 @@ def same_patient(atlas: ad.AnnData, rep: str) -> float:
 
 
 def test_markers_are_the_simulated_programmes(finished):
-    """Of the ten best t-test markers of a type, most are raised in it or in its lineage."""
+    """Most of the ten best t-test markers of a type are raised in it or in its lineage."""
     from simulate import TYPES, Design, simulated_genes
 
     marker_of = simulated_genes(Design(n_genes=2000, n_types=5, umi=2500))["marker_of"]

@@ -1,4 +1,4 @@
-"""What re-runs after which change, from Snakemake's own list of jobs; and what a killed run leaves."""
+"""The jobs that run again after a change, from Snakemake's own list; and the files that a killed run leaves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_another_seed_runs_what_is_random(copy, cohort_files):
 
 
 def test_samples_in_another_order_run_all_that_joins_them(copy, cohort_files):
-    """Also after a run that stopped where the new order does not show: the genes' table has the same bytes."""
+    """Also after a run that stopped before the new order makes a difference: the table of genes has the same bytes."""
     copy.write(sheet_of(cohort_files[::-1]))
     joining = {"hvg", "features", "markers_ttest", "figures_markers", "figures_qc", "atlas"}
     assert joining | {"genes"} <= set(copy.jobs())
@@ -65,7 +65,7 @@ def test_samples_in_another_order_run_all_that_joins_them(copy, cohort_files):
     jobs = set(copy.jobs())
     assert joining <= jobs
     assert "genes" not in jobs
-    # And were Snakemake to run the atlas alone, it would not take one cell's counts for another's
+    # If Snakemake ran only the atlas, the stage would refuse it instead of joining wrong cells
     done = copy.snakemake("--allowed-rules", "atlas", "--", "results/atlas.h5ad", check=False)
     assert done.returncode
     assert "not those of results/cohort/obs.parquet, or stand in another order" in done.stderr
@@ -105,7 +105,7 @@ def test_a_run_of_one_target_leaves_the_report(copy):
 
 
 def test_files_that_changed_unseen_are_read_again(run, cohort_files, tmp_path):
-    """An h5ad replaced by one with an older time, a matrix overwritten within its folder; of one sample each."""
+    """An h5ad replaced by an older one, and a matrix overwritten within its folder; one sample each."""
     shutil.copytree(cohort_files[0].parent, tmp_path / "in")
     folder = tmp_path / "in" / "tenx"
     folder.mkdir()
@@ -130,7 +130,7 @@ def test_files_that_changed_unseen_are_read_again(run, cohort_files, tmp_path):
 
 
 def test_what_jobs_ask_for_runs_nothing(copy, cohort_files):
-    """Limits, caps, other resources and threads, and sizes that are read anew."""
+    """Limits, caps, other resources and threads, and sizes read again."""
     copy.write(sheet_of(cohort_files), limits={"mem_gb": 64, "runtime_h": 24}, gpu={"memory_gb": 8})
     assert copy.jobs() == []
     sizes = copy.folder / ".snakemake" / "somersault" / "sizes.json"
@@ -162,7 +162,7 @@ def test_one_samples_limits_run_that_sample_and_the_cohort(copy, cohort_files):
 
 
 def test_killed_midway_leaves_nothing_that_a_rerun_trusts(run, cohort_files):
-    """SIGKILL to Snakemake and all that it started, in the middle; the next run ends as if nothing had been."""
+    """SIGKILL to Snakemake and all its processes, in the middle of a run; the next run ends normally."""
     run.write(sheet_of(cohort_files))
     target = "results/cohort/genes.parquet"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOME / "Snakefile")]

@@ -16,12 +16,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
 
 def test_article_in_one_file_gives_what_its_patients_in_three_do(one_file, finished, run):
-    """The article's config by name, at the small cohort's sizes; per-batch results equal the run of three files."""
+    """The article's config with the small cohort's sizes; per-batch results equal those of the run of three files."""
     config = yaml.safe_load((HOME / "config" / "examples" / "article.yaml").read_text())
     assert (config["batch_key"], config["label_key"]) == ("PatientNumber", "CellType")
     for section, sizes in SMALL.items():
         config[section] = config.get(section, {}) | sizes if isinstance(sizes, dict) else sizes
-    config["qc"]["gene_families"]["RIBO"] = ["RPS", "RPL"]  # as the run that it is compared with
+    config["qc"]["gene_families"]["RIBO"] = ["RPS", "RPL"]  # as in the run for comparison
     run.write([{"sample": "cohort", "path": str(one_file)}], **config)
     run.snakemake()
     atlas = ad.read_h5ad(run.folder / "results" / "atlas.h5ad")
@@ -36,7 +36,7 @@ def test_article_in_one_file_gives_what_its_patients_in_three_do(one_file, finis
         zip(theirs.obs["PatientNumber"].astype(str), order, strict=True)
     )
     assert (atlas.var["highly_variable"] == theirs.var.loc[atlas.var_names, "highly_variable"]).all()
-    # The same sums in another order: rounding alone
+    # The same sums in another order: only rounding
     np.testing.assert_allclose(atlas.uns["pca"]["variance_ratio"], theirs.uns["pca"]["variance_ratio"], rtol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_one_batch_is_not_integrated_and_the_log_says_so(run, cohort_files):
 
 
 def test_module_of_another_workflow(run, cohort_files):
-    """`module` with a config of its own: defaults come from the schema, and targets from the module's rules."""
+    """`module` with its own config: defaults come from the model, and targets from the module's rules."""
     run.write(sheet_of(cohort_files))
     outer = f"""
 configfile: "config/config.yaml"

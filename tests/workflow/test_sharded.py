@@ -1,8 +1,8 @@
-"""Shards: the same results as one job's to rounding, whatever the files, and what a change of their number runs again.
+"""Shards: the same results as one job up to rounding, for any files; and the jobs that a new number of shards repeats.
 
-Tolerances. Sums of counts are integers below 2^53, hence exact; those of clipped counts and of log-normalised values
-are float64 in another order, 1e-12 or less of their size. The PCA multiplies float32 numbers (6e-8) in other chunks,
-and where two components explain nearly the same, turns them a little towards each other: 1e-3 of coordinates up to 10.
+Tolerances. Sums of counts are integers below 2^53, and so exact. Sums of clipped counts and of log-normalised values
+are float64 in another order: 1e-12 or less of their size. The PCA multiplies float32 numbers (6e-8) in other chunks,
+and rotates components that explain nearly the same variance: 1e-3 for coordinates up to 10.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UP_TO_PCA = {"hvg": 1, "features": 1, "pca": 1}
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory, cohort_files) -> Run:
-    """The small cohort carried to the end by three shards; no test may change it."""
+    """A complete run of the small cohort with three shards; no test may change it."""
     run = Run(tmp_path_factory.mktemp("sharded"))
     run.write(sheet_of(cohort_files), shards=3)
     run.snakemake()

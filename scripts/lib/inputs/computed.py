@@ -1,4 +1,4 @@
-"""Which obs columns stages write. Made by config/generate.py, since stages do not load the config's model."""
+"""The obs columns that stages write. Written by config/generate.py, as stages do not load the config's model."""
 
 import re
 

@@ -36,28 +36,32 @@ class Gpu(Section):
     memory_gb: Number | None = key(
         None,
         ge=2,
-        means="most GPU memory of a job, a hard cap; null: its rule's `vram_mb`, from the samples' sizes",
+        means="GPU memory of a job at most, a hard cap; null: its rule's `vram_mb`, from the samples' sizes",
         elsewhere="article's `rmm.reinitialize`",
     )
     pool: bool = key(
         True,
-        means="take GPU memory from CUDA's pool, which keeps what is freed; false: from `cudaMalloc`",
+        means="take GPU memory from CUDA's pool, which keeps freed memory; false: from `cudaMalloc`",
         elsewhere="`pool_allocator`",
     )
 
 
 class Limits(Section):
-    """What `snakemake preflight` holds each job to."""
+    """Limits that `snakemake preflight` checks for each job."""
 
     heading = WHOLE
 
     mem_gb: Positive | None = key(
         None,
-        means="memory of a node: `snakemake preflight` says which jobs ask for more. null: not checked, here and below",
+        means="memory of a node; `snakemake preflight` names the jobs that request more. null: not checked",
         comment="memory of a node",
     )
-    gpu_memory_gb: Positive | None = key(None, means="memory of a card, likewise")
-    runtime_h: Positive | None = key(None, means="hours that the cluster lets a job run, likewise")
+    gpu_memory_gb: Positive | None = key(None, means="memory of a card; null: not checked", comment="memory of a card")
+    runtime_h: Positive | None = key(
+        None,
+        means="hours that the cluster allows a job to run; null: not checked",
+        comment="hours that the cluster allows a job to run",
+    )
 
 
 class Ingest(Section):
@@ -69,22 +73,22 @@ class Ingest(Section):
         "X",
         pattern="^(X|raw|layers/.+)$",
         kind="X, raw, layers/NAME",
-        means="where h5ad, zarr and loom files keep raw counts: X, raw or layers/NAME; the sheet's `counts` goes first",
+        means="raw counts in h5ad, zarr and loom files: X, raw or layers/NAME; the sheet's `counts` overrides it",
         elsewhere="`layer`, `use_raw`",
     )
     gene_key: Literal["gene_symbols", "gene_ids"] = key(
         "gene_symbols",
-        means="what genes are joined on across samples, and the atlas' `var_names`",
+        means="the key that joins genes across samples, and the atlas' `var_names`",
         elsewhere="`var_names` of `sc.read_10x_mtx`",
     )
     genome: str | None = key(
-        None, means="which genome to take from a 10x `.h5` with several", elsewhere="`genome` of `sc.read_10x_h5`"
+        None, means="the genome to take from a 10x `.h5` with several", elsewhere="`genome` of `sc.read_10x_h5`"
     )
     orientation: Literal["auto", "cells_by_genes", "genes_by_cells"] = key(
         "auto",
-        means="whether a line of a table of text is a cell or a gene. auto: a cell; refused where the names (barcodes, "
-        "genes of many organisms), or if they tell nothing the sums, look otherwise or leave it open",
-        comment="of tables of text: auto (lines are cells, else refused) | cells_by_genes | genes_by_cells",
+        means="whether a line of a table of text is a cell or a gene. auto: a cell; the table is refused if its names "
+        "(barcodes, genes of many organisms), or, if these do not tell, its sums look otherwise or leave it open",
+        comment="tables of text: auto (lines are cells, else refused) | cells_by_genes | genes_by_cells",
         elsewhere="`.T` of `sc.read_csv`",
     )
 
@@ -98,12 +102,12 @@ class Qc(Section):
     gene_families: dict[Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Texts | Text | None] = key(
         {"MT": ["MT-"], "RIBO": ["RPS", "RPL"]},
         kind="name -> prefixes, or a file",
-        means="genes whose share of a cell's counts is computed, `pct_counts_{name}`. Prefixes count in any case "
-        "(`mt-` of mouse, `MT.` of R); where no symbol has one, the genes are known by Ensembl ids (human, mouse), or "
-        "by a boolean column of the file's `var` (`mt`, `mito`, `ribo` ...). A file holds one symbol or id a line. A "
-        "family without genes is left out, and said so, with its limits, its regression and its figures. The article's "
-        "ribosomal family is `[RPS]` alone. null removes a family, with what hangs on it",
-        comment="name -> symbol prefixes, in any case, or a file with one symbol or id a line",
+        means="genes whose share of a cell's counts is computed, `pct_counts_{name}`. The case of prefixes is ignored "
+        "(`mt-` of mouse, `MT.` of R). If no symbol has a prefix, the genes are found by Ensembl ids (human, mouse), "
+        "or by a boolean column of the file's `var` (`mt`, `mito`, `ribo` ...). A file has one symbol or id per line. "
+        "A family without genes is left out with its limits, its regression and its figures, and a notice says so. The "
+        "article's ribosomal family is only `[RPS]`. null removes a family with its limits, regression and figures",
+        comment="name -> symbol prefixes, in any case, or a file with one symbol or id per line",
         elsewhere="`qc_vars` of `sc.pp.calculate_qc_metrics`",
     )
     percent_top: Distinct[Count] = key(
@@ -126,15 +130,15 @@ class Doublets(Section):
     )
     remove: bool = key(
         True,
-        means="remove predicted doublets; false: only flag them in obs. Calls that are not to be trusted are but "
-        "flagged, and said so: where more than three times the expected rate is called, or cells lie beyond the "
-        "threshold nearly as often as simulated doublets (cells all alike, continua)",
-        comment="false: only flag them, as those of batches whose calls cannot be trusted",
+        means="remove predicted doublets; false: only flag them in obs. Unreliable calls are only flagged, with a "
+        "notice: if more than three times the expected rate is called, or if cells exceed the threshold nearly as "
+        "often as simulated doublets (all cells similar, continua)",
+        comment="false: only flag them, as in batches with unreliable calls",
     )
-    expected_doublet_rate: Number = key(0.05, gt=0, lt=1, means="enters the score", elsewhere="same")
+    expected_doublet_rate: Number = key(0.05, gt=0, lt=1, means="used for the score", elsewhere="same")
     sim_doublet_ratio: Number = key(2.0, gt=0, means="simulated doublets per cell", elsewhere="same")
     n_prin_comps: Integer = key(
-        30, ge=1, means="components of the space in which doublets are sought", elsewhere="same"
+        30, ge=1, means="components of the space in which neighbours are searched", elsewhere="same"
     )
     n_neighbors: Integer | None = key(
         None,
@@ -147,15 +151,15 @@ class Doublets(Section):
         ge=0,
         le=1,
         means="score above which a cell is a doublet; null: the minimum between the two modes of the simulated scores. "
-        "One that is set is trusted",
+        "Calls by a threshold that is set here count as reliable",
         comment="doublet_score above which a cell is a doublet; null: the minimum between the modes",
         elsewhere="same",
     )
-    min_cells: Integer = key(100, ge=10, means="batches with fewer cells are not scored, and said so")
+    min_cells: Integer = key(100, ge=10, means="batches with fewer cells are not scored, with a notice")
 
 
 class Cells(Section):
-    """Which cells are kept."""
+    """Limits for the kept cells."""
 
     heading = CELLS
     writes = "kept|reason"
@@ -172,8 +176,8 @@ class Cells(Section):
     max_pct_counts: dict[str, Percent | None] = key(
         {"MT": 20},
         kind="family -> percent",
-        means="keep cells with less than this share of their counts in a family; null removes a limit. A limit of any "
-        "kind that takes 30 % of a batch, or 15 points more than of the median batch, is told at the end",
+        means="keep cells with less than this share of their counts in a family; null removes a limit. Any limit that "
+        "removes 30 % of a batch, or 15 points more than of the median batch, gets a notice at the end of the run",
         comment="keep cells with less than this percentage of their counts in a gene family",
         elsewhere="article's MT < 20 %",
     )
@@ -188,7 +192,7 @@ class Cells(Section):
     mad_metrics: list[str] = key(
         ["log1p_total_counts", "log1p_n_genes_by_counts", "pct_counts_MT"],
         kind="list of metrics",
-        means="the metrics that `mad` judges",
+        means="the metrics that `mad` limits",
     )
 
     def contradictions(self) -> Iterator[str]:
@@ -200,14 +204,14 @@ class Cells(Section):
 
 
 class Genes(Section):
-    """Which genes are kept."""
+    """Limits for the kept genes."""
 
     heading = CELLS
     writes = "kept_counts"
 
     join: Literal["inner", "outer"] = key(
         "inner",
-        means="inner: genes of every sample; outer: of any, absent ones count as zero",
+        means="inner: genes that every sample has; outer: that any sample has, missing genes count as zero",
         elsewhere="`join` of `anndata.concat`",
     )
     min_counts: Number = key(
@@ -220,14 +224,14 @@ class Genes(Section):
         0.5,
         ge=0,
         le=1,
-        means="inner join: stop if the samples share a smaller part of the smallest one's genes, as with mixed "
+        means="inner join: stop if the samples share a smaller part of the smallest sample's genes, as with mixed "
         "references",
-        comment="inner join: stop if the samples share a smaller part of the smallest one's genes",
+        comment="inner join: stop if the samples share a smaller part of the smallest sample's genes",
     )
 
 
 class Normalize(Section):
-    """Counts on a common scale."""
+    """Normalisation of the counts."""
 
     heading = FEATURES
 
@@ -247,32 +251,32 @@ class Hvg(Section):
         "seurat_v3", "seurat_v3_paper", "seurat", "cell_ranger", "pearson_residuals", "poisson_gene_selection"
     ] = key(
         "seurat_v3",
-        means="how highly variable genes are chosen; seurat and cell_ranger work on log-normalised values, the others "
-        "on counts",
+        means="the method that selects highly variable genes; seurat and cell_ranger use log-normalised values, the "
+        "others counts",
         comment="",
         elsewhere="`sc.pp.highly_variable_genes`, `sc.experimental.pp`, scvi-tools",
     )
     n_top_genes: Integer | None = key(
         5000,
         ge=2,
-        means="how many, or all if there are fewer; null (seurat and cell_ranger only): by the cutoffs below",
+        means="number of genes, all if there are fewer; null (only seurat, cell_ranger): by the cutoffs below",
         elsewhere="same",
     )
-    per_batch: bool = key(True, means="choose in each batch, then combine the ranks", elsewhere="`batch_key`")
+    per_batch: bool = key(True, means="rank genes in each batch, then combine the ranks", elsewhere="`batch_key`")
     span: Number = key(
         0.3,
         gt=0,
         le=1,
-        means="share of the genes in the loess window of seurat_v3. A batch too small for it gets a wider one (0.4 ... "
-        "1), and else the fit of all batches together: `results/cohort/hvg_batches.tsv` says which",
+        means="share of the genes in the loess window of seurat_v3. A batch too small for it gets a wider window (0.4 "
+        "... 1), or else the fit of all batches together: see `results/cohort/hvg_batches.tsv`",
         comment="seurat_v3: fraction of the genes in the loess window; wider for batches too small for it",
         elsewhere="same",
     )
     n_bins: Integer = key(20, ge=2, means="bins of mean expression, seurat", elsewhere="same")
     min_mean: Number = key(0.0125, means="cutoff of seurat and cell_ranger without n_top_genes", elsewhere="same")
-    max_mean: Number | None = key(3, means="likewise; null: none", elsewhere="same")
-    min_disp: Number = key(0.5, means="likewise", elsewhere="same")
-    max_disp: Number | None = key(None, means="likewise; null: none", elsewhere="same")
+    max_mean: Number | None = key(3, means="same kind of cutoff; null: none", elsewhere="same")
+    min_disp: Number = key(0.5, means="same kind of cutoff", elsewhere="same")
+    max_disp: Number | None = key(None, means="same kind of cutoff; null: none", elsewhere="same")
     theta: Number = key(100, gt=0, means="overdispersion of pearson_residuals", elsewhere="same")
     clip: Number | None = key(None, ge=0, means="clip of pearson_residuals; null: sqrt(cells)", elsewhere="same")
     n_samples: Integer | None = key(
@@ -284,32 +288,34 @@ class Hvg(Section):
     include: list[str] | str = key(
         [],
         kind="list, or a file",
-        means="genes forced in, in place of the lowest ranked: symbols, or a file with one a line",
+        means="genes always selected, instead of the lowest ranked: symbols, or a file with one per line",
     )
-    exclude: list[str] | str = key([], kind="list, or a file", means="genes kept out, likewise")
+    exclude: list[str] | str = key(
+        [], kind="list, or a file", means="genes never selected: symbols, or a file with one per line"
+    )
 
     def contradictions(self) -> Iterator[str]:
-        """No number of genes, where the flavour needs one."""
+        """A missing number of genes, if the flavour needs one."""
         if self.n_top_genes is None and self.flavor not in ("seurat", "cell_ranger"):
             yield f"`hvg: n_top_genes` is null, which only seurat and cell_ranger can do; {self.flavor} needs a number"
 
 
 class RegressOut(Section):
-    """What is regressed out of the features."""
+    """Columns regressed out of the features."""
 
     heading = FEATURES
 
     keys: Distinct[str] = key(
         ["total_counts", "pct_counts_MT"],
         kind="list of numeric obs columns",
-        means="regressed out of the log-normalised features, those that are known of all kept cells; `[]`: nothing",
+        means="regressed out of the log-normalised features, if all kept cells have a value; `[]`: no regression",
         comment="[]: no regression",
         elsewhere="`sc.pp.regress_out`",
     )
 
 
 class Scale(Section):
-    """Features of unit variance."""
+    """Scaling of the features."""
 
     heading = FEATURES
 
@@ -336,7 +342,7 @@ class Harmony(Section):
 
     enabled: bool = key(
         True,
-        means="integrate the batches; skipped, and said so, where there is one only",
+        means="integrate the batches; with only one batch it is skipped, with a notice",
         elsewhere="`sc.external.pp.harmony_integrate`",
     )
     keys: Distinct[Column] | None = key(
@@ -349,7 +355,7 @@ class Harmony(Section):
     sigma: Number = key(0.1, gt=0, means="width of soft clusters", elsewhere="same")
     lamb: Positive | None = key(None, means="ridge penalty; null: estimated for each cluster", elsewhere="same")
     max_iter_harmony: Integer = key(
-        10, ge=1, means="most rounds; the end of the run says so where they do not suffice", elsewhere="same"
+        10, ge=1, means="maximal number of rounds; a notice says if they do not suffice", elsewhere="same"
     )
 
 
@@ -361,7 +367,7 @@ class Neighbors(Section):
     n_neighbors: Integer = key(
         15,
         ge=2,
-        means="size of the neighbourhood, the cell itself counted; at most the cells there are",
+        means="size of the neighbourhood, the cell itself included; at most the number of cells",
         elsewhere="`sc.pp.neighbors`",
     )
     n_pcs: Integer = key(40, ge=2, means="leading dimensions used; at most `pca: n_comps`", elsewhere="same")
@@ -370,9 +376,9 @@ class Neighbors(Section):
     )
     use_rep: Literal["auto", "X_pca", "X_pca_harmony"] = key(
         "auto",
-        means="which space; auto: the integrated one where there is one (the article computes it, but goes on with "
+        means="the space to use; auto: the integrated one if there is one (the article computes it, but continues with "
         "X_pca)",
-        comment="auto: X_pca_harmony where there is one, else X_pca; or one of the two by name",
+        comment="auto: X_pca_harmony if there is one, else X_pca; or one of the two by name",
         elsewhere="same",
     )
 
@@ -382,14 +388,14 @@ class Umap(Section):
 
     heading = GRAPH
 
-    min_dist: Number = key(0.5, ge=0, means="how far apart points are, at least", elsewhere="`sc.tl.umap`")
+    min_dist: Number = key(0.5, ge=0, means="minimal distance of points", elsewhere="`sc.tl.umap`")
     spread: Number = key(
-        1.0, gt=0, means="scale of the distances; with min_dist, how clumped the points are", elsewhere="same"
+        1.0, gt=0, means="scale of the distances; with min_dist it sets how dense clusters are", elsewhere="same"
     )
     n_epochs: Integer | None = key(
         None, ge=1, means="rounds; null: 500 up to 10,000 cells, 200 above", elsewhere="`maxiter`"
     )
-    init_pos: Literal["spectral", "random"] = key("spectral", means="where the points start", elsewhere="same")
+    init_pos: Literal["spectral", "random"] = key("spectral", means="initial positions of the points", elsewhere="same")
 
 
 class Tsne(Section):
@@ -397,14 +403,14 @@ class Tsne(Section):
 
     heading = GRAPH
 
-    enabled: bool = key(True, means="compute a t-SNE beside the UMAP", elsewhere="`sc.tl.tsne`")
+    enabled: bool = key(True, means="compute a t-SNE in addition to the UMAP", elsewhere="`sc.tl.tsne`")
     perplexity: Number = key(30, gt=1, means="effective number of neighbours", elsewhere="same")
     early_exaggeration: Number = key(
-        12, ge=1, means="how much stronger attraction is in the first 250 rounds", elsewhere="same"
+        12, ge=1, means="factor of the attraction in the first 250 rounds", elsewhere="same"
     )
     learning_rate: Positive | None = key(
         None,
-        means="as scanpy counts it; null: cells / early_exaggeration (Belkina et al. 2019)",
+        means="in scanpy's units; null: cells / early_exaggeration (Belkina et al. 2019)",
         elsewhere="same (scanpy: 1000, the article: 200)",
     )
     n_iter: Integer = key(750, ge=1, means="rounds, the first 250 included")
@@ -438,7 +444,7 @@ class Kmeans(Clustering):
 
     n_clusters: Distinct[Annotated[Integer, Field(ge=2)]] = key(
         [8],
-        means="one clustering each, `kmeans_{k}`, of at most as many clusters as cells",
+        means="one clustering each, `kmeans_{k}`, with at most as many clusters as cells",
         elsewhere="article's k-means",
     )
 
@@ -460,9 +466,9 @@ class Logreg(Section):
     """Markers by logistic regression."""
 
     C: Positive = key(1.0, means="inverse strength of the penalty", elsewhere="same")
-    max_iter: Integer = key(100, ge=1, means="most rounds", elsewhere="same")
+    max_iter: Integer = key(100, ge=1, means="maximal number of rounds", elsewhere="same")
     use_scaled: bool = key(
-        True, means="fit on the regressed, scaled matrix as the article does; false: on log-normalised values"
+        True, means="fit on the regressed, scaled matrix, as in the article; false: on log-normalised values"
     )
 
 
@@ -494,39 +500,40 @@ class Config(Section):
     samples: str = key(
         "config/samples.tsv",
         kind="path",
-        means="the sample sheet: sample, path, and any further columns, which become obs",
+        means="the sample sheet: sample, path, and any other columns, which become obs",
     )
     device: Literal["auto", "cpu", "gpu"] = key(
         "auto",
-        means="where the stages compute. `auto`: on a GPU where driver, card and packages are there; decided once, "
-        "where `snakemake` is started (on a cluster's login node say `gpu`)",
-        comment="auto: a GPU where one can be used, else the CPU | cpu | gpu",
+        means="device of the stages. `auto`: a GPU if driver, card and packages are there; decided once, on the "
+        "machine where `snakemake` is started (on a cluster's login node set `gpu`)",
+        comment="auto: a GPU if one can be used, else the CPU | cpu | gpu",
     )
     gpu: Gpu
-    limits: Limits = key(comment="what `snakemake preflight` holds each job to; null: not checked")
+    limits: Limits = key(comment="limits that `snakemake preflight` checks for each job; null: not checked")
     shards: Integer = key(
         1,
         ge=1,
         le=1000,
-        means="into how many jobs each pass over the cohort is cut, each on a part of the kept cells: for as many GPUs "
-        "or nodes; the results are the same to rounding ([Many GPUs, many nodes]"
+        means="number of jobs of each pass over the cohort, each with a part of the kept cells, to use as many GPUs or "
+        "nodes; the results are the same up to rounding ([Many GPUs, many nodes]"
         "(../docs/cluster.md#many-gpus-many-nodes))",
-        comment="into how many jobs each pass over the cohort is cut, for as many GPUs or nodes (docs/cluster.md)",
+        comment="number of jobs of each pass over the cohort, to use as many GPUs or nodes (docs/cluster.md)",
     )
-    seed: Integer = key(0, ge=0, le=2**32 - 1, means="seed of everything random", elsewhere="`random_state`")
+    seed: Integer = key(0, ge=0, le=2**32 - 1, means="seed of all random numbers", elsewhere="`random_state`")
     batch_key: Column = key(
         "sample",
         min_length=1,
-        means="what the batches are: for doublets, highly variable genes, Harmony, densities. `sample`: a line of the "
-        'sheet. Numbers are names too: batch 7 is "7" in figures, tables and the atlas',
-        comment="obs column that names the batches (the article's PatientNumber); `sample`: a line of the sheet",
+        means="obs column of the batches, for doublets, highly variable genes, Harmony, densities. `sample`: each line "
+        'of the sheet is a batch. Numbers are names too: batch 7 is "7" in figures, tables and the atlas',
+        comment="obs column of the batches (the article's PatientNumber); `sample`: each line of the sheet is one",
         elsewhere="article's `PatientNumber`",
     )
     label_key: Column | None = key(
         None,
         min_length=1,
-        means="known cell types: figures, markers. The atlas calls a column `cell/type` `cell_type`",
-        comment="obs column with known cell types, for figures and markers; null: there is none (your files?)",
+        means="obs column with known cell types, for figures and markers; null: none. In the atlas a column "
+        "`cell/type` is named `cell_type`",
+        comment="obs column with known cell types, for figures and markers; null: none (your files?)",
         elsewhere="article's `CellType`",
     )
     ingest: Ingest
