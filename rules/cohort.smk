@@ -58,7 +58,7 @@ rule hvg:
         gene_key=config["ingest"]["gene_key"],
         batch_key=BATCH_KEY,
         target_sum=config["normalize"]["target_sum"],
-        hvg=config["hvg"],
+        hvg=settings.hvg_options(config),
     script:
         "../scripts/hvg.py"
 

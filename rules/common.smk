@@ -111,6 +111,17 @@ def of_line(function, *given):
     return lambda wildcards: function(SHEET, wildcards.sample, *given)
 
 
+def ingest_options(wildcards):
+    """The options of a sample's file that the reader of its format reads; the sheet's own replace the config's."""
+    sample = wildcards.sample
+    given = {
+        "counts": sheets.counts_slot(SHEET, sample, config),
+        "orientation": sheets.orientation(SHEET, sample, config),
+        "genome": config["ingest"]["genome"],
+    }
+    return formats.options_of(Path(SHEET.loc[sample, "path"]), given)
+
+
 def file_version(wildcards):
     """Names, sizes and times of the files read for a sample; empty for the demo's files, which a rule makes."""
     path = Path(SHEET.loc[wildcards.sample, "path"])

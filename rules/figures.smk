@@ -133,7 +133,7 @@ rule figures_qc:
         seed=config["seed"],
         batch_key=BATCH_KEY,
         families=FAMILIES,
-        cells=config["cells"],
+        cells=sheets.used_limits(config["cells"]),
     script:
         "../scripts/figures_qc.py"
 

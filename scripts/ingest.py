@@ -270,11 +270,11 @@ def main(snakemake: Any) -> None:
     """Read a sample's file, write `counts.h5ad`."""
     params, output, started = snakemake.params, Path(snakemake.output.counts), time.time()
     output.parent.mkdir(parents=True, exist_ok=True)
-    stage.log.info("sample %s: %s, counts in %s", params.sample, snakemake.input.file, params.counts)
     with (
         blaming(f"sample {params.sample}"),
-        open_counts(snakemake.input.file, params.counts, params.genome, output.parent, params.orientation) as reader,
+        open_counts(snakemake.input.file, scratch=output.parent, **params.options) as reader,
     ):
+        stage.log.info("sample %s: %s, counts in %s", params.sample, reader.path, reader.where)
         with blaming(reader.path):
             obs = cell_table(reader.obs, params.sample, params.suffix, params.sheet, params.batch_key, params.keep)
         var = gene_table(reader.gene_symbols, reader.gene_ids, reader.flags)

@@ -420,3 +420,19 @@ def test_sheet_mistakes_are_named(sheet, text, message):
 def test_missing_sheet_says_what_to_write(tmp_path):
     with pytest.raises(UserError, match=r"does not exist. Write one: tab-separated, with the columns sample and path"):
         sheets.read_sheet(tmp_path / "samples.tsv", complete())
+
+
+@pytest.mark.parametrize(
+    ("flavor", "read"),
+    [
+        ("seurat_v3", {"span"}),
+        ("seurat_v3_paper", {"span"}),
+        ("seurat", {"n_bins", "min_mean", "max_mean", "min_disp", "max_disp"}),
+        ("cell_ranger", {"min_mean", "max_mean", "min_disp", "max_disp"}),
+        ("pearson_residuals", {"theta", "clip"}),
+        ("poisson_gene_selection", {"n_samples"}),
+    ],
+)
+def test_a_flavour_is_given_the_keys_that_it_reads(flavor, read):
+    config = settings.complete({"hvg": {"flavor": flavor}})
+    assert set(settings.hvg_options(config)) == {"flavor", "n_top_genes", "per_batch", "include", "exclude"} | read

@@ -48,10 +48,8 @@ def run(tmp_path):
                     sample=sample,
                     suffix=suffix,
                     sheet=sheet or {},
-                    counts=counts,
-                    orientation="auto",
+                    options={"counts": counts},
                     keep=keep,
-                    genome=None,
                     batch_key=batch_key,
                 ),
                 output=SimpleNamespace(counts=str(output)),
@@ -388,7 +386,7 @@ from lib.inputs.formats import blocks
 blocks.BLOCK = int(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 params = NS(sample="s1", suffix="s1", sheet={},
-            counts="X", genome=None, orientation="auto", batch_key="sample", keep=())
+            options={"counts": "X"}, batch_key="sample", keep=())
 ingest.main(NS(input=NS(file=sys.argv[1]), params=params, output=NS(counts=sys.argv[2])))
 print(before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

@@ -49,6 +49,19 @@ def test_one_more_sample_runs_it_and_the_cohort(copy, cohort_files, tmp_path):
     }
 
 
+NOT_READ = [  # by the flavour seurat_v3, without `mad`, from h5ad files
+    {"hvg": {"n_top_genes": 600, "span": 0.5, "theta": 50, "n_bins": 10, "n_samples": 100, "max_mean": 5}},
+    {"cells": {"mad_metrics": ["log1p_total_counts"]}},
+    {"ingest": {"genome": "GRCh38", "orientation": "cells_by_genes"}},
+]
+
+
+@pytest.mark.parametrize("change", NOT_READ, ids=lambda change: next(iter(change)))
+def test_a_key_that_no_stage_reads_runs_none(copy, cohort_files, change):
+    copy.write(sheet_of(cohort_files), **change)
+    assert set(copy.jobs()) == {"atlas", "runs", "report"}  # the atlas has the whole config
+
+
 def test_another_seed_runs_what_is_random(copy, cohort_files):
     copy.write(sheet_of(cohort_files), seed=1)
     jobs = set(copy.jobs())

@@ -101,6 +101,14 @@ def clustering_names(config: Mapping[str, Any]) -> list[str]:
     return [f"{name}_{value}" for name, method in methods.items() for value in config[name][method.each]]
 
 
+def hvg_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's `hvg` section without the keys that its flavour does not read."""
+    fields = _model().sections()["hvg"].model_fields
+    flavors = {name: (field.json_schema_extra or {}).get("only", ()) for name, field in fields.items()}
+    flavor = config["hvg"]["flavor"]
+    return {name: value for name, value in config["hvg"].items() if not flavors[name] or flavor in flavors[name]}
+
+
 def hvg_passes(flavor: str, target_sum: float | None) -> int:
     """How often a flavour of highly variable genes reads the counts."""
     if flavor in ("seurat", "cell_ranger"):

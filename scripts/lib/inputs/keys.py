@@ -1,6 +1,6 @@
 """The building blocks of the config's model (`lib.inputs.sections`): keys, types of values, sections."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -27,6 +27,7 @@ def key(
     comment: str | None = None,
     elsewhere: str = "",
     kind: str | None = None,
+    only: Sequence[str] = (),
     **limits: Any,
 ) -> Any:
     """A key of the config.
@@ -43,11 +44,14 @@ def key(
         Its name in scanpy or the article.
     kind
         Its type in the table, if the annotation does not tell.
+    only
+        Flavours that read the key; empty: all do.
     limits
         Those of pydantic: ge, gt, le, lt, min_length, pattern.
     """
     extra = {"comment": means if comment is None else comment, "elsewhere": elsewhere}
     extra |= {"kind": kind} if kind else {}
+    extra |= {"only": list(only)} if only else {}
     return Field(default, description=means, json_schema_extra=extra, **limits)
 
 

@@ -25,6 +25,7 @@ from lib.inputs.keys import (
 )
 
 WHOLE, INPUT, CELLS = "The whole", "Input", "Cells and genes"
+CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs
 FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
 
 
@@ -271,19 +272,27 @@ class Hvg(Section):
         "... 1), or else the fit of all batches together: see `results/cohort/hvg_batches.tsv`",
         comment="seurat_v3: fraction of the genes in the loess window; wider for batches too small for it",
         elsewhere="same",
+        only=("seurat_v3", "seurat_v3_paper"),
     )
-    n_bins: Integer = key(20, ge=2, means="bins of mean expression, seurat", elsewhere="same")
-    min_mean: Number = key(0.0125, means="cutoff of seurat and cell_ranger without n_top_genes", elsewhere="same")
-    max_mean: Number | None = key(3, means="same kind of cutoff; null: none", elsewhere="same")
-    min_disp: Number = key(0.5, means="same kind of cutoff", elsewhere="same")
-    max_disp: Number | None = key(None, means="same kind of cutoff; null: none", elsewhere="same")
-    theta: Number = key(100, gt=0, means="overdispersion of pearson_residuals", elsewhere="same")
-    clip: Number | None = key(None, ge=0, means="clip of pearson_residuals; null: sqrt(cells)", elsewhere="same")
+    n_bins: Integer = key(20, ge=2, means="bins of mean expression, seurat", elsewhere="same", only=("seurat",))
+    min_mean: Number = key(
+        0.0125, means="cutoff of seurat and cell_ranger without n_top_genes", elsewhere="same", only=CUTOFFS
+    )
+    max_mean: Number | None = key(3, means="same kind of cutoff; null: none", elsewhere="same", only=CUTOFFS)
+    min_disp: Number = key(0.5, means="same kind of cutoff", elsewhere="same", only=CUTOFFS)
+    max_disp: Number | None = key(None, means="same kind of cutoff; null: none", elsewhere="same", only=CUTOFFS)
+    theta: Number = key(
+        100, gt=0, means="overdispersion of pearson_residuals", elsewhere="same", only=("pearson_residuals",)
+    )
+    clip: Number | None = key(
+        None, ge=0, means="clip of pearson_residuals; null: sqrt(cells)", elsewhere="same", only=("pearson_residuals",)
+    )
     n_samples: Integer | None = key(
         10000,
         ge=1,
         means="draws of poisson_gene_selection; null: the exact probability",
         elsewhere="`n_samples` of scvi-tools",
+        only=("poisson_gene_selection",),
     )
     include: list[str] | str = key(
         [],

@@ -136,7 +136,12 @@ def cell_limits(sheet: pd.DataFrame, sample: str, cells: Mapping[str, Any]) -> d
             limits[name] = float(value)
         elif name.startswith("max_pct_counts_"):
             limits["max_pct_counts"][name.removeprefix("max_pct_counts_")] = float(value)
-    return limits
+    return used_limits(limits)
+
+
+def used_limits(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """A `cells` section without `mad_metrics` if `mad` is null, and so nothing reads them."""
+    return {name: value for name, value in cells.items() if name != "mad_metrics" or cells["mad"] is not None}
 
 
 def doublet_options(sheet: pd.DataFrame, sample: str, doublets: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Only the module of the file's format is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 from lib.inputs.formats.base import NO_CELLS, UNREADABLE, Header, Question, Reader, Tell, refuse, unreadable
 from lib.run.errors import UserError
 
+# Format -> the keys of the config's `ingest` that its reader reads
+OPTIONS = {"10x folder": ("genome",), "h5": ("genome", "counts"), "text": ("orientation",)}
+OPTIONS |= dict.fromkeys(("h5ad", "zarr", "loom"), ("counts",))
 FORMATS = (
     "a 10x folder (give the folder, not its matrix.mtx), a 10x .h5, .h5ad, .zarr, .loom, and .csv, .tsv or .txt, or "
     "these three with .gz"
@@ -37,6 +40,11 @@ def format_of(path: Path) -> str:
     if suffix in ("h5ad", "h5", "hdf5", "loom") and not name.endswith(".gz"):
         return "h5" if suffix == "hdf5" else suffix
     raise UserError(f"{path} has no format known here. Formats: {FORMATS}.")
+
+
+def options_of(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among `given` (counts, genome, orientation) that the reader of the file's format reads."""
+    return {name: given[name] for name in OPTIONS[format_of(path)]}
 
 
 def header_of(question: Question, tell: Tell) -> Header:
