@@ -139,13 +139,13 @@ def test_regressor_must_be_numeric():
 
 
 def test_what_is_not_known_of_all_cells_is_not_regressed_out(tmp_path, notices):
-    obs = pd.DataFrame({"total_counts": [1, 2, 3, 4, 5], "pct_counts_MT": [1.0, np.nan, 3, 4, 5]})
+    obs = pd.DataFrame({"total_counts": [1, 2, 3, 4, 5], "pct_counts_MT": [1.0, np.nan, np.inf, 4, 5]})
     write_table(obs, tmp_path / "obs.parquet")
     keys = ["total_counts", "pct_counts_MT", "pct_counts_HB"]
     assert usable_keys(tmp_path / "obs.parquet", keys, stage.notice) == ("total_counts",)
     assert notices == [
         "not regressed out (regress_out: keys): pct_counts_HB, which this cohort does not have; "
-        "pct_counts_MT, which is missing for 1 of 5 kept cells"
+        "pct_counts_MT, which is missing or infinite for 2 of 5 kept cells"
     ]
     with pytest.raises(UserError, match="no column phase"):
         usable_keys(tmp_path / "obs.parquet", ["phase"], stage.notice)

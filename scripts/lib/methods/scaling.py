@@ -71,7 +71,7 @@ def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
 
 
 def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) -> tuple[str, ...]:
-    """The `keys` that can be regressed out: columns of `obs.parquet` with a value for all kept cells.
+    """The `keys` that can be regressed out: columns of `obs.parquet` with a finite value for all kept cells.
 
     There are none if there are no more cells than coefficients. `say` is told which keys are left out.
     """
@@ -79,9 +79,10 @@ def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) 
     lacking = [key for key in keys if key not in known and key.startswith(METRICS)]
     found = [key for key in keys if key not in lacking]
     table = read_table(obs, found)
-    missing = table.isna().sum()
+    infinite = table.select_dtypes("number").apply(np.isinf).sum().reindex(table.columns, fill_value=0)
+    missing = table.isna().sum() + infinite
     said = [f"{key}, which this cohort does not have" for key in lacking]
-    said += [f"{key}, which is missing for {n} of {len(table)} kept cells" for key, n in missing.items() if n]
+    said += [f"{key}, which is missing or infinite for {n} of {len(table)} kept cells" for key, n in missing.items() if n]
     if said:
         say("not regressed out (regress_out: keys): %s", "; ".join(said))
     found = [key for key in found if not missing[key]]
