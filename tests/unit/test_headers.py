@@ -234,3 +234,39 @@ def test_versions_tell_what_changed_unseen(adata, tmp_path):
     (tmp_path / "tenx" / "notes.txt").write_text("still not read")
     assert version_of_file(tmp_path / "tenx") == before
     assert version_of_file(tmp_path / "gone.h5ad") == []
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual", "missing"])
+def test_data_in_other_files_are_refused_outside_the_folder(tmp_path, problems, kind):
+    (tmp_path / "in").mkdir()
+    path, secret = tmp_path / "in" / "a.h5ad", tmp_path / "secret"
+    counts = sp.random(20, 10, 0.5, "csr", random_state=0, data_rvs=lambda n: np.ones(n, np.float32))
+    ad.AnnData(counts).write_h5ad(path)
+    secret.write_bytes(bytes(8 * 20))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = np.arange(20.0)
+    with h5py.File(path, "a") as file:
+        columns = file["obs"]
+        if kind == "link":
+            columns["stolen"] = h5py.ExternalLink("../other.h5", "x")
+        elif kind == "storage":
+            columns.create_dataset("stolen", (20,), np.int64, external=[(str(secret), 0, 160)])
+        else:
+            layout = h5py.VirtualLayout((20,), np.float64)
+            layout[:] = h5py.VirtualSource("../other.h5" if kind == "virtual" else "gone.h5", "x", (20,))
+            columns.create_virtual_dataset("stolen", layout)
+    found = problems({"a": {"path": str(path)}})["a"]
+    assert len(found) == 1
+    expected = {"missing": "which does not exist", "storage": "external storage"}.get(kind, "outside its folder")
+    assert "obs/stolen is not in this file" in found[0]
+    assert expected in found[0]
+
+
+def test_data_in_files_beside_it_are_read(tmp_path, problems):
+    counts = sp.random(20, 10, 0.5, "csr", random_state=0, data_rvs=lambda n: np.ones(n, np.float32))
+    ad.AnnData(counts).write_h5ad(tmp_path / "data.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "w") as file, h5py.File(tmp_path / "data.h5ad") as data:
+        file.attrs.update(dict(data.attrs))
+        for name in data:
+            file[name] = h5py.ExternalLink("data.h5ad", name)
+    assert problems({"a": {"path": str(tmp_path / "a.h5ad")}}) == {}

@@ -82,7 +82,9 @@ def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) 
     infinite = table.select_dtypes("number").apply(np.isinf).sum().reindex(table.columns, fill_value=0)
     missing = table.isna().sum() + infinite
     said = [f"{key}, which this cohort does not have" for key in lacking]
-    said += [f"{key}, which is missing or infinite for {n} of {len(table)} kept cells" for key, n in missing.items() if n]
+    said += [
+        f"{key}, which is missing or infinite for {n} of {len(table)} kept cells" for key, n in missing.items() if n
+    ]
     if said:
         say("not regressed out (regress_out: keys): %s", "; ".join(said))
     found = [key for key in found if not missing[key]]

@@ -131,7 +131,10 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
         return AnnDataFile(question, tell, zarr_root(path, data))
     import h5py
 
+    from lib.inputs.formats.links import refuse_foreign
+
     file = stack.enter_context(h5py.File(path, "r", locking=False))
+    refuse_foreign(file, path)
     if form == "loom":
         from lib.inputs.formats.loom import Loom
 
