@@ -24,10 +24,9 @@ def refuse_foreign(file: h5py.File, path: Path) -> None:
     for name, target, storage in _targets(file, set()):
         where = (folder / target).resolve()
         if storage or not where.is_relative_to(folder):  # HDF5 looks for external storage where the process runs
-            raise UserError(
-                f"{path}: {name} is not in this file but in {target}, {'external storage' if storage else 'outside its folder'}. "
-                "Write the file anew with its own copy of the data."
-            )
+            why = "external storage" if storage else "outside its folder"
+            advice = "Write the file anew with its own copy of the data."
+            raise UserError(f"{path}: {name} is not in this file but in {target}, {why}. {advice}")
         if not where.is_file():
             raise UserError(f"{path}: {name} is not in this file but in {target}, which does not exist. Copy that too.")
 
