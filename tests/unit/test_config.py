@@ -105,7 +105,15 @@ def test_null_is_a_value_and_not_the_default():
             {"hvg": {"flavor": "seurat_v4"}},
             "`hvg: flavor` is 'seurat_v4', not one of seurat_v3, .* did you mean seurat_v3",
         ),
-        ({"pca": {"n_comps": "50"}}, "`pca: n_comps` is '50', a str; it must be integer"),
+        (
+            {"pca": {"n_comps": "50"}},
+            "`pca: n_comps` is '50', a str; it must be integer. YAML reads this as text: write 50",
+        ),
+        ({"hvg": {"span": "1e-5"}}, "it must be number. YAML reads this as text: write 1.0e-05"),
+        ({"hvg": {"span": "nan"}}, "`hvg: span` is 'nan', a str; it must be number$"),
+        ({"leiden": {"n_iterations": 0}}, "`leiden: n_iterations` is 0, which clusters nothing"),
+        ({"label_key": "x" * 300}, "whose 300 characters do not fit a path"),
+        ({"label_key": "."}, "`label_key` names '.', which no file of HDF5 can have as a name"),
         ({"pca": {"n_comps": 0}}, "`pca: n_comps`: 0 is less than the minimum of 2"),
         ({"leiden": {"resolutions": 0.6}}, "`leiden: resolutions` is 0.6, a float; it must be array"),
         ({"pca": {"n_comps": 30}}, r"`neighbors: n_pcs` \(40\) exceeds `pca: n_comps` \(30\)"),
@@ -333,8 +341,10 @@ def test_sheet_keeps_order_obs_and_overrides(sheet):
     assert sheets.sheet_obs(read, "B") == {"site": "lung", "s2": "x"}
     assert sheets.sheet_obs(read, "A") == {"site": None, "s2": None}
     cells = complete()["cells"]
-    assert sheets.cell_limits(read, "B", cells) == {**cells, "max_pct_counts": {"MT": 5}}
-    assert sheets.cell_limits(read, "A", cells) == {**cells, "max_genes": 300}
+    used = {name: value for name, value in cells.items() if name != "mad_metrics"}  # which nothing reads without mad
+    assert sheets.cell_limits(read, "B", cells) == {**used, "max_pct_counts": {"MT": 5}}
+    assert sheets.cell_limits(read, "A", cells) == {**used, "max_genes": 300}
+    assert sheets.cell_limits(read, "A", cells | {"mad": 5}) == {**cells, "mad": 5, "max_genes": 300}
     assert cells == complete()["cells"]
 
 
@@ -399,6 +409,8 @@ def test_encodings_and_line_ends_of_sheets(sheet, encoding, end):
         ("sample\tpath\n\ta.h5ad\n", "a line has no sample name"),
         ("sample\tpath\nA\tgone.h5ad\n", "sample A: gone.h5ad does not exist"),
         ("sample\tpath\nA\t\n", "sample A has no path"),
+        ("sample\tpath\nS1\ta.h5ad\ns1\ta.h5ad\n", "S1 and s1 differ by case only"),
+        (f"sample\tpath\n{'S' * 200}\ta.h5ad\n", "has 200 characters: use 150 at most"),
         ("sample\tpath\tmin_genes\nA\ta.h5ad\tmany\n", "sample A: min_genes is 'many', not a number"),
         ("sample\tpath\texpected_doublet_rate\nA\ta.h5ad\t8\n", "expected_doublet_rate is '8', not between 0 and 1"),
         ("sample\tpath\tdoublet_threshold\nA\ta.h5ad\t8%\n", "sample A: doublet_threshold is '8%', not a number"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from lib.inputs.computed import COMPUTED
 from lib.run.errors import UserError
+from lib.store.names import LONGEST, escape
 
 QC_COLUMNS = ("total_counts", "log1p_total_counts", "n_genes_by_counts", "log1p_n_genes_by_counts")
 
@@ -84,6 +85,8 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
             )
         if name in ("", "."):
             yield f"`{key}` names {name!r}, which no file of HDF5 can have as a name: rename the column"
+        if len(escape(name)) > LONGEST:
+            yield f"`{key}` names {name[:40]}..., whose {len(name)} characters do not fit a path: rename the column"
         if "/" in name:
             plain = name.replace("/", "_")
             yield (

@@ -75,8 +75,9 @@ def _value_problem(path: Sequence[str | int], detail: Mapping[str, Any], allowed
         hint = "".join(f": did you mean {near}?" for near in difflib.get_close_matches(str(value), choices, n=1))
         return f"`{where}` is {value!r}, not one of {', '.join(choices)}{hint}"
     if kind.endswith("_type"):
-        wanted = " or ".join(choice["type"] for choice in allowed)
-        return f"`{where}` is {value!r}, a {type(value).__name__}; it must be {wanted}"
+        wanted = [choice["type"] for choice in allowed]
+        hint = _as_number(value) if {"number", "integer"} & set(wanted) else ""
+        return f"`{where}` is {value!r}, a {type(value).__name__}; it must be {' or '.join(wanted)}{hint}"
     if kind == "finite_number":
         return f"`{where}` is {value!r}; it must be a finite number"
     if kind in BEYOND:
@@ -87,3 +88,13 @@ def _value_problem(path: Sequence[str | int], detail: Mapping[str, Any], allowed
     if kind in ("too_short", "string_too_short"):
         return f"`{where}`: {value!r} should be non-empty"
     return f"`{where}`: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _as_number(value: Any) -> str:
+    """A hint for a number that YAML reads as text, such as 1e-5 or one in quotes; empty for other values."""
+    try:
+        number = f"{float(value):g}" if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+    number = number if "." in number else number.replace("e", ".0e")
+    return f". YAML reads this as text: write {number}" if number[-1:].isdigit() else ""

@@ -305,7 +305,7 @@ class Hvg(Section):
 
     def contradictions(self) -> Iterator[str]:
         """A missing number of genes, if the flavour needs one."""
-        if self.n_top_genes is None and self.flavor not in ("seurat", "cell_ranger"):
+        if self.n_top_genes is None and self.flavor not in CUTOFFS:
             yield f"`hvg: n_top_genes` is null, which only seurat and cell_ranger can do; {self.flavor} needs a number"
 
 
@@ -434,6 +434,11 @@ class Leiden(Clustering):
         [0.6], means="one clustering each, `leiden_{resolution}`", elsewhere="`sc.tl.leiden`"
     )
     n_iterations: Integer = key(2, ge=-1, means="rounds; -1: until nothing changes", elsewhere="same")
+
+    def contradictions(self) -> Iterator[str]:
+        """No rounds, which would leave each cell a cluster of its own."""
+        if self.n_iterations == 0:
+            yield "`leiden: n_iterations` is 0, which clusters nothing: set 1 or more, or -1 (until nothing changes)"
 
 
 class Louvain(Clustering):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from lib.inputs.computed import COMPUTED
 from lib.run.errors import UserError
+from lib.store.names import LONGEST
 
 OVERRIDES = ("min_genes", "max_genes", "min_counts", "max_counts", "mad")  # sheet columns that replace `cells` keys
 
@@ -207,9 +208,16 @@ def _sheet_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> Iterator[
         yield "it names no sample"
     for name in sheet["sample"][sheet["sample"].duplicated() & sheet["sample"].notna()].unique():
         yield f"the sample name {name!r} stands on several lines: give each line its own"
+    known: dict[str, str] = {}
+    for name in sheet["sample"].dropna():
+        other = known.setdefault(name.lower(), name)
+        if other != name:
+            yield f"the sample names {other} and {name} differ by case only, which some file systems do not tell apart"
     for name in sheet["sample"]:
         if name is None:
             yield "a line has no sample name"
+        elif len(name) > LONGEST:
+            yield f"the sample name {name[:40]}... has {len(name)} characters: use {LONGEST} at most"
         elif not SAFE_NAME.fullmatch(name):
             yield f"the sample name {name!r} cannot be part of a path: use letters, digits, '.', '_' and '-'"
     for sample, path in zip(sheet["sample"], sheet["path"], strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+LONGEST = 150  # characters of an escaped name in a path, of the 255 bytes that file systems allow a part of it
 UNSAFE_IN_PATH = re.compile(r"^\.|[^A-Za-z0-9._+@-]")
 UNSAFE_IN_HDF5 = re.compile(r"^\.+$|[/=\x00-\x1f\x7f]")  # HDF5 itself forbids only "/", "." and NUL
 
