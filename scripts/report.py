@@ -1,4 +1,4 @@
-"""Write Snakemake's report of all figures and tables in one file, complete whatever the run's targets are."""
+"""Write Snakemake's report of all figures and tables in one file, completely or not at all, for all targets of a run."""
 
 import json
 import os
