@@ -134,7 +134,7 @@ def slot_names(columns: Iterable[str]) -> dict[str, str]:
         plain = column.replace("/", "_").strip(".") or "_"
         names[column] = next(n for n in chain([plain], (f"{plain}-{i}" for i in count(1))) if n not in names.values())
     if renamed := [f"{column} is {name}" for column, name in names.items() if column != name]:
-        stage.notice("names of columns in the atlas, where a / would be a path: %s", ", ".join(renamed))
+        stage.notice("columns renamed in the atlas, as a / in a name would be a path: %s", ", ".join(renamed))
     return names
 
 

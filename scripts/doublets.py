@@ -400,14 +400,14 @@ def score_batches(
 def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:
     """Give notice of batches without doublet calls, and why: `small`, `odd`, or by scrublet's result."""
     if small:
-        few = "not scored for doublets, for they have fewer cells than doublets: min_cells: %d: %s"
+        few = "not scored for doublets, as they have fewer cells than doublets: min_cells: %d: %s"
         stage.notice(few, min_cells, shortened(small))
     if odd:
         stage.notice("not scored for doublets: %s", shortened(odd))
     look = "look at the histograms in results/figures/samples and set doublets: threshold"
     if modeless := [batch for batch, result in found.items() if np.isnan(result.threshold)]:
         stage.notice(
-            "no doublet is called in %s: the simulated scores have not two modes; %s", shortened(modeless), look
+            "no doublet is called in %s: the simulated scores do not have two modes; %s", shortened(modeless), look
         )
     if doubted := [
         f"{batch} ({100 * result.predicted.mean():.1f} % called at {result.threshold:.3f}, "
@@ -416,7 +416,7 @@ def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Seque
         if not result.trusted
     ]:
         stage.notice(
-            "the doublets called in %s are not trusted, for the threshold cuts through single cells: they are flagged "
+            "the doublets called in %s are not trusted, as the threshold divides single cells: they are flagged "
             "(predicted_doublet) and kept; %s",
             *(shortened(doubted), look),
         )

@@ -71,7 +71,7 @@ def cell_table(
     if renamed := {name: kept for name, kept in names.items() if kept != name}:
         pairs = ", ".join(f"{name} as {kept}" for name, kept in renamed.items())
         say = stage.notice if renamed.keys() - {"sample"} else stage.log.info
-        say("sample %s: columns of the file that have names of this run's or the sheet's are kept: %s", sample, pairs)
+        say("sample %s: columns of the file with names of the run's or the sheet's columns are kept: %s", sample, pairs)
     for name, value in sheet.items():
         columns[name] = pd.Series([value] * len(obs), dtype=object if value is None or isinstance(value, str) else None)
     stored = {name: storable(values) for name, values in columns.items() if name != "_index"}
@@ -187,8 +187,8 @@ def make_unique(names: np.ndarray, what: str) -> np.ndarray:
     if len(repeated):
         say = stage.notice if what == "symbols" else stage.log.info
         say(
-            "%d genes with repeated %s, which no ids tell apart, are numbered in their order, the first of them %s: in "
-            "samples of another order they are other genes",
+            "%d genes with repeated %s that no ids distinguish are numbered in their order, the first of them %s: in "
+            "samples with another order the same names are other genes",
             len(repeated),
             what,
             unique[repeated[0]],
@@ -223,7 +223,7 @@ def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Pat
             stage.log.info("%s: written anew, as uint32", error)
             dtype = np.uint32
         except NotSortedError:
-            stage.log.info("%s is not sorted by cell: read anew, through a scratch file", reader.path)
+            stage.log.info("%s is not sorted by cell: it is read again, through a scratch file", reader.path)
         finally:
             writer.abort()
 

@@ -1,4 +1,4 @@
-"""Write Snakemake's report of all figures and tables in one file, complete whatever the run's targets are."""
+"""Write Snakemake's report of all figures and tables: one file, completely or not at all, for any targets of a run."""
 
 import json
 import os

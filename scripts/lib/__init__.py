@@ -1,1 +1,1 @@
-"""What the stages share. No stage logic lives here."""
+"""Code that the stages share, without stage logic."""

@@ -317,7 +317,7 @@ def test_names_of_genes_are_made_unique_as_anndata_does(caplog):
     assert var["gene_ids"].is_unique
 
 
-# What is refused, by the sample's name, and leaves nothing behind
+# Refusals, which name the sample and leave no files
 
 
 def refused(tmp_path, run, match, adata, **kwargs):

@@ -654,7 +654,7 @@ def test_genes_by_cells_in_blocks(tmp_path, truth):
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.5, np.nan, np.inf, 2.0**31])

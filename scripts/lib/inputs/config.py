@@ -113,7 +113,7 @@ def hvg_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hvg_passes(flavor: str, target_sum: float | None) -> int:
-    """How often a flavour of highly variable genes reads the counts."""
+    """The number of passes over the counts of a flavour of highly variable genes."""
     if flavor in ("seurat", "cell_ranger"):
         return 1 if target_sum else 2  # a first pass for the cells' totals, whose median is the target
     return 1 if flavor == "poisson_gene_selection" else 2

@@ -24,7 +24,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
         path, allowed = _place(loc[:-2] if of_key else loc, schema)
         if of_key or detail["type"] in ("extra_forbidden", "invalid_key"):
             keys.append(_key_problem(path, detail, allowed))
-        # Where a list or a text is allowed, the problem of the given one helps more than that it is not the other
+        # If a list or a text is allowed, report the problem of the given type, not that it is not the other type
         elif path not in values or values[path][0].endswith("_type"):
             values[path] = detail["type"], _value_problem(path, detail, allowed)
     outer = {path[:n] for path in values for n in range(len(path))}

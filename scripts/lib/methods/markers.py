@@ -50,9 +50,9 @@ class Groups:
         large = sizes >= MIN_CELLS
         if not large.all():
             left_out = ", ".join(names[~large])
-            log.warning("%s: left out, for they have fewer than %d cells: %s", labels.name, MIN_CELLS, left_out)
+            log.warning("%s: groups left out, as they have fewer than %d cells: %s", labels.name, MIN_CELLS, left_out)
         if large.sum() < 2:
-            log.warning("%s: fewer than two groups to compare, hence no markers", labels.name)
+            log.warning("%s: no markers, as there are fewer than two groups to compare", labels.name)
             large[:] = False
         positions = np.append(np.where(large, np.cumsum(large) - 1, -1), -1)
         return cls(list(names[large]), positions[codes].astype(np.int32))

@@ -89,7 +89,7 @@ def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) 
         say("not regressed out (regress_out: keys): %s", "; ".join(said))
     found = [key for key in found if not missing[key]]
     if found and len(table) <= len(found) + 1:
-        say("nothing is regressed out (regress_out: keys), for only %d cells are left", len(table))
+        say("nothing is regressed out (regress_out: keys), as only %d cells are left", len(table))
         return ()
     return tuple(found)
 

@@ -1,1 +1,1 @@
-"""How a stage runs: log, errors, notices, progress, device, resources."""
+"""The running of stages: log, errors, notices, progress, device, resources."""

@@ -22,7 +22,7 @@ from typing import TextIO
 log = logging.getLogger("somersault")
 
 USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
-CONTEXT_MB = 600  # what a process takes on a card beside its arrays: CUDA's context and the libraries' kernels
+CONTEXT_MB = 600  # GPU memory of a process besides its arrays: CUDA's context and the libraries' kernels
 POLL = 0.25  # seconds between two reads of the claims
 
 
@@ -71,7 +71,7 @@ def claim(
     folder.mkdir(mode=0o700, exist_ok=True)
     most = max(room(card) for card in cards)
     if need_mb > most:
-        log.warning("%d MB of GPU memory asked for; the largest card has %d MB to give", need_mb, most)
+        log.warning("the job asks for %d MB of GPU memory; the largest card has only %d MB", need_mb, most)
     need_mb, waiting = min(need_mb, most), False
     while True:
         # The fullest card with room, so that large jobs find empty ones; shards are spread over all cards

@@ -1,4 +1,4 @@
-"""How a stage runs: its log, its errors, its progress and its run record."""
+"""Run a stage: its log, its errors, its progress and its run record."""
 
 from __future__ import annotations
 

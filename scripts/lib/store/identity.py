@@ -1,4 +1,4 @@
-"""Mark artifacts with their cells and the order of these, so that no values are joined to the wrong cells.
+"""Mark artifacts with the names and the order of their cells, so that no values are joined to the wrong cells.
 
 Every artifact with one row per cell carries a mark made of its cells' names. `stage.run` compares the marks of a job's
 inputs before it computes. A mark is `{scope} {cells} {bytes} {hash}`. The scope is `sample` (all cells of a sample's

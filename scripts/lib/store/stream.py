@@ -95,7 +95,7 @@ def halving(function: Callable[P, R]) -> Callable[P, R]:
                 message = str(error)
                 if not halve_chunks():
                     raise
-            # Only after the except clause the frames that hold the arrays can be freed
+            # The frames that hold the arrays can be freed only after the except clause
             gc.collect()
             log.warning("out of memory (%s): again, with chunks half as large", message)
 

@@ -214,7 +214,7 @@ def _frame(path: Path, group: Any) -> pd.DataFrame:
     except Exception as error:  # AnnData's readers may raise any
         if is_damage(error):
             raise
-        log.info("column by column, for %s", error)
+        log.info("the table is read column by column, because of: %s", error)
     index = pd.Index(np.asarray(read_elem(group[group.attrs["_index"]])), dtype=object)
     columns, odd = {}, []
     for name in map(str, group.attrs.get("column-order", ())):

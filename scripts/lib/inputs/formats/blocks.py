@@ -75,7 +75,7 @@ def by_rows(blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scr
             records["count"] = X.data
             stretches.append(file.tell() + X.indptr[edges].astype(np.int64) * RECORD.itemsize)
             file.write(records.view(np.uint8))
-        log.info("%d MB of scratch file, to put the counts in the order of cells", file.tell() >> 20)
+        log.info("scratch file of %d MB, to sort the counts by cell", file.tell() >> 20)
         for i, (first, last) in enumerate(pairwise(edges)):
             pieces = [b""]
             for stretch in stretches:

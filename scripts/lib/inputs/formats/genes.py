@@ -70,7 +70,7 @@ def with_symbols(raw: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in names if name not in raw]
     if not names or var.index.has_duplicates or not raw.index.isin(var.index).any():
         return raw
-    log.info("raw has no %s: of var", ", ".join(map(str, names)))
+    log.info("raw has no %s: taken from var", ", ".join(map(str, names)))
     found = var[names].reindex(raw.index)
     for name in names:
         if _is_flag(var[name]):

@@ -138,7 +138,7 @@ class TextTable(Reader):
     def header(self) -> Header:
         """The header, estimated from the length of the first lines and their share of non-zeros."""
         size = self.path.stat().st_size
-        if is_gzipped(self.path):  # what was inflated, of what was read for it
+        if is_gzipped(self.path):  # inflated bytes, estimated from the beginning
             with self.path.open("rb") as file, igzip.open(file) as text:
                 inflated = len(text.read(PEEK_BYTES))
                 size *= inflated / max(1, min(size, file.tell()))
