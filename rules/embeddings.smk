@@ -79,10 +79,15 @@ rule tsne:
         "../scripts/tsne.py"
 
 
+# The table of the densities' categories, if these are a clustering
+DENSITY_GROUPING = [clustering_file(name) for name in {DENSITY_KEY} & set(CLUSTERINGS)]
+
+
 rule density:
     input:
         umap=f"{COHORT}/umap.parquet",
         obs=f"{COHORT}/obs.parquet",
+        grouping=DENSITY_GROUPING,
     output:
         density=f"{COHORT}/density.parquet",
     log:

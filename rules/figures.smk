@@ -246,7 +246,7 @@ rule figures_density:
     input:
         embedding=f"{COHORT}/umap.parquet",
         obs=f"{COHORT}/obs.parquet",
-        clusterings=[clustering_file(DENSITY_KEY)] if DENSITY_KEY in CLUSTERINGS else [],
+        clusterings=DENSITY_GROUPING,
         density=[f"{COHORT}/density.parquet"],
     output:
         report(

@@ -82,12 +82,12 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Read the UMAP and the categories, write `density.parquet`."""
-    groupby = snakemake.params.groupby
-    obs = read_table(snakemake.input.obs)
+    """Read the UMAP and the categories (a clustering, or a column of obs), write `density.parquet`."""
+    files, groupby = snakemake.input, snakemake.params.groupby
+    obs = read_table(files.grouping[0] if files.grouping else files.obs)
     if groupby not in obs:
         raise UserError(f"density: groupby: there is no obs column {groupby!r}. Columns: {', '.join(obs.columns)}")
-    points = read_table(snakemake.input.umap).to_numpy(np.float64)
+    points = read_table(files.umap).to_numpy(np.float64)
     table = pd.DataFrame({f"umap_density_{groupby}": density_by(points, as_categories(obs[groupby]))}, index=obs.index)
     uns = {f"{table.columns[0]}_params": {"covariate": groupby, "components": [1, 2]}}
     write_table(table, snakemake.output.density, "cohort", "obs", uns)

@@ -62,7 +62,7 @@ def test_the_table(job, cohort, tmp_path):
     umap = tmp_path / "umap.parquet"
     layout = pd.DataFrame(np.random.default_rng(0).normal(size=(700, 2)), index=obs.index, columns=["UMAP1", "UMAP2"])
     layout.astype(np.float32).to_parquet(umap)
-    task = job({"density": "density.parquet"}, {"groupby": "sample"}, umap=umap, obs=cohort.obs)
+    task = job({"density": "density.parquet"}, {"groupby": "sample"}, umap=umap, obs=cohort.obs, grouping=[])
     density.main(task)
     table = pd.read_parquet(task.output.density)
     assert list(table) == ["umap_density_sample"]
@@ -71,3 +71,16 @@ def test_the_table(job, cohort, tmp_path):
     task.params.groupby = "patient"
     with pytest.raises(UserError, match=r"no obs column 'patient'\. Columns: sample, blob"):
         density.main(task)
+
+
+def test_the_categories_may_be_a_clustering(job, cohort, tmp_path):
+    obs = pd.read_parquet(cohort.obs)
+    points = np.random.default_rng(0).normal(size=(700, 2))
+    pd.DataFrame(points, obs.index, ["UMAP1", "UMAP2"]).to_parquet(tmp_path / "umap.parquet")
+    labels = pd.DataFrame({"leiden_0.6": pd.Categorical(np.where(points[:, 0] > 0, "0", "1"))}, obs.index)
+    labels.to_parquet(tmp_path / "leiden.parquet")
+    files = {"umap": tmp_path / "umap.parquet", "obs": cohort.obs, "grouping": [tmp_path / "leiden.parquet"]}
+    task = job({"density": "density.parquet"}, {"groupby": "leiden_0.6"}, **files)
+    density.main(task)
+    found = pd.read_parquet(task.output.density)["umap_density_leiden_0.6"]
+    np.testing.assert_allclose(found, density.density_by(points, labels["leiden_0.6"]), rtol=1e-12)  # the same function

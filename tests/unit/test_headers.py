@@ -270,3 +270,12 @@ def test_data_in_files_beside_it_are_read(tmp_path, problems):
         for name in data:
             file[name] = h5py.ExternalLink("data.h5ad", name)
     assert problems({"a": {"path": str(tmp_path / "a.h5ad")}}) == {}
+
+
+def test_columns_to_integrate_over_have_a_value_for_every_cell(tmp_path, adata, problems):
+    adata.obs["site"] = pd.Categorical(["a", "b", None, None] * (N_OBS // 4))
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    text = one(problems({"a": {"path": str(tmp_path / "a.h5ad")}}, harmony={"keys": ["donor", "site"]}))
+    assert re.search(r"^harmony: keys: the column site of .* is missing for 10 of 20 cells", text)
+    found = problems({"a": {"path": str(tmp_path / "a.h5ad"), "lab": ""}}, harmony={"keys": ["lab"]})
+    assert one(found) == "harmony: keys: the sheet's column lab is blank: fill it"

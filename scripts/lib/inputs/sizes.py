@@ -19,7 +19,7 @@ import pandas as pd
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
 from lib.inputs.formats import header_of, version_of_file
-from lib.inputs.formats.base import Header, Question
+from lib.inputs.formats.base import COMPLETE, Header, Question
 from lib.run.errors import UserError
 
 # Assumed for a file that cannot be read
@@ -87,7 +87,7 @@ def column_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str,
                 problems.setdefault(sample, []).append(
                     f"{key}: the sheet's column {name} is text, not numeric: name another, or make it numbers"
                 )
-            elif pd.isna(value) and (must or key == "batch_key"):
+            elif pd.isna(value) and (must or key in COMPLETE):
                 problems.setdefault(sample, []).append(f"{key}: the sheet's column {name} is blank: fill it")
     return problems
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LARGEST = np.iinfo(np.int32).max  # the largest count: the integers of all libraries hold it
 PEEK = 1000  # values to check whether a matrix looks like counts
 PEEK_ROWS = 100  # rows of a dense matrix to estimate its share of non-zeros
+COMPLETE = ("batch_key", "harmony: keys")  # keys of the config whose columns must have a value for every cell
 NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
 # Errors from reading a damaged file, and from a layout that is not the format's
 DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error)
@@ -139,7 +140,7 @@ class Reader(ABC):
                 there = ", ".join(["sample", *stored, *question.sheet])
                 text = f"{key}: neither {self.path} nor the sheet has a column {name}; there are {there}."
                 self.tell(f"{text} Correct {key} in the config.")
-            elif problem := self.column_problem(stored[name], numeric, key == "batch_key"):
+            elif problem := self.column_problem(stored[name], numeric, key in COMPLETE):
                 self.tell(f"{key}: the column {name} of {self.path} {problem}")
 
     def chunks(self) -> Iterator[csr_matrix]:
