@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from runs import HOME, Run, sheet_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("new stage")]
 
 COPIED = ("Snakefile", "pyproject.toml", "config", "envs", "profiles", "rules", "scripts")
 

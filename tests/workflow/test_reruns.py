@@ -91,7 +91,7 @@ def test_other_code_runs_the_stages_that_import_it(copy, tmp_path):
         ["cp", "-a", *(HOME / n for n in ("Snakefile", "rules", "scripts", "config", "envs")), home], check=True
     )
     assert copy.jobs("--snakefile", str(home / "Snakefile")) == []
-    module = home / "scripts" / "lib" / "fuzzy.py"
+    module = home / "scripts" / "lib" / "methods" / "fuzzy.py"
     module.write_text(module.read_text() + "\n# a comment\n")
     assert copy.jobs("--snakefile", str(home / "Snakefile")) == []
     module.write_text(module.read_text() + "\nMORE = 1\n")

@@ -23,7 +23,7 @@ from lib.store.files import read_arrays
 from runs import Run, sheet_of
 from sklearn.metrics import adjusted_rand_score
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sharded")]
 
 PASSES = {"shard": 16, "features_shard": 3}  # up to the PCA: hvg in two passes, sums, gram, projection; its components
 UP_TO_PCA = {"hvg": 1, "features": 1, "pca": 1}
