@@ -242,7 +242,9 @@ def damage(path: Path, why: object) -> str:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error means that a file is damaged; errors of zarr's codecs have no special type."""
-    return isinstance(error, DAMAGED) or "decompress" in str(error) or "corrupt buffer" in str(error)
+    return isinstance(error, DAMAGED) or any(
+        word in str(error) for word in ("decompress", "corrupt buffer", "checksum")
+    )
 
 
 def unreadable(path: Path, error: BaseException) -> str:
