@@ -11,7 +11,7 @@ sys.path.append(str(HOME / "scripts"))
 from lib.inputs import config as settings
 from lib.inputs import formats, sizes
 from lib.inputs import sheet as sheets
-from lib.run import cards, code, diagnosis, notices, resources
+from lib.run import cards, code, diagnosis, models, notices, resources
 from lib.run.errors import UserError
 from lib.run.plan import plan
 from lib.store.names import escape, unescape
@@ -202,7 +202,7 @@ def asked(stage, wildcards, threads=1):
     grouping = unescape(given.get("grouping", ""))
     more = {"threads": threads, "grouping": grouping, "part": part}
     job = resources.Job.of(load, config, bool(GPU), **more)
-    return resources.model_of(stage), job
+    return models.model_of(stage), job
 
 
 def needs(stage):
@@ -212,7 +212,7 @@ def needs(stage):
         def resource(wildcards, threads, attempt):
             model, job = asked(stage, wildcards, threads)
             beside = beside_mb() if name == "mem_mb" else 0
-            return resources.resources_of(model(job), job, attempt)[name] + beside
+            return models.resources_of(model(job), job, attempt)[name] + beside
 
         return resource
 
@@ -240,14 +240,14 @@ def with_gpu_resources(ours):
 
 def beside_mb(wildcards=None):
     """Memory of a job in addition to its stage's: a cluster job also runs its own Snakemake."""
-    return 0 if workflow.local_exec else resources.SNAKEMAKE_MB
+    return 0 if workflow.local_exec else models.SNAKEMAKE_MB
 
 
 def cores(stage):
     """Threads of a rule: one for small inputs, which spend their time on starting."""
 
     def threads(wildcards):
-        read = resources.read_mb(*asked(stage, wildcards))
+        read = models.read_mb(*asked(stage, wildcards))
         return 1 if read < 100 else 8 if read < 500 else 16
 
     return threads

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from carried import STAGES, Carried
 from lib.methods.fuzzy import read_graph
-from lib.methods.markers import read_markers
 from lib.store.files import read_arrays, read_table
 from sklearn.manifold import trustworthiness
 from sklearn.metrics import adjusted_rand_score
+from tables import read_markers
 
 # RAPIDS adds in no fixed order there: labels were seen to differ at 200,000 cells
 NOT_REPEATABLE = {"leiden", "louvain", "kmeans"}

@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from atlases import markers_output
-from lib.methods.markers import Groups, rank_genes, read_groups, read_markers, write_markers
+from lib.methods.markers import Groups, rank_genes, read_groups, write_markers
 from lib.methods.scaling import Scaling, log_normalize, regressors
 from lib.run import device as devices
 from lib.run.errors import UserError
 from lib.store.counts import CountsWriter
 from lib.store.files import read_table, write_arrays, write_table
 from lib.store.stream import InMemory
+from tables import read_markers
 
 CPU = devices.resolve("cpu")
 

@@ -23,8 +23,8 @@ from lib.inputs import config as settings
 from lib.inputs import sizes
 from lib.inputs.formats.base import Question
 from lib.inputs.sizes import Sizes, examined, read_headers, sizes_of
-from lib.run import resources
-from lib.run.resources import Job, Load, model_of, resources_of
+from lib.run.models import model_of, read_mb, resources_of
+from lib.run.resources import N_GROUPS, Job, Load
 
 HOME = Path(__file__).parents[2]
 PEAKS = sorted((HOME / "tests" / "benchmarks" / "results").glob("peaks-*.json"))
@@ -92,7 +92,7 @@ def test_every_rule_asks_by_the_model_of_its_script():
 
 
 def test_a_model_is_read_without_what_its_stage_computes_with():
-    code = f"import sys; sys.path.append({str(HOME / 'scripts')!r}); from lib.run.resources import model_of\n"
+    code = f"import sys; sys.path.append({str(HOME / 'scripts')!r}); from lib.run.models import model_of\n"
     code += f"print([model_of(stage).__name__ for stage in {STAGES}], *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "scipy", "anndata", "sklearn"} & set(done.stdout.split())
@@ -145,14 +145,14 @@ def test_shards_share_the_time_and_leave_the_rest_no_gpu():
         assert eight["vram_mb"] > 0, stage
     for stage in ("features", "pca", "markers_ttest"):
         assert (of(stage, 1)["vram_mb"] > 0, of(stage, 8)["vram_mb"]) == (True, 0), stage
-    assert resources.read_mb(model_of("pca"), Job.of(load, DEFAULTS | {"shards": 8}, True)) == 0
+    assert read_mb(model_of("pca"), Job.of(load, DEFAULTS | {"shards": 8}, True)) == 0
 
 
 def test_groups_are_counted_where_they_are_known():
     load = Load.of([replace(SMALL, n_batches=8)])
     names = ("sample", "kmeans_50", "leiden_2.0")
     groups = {name: Job.of(load, DEFAULTS, False, grouping=name).n_groups for name in names}
-    assert groups == {"sample": 8, "kmeans_50": 50, "leiden_2.0": 2 * resources.N_GROUPS}
+    assert groups == {"sample": 8, "kmeans_50": 50, "leiden_2.0": 2 * N_GROUPS}
 
 
 # Sizes

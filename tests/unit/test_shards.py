@@ -14,13 +14,13 @@ import pca
 import pytest
 import scipy.sparse as sp
 from lib.inputs.config import hvg_passes
-from lib.methods.markers import read_markers
 from lib.methods.scaling import Scaling
 from lib.run.errors import UserError
 from lib.store.cohort import Cohort
 from lib.store.counts import Counts, CountsWriter, Stores
 from lib.store.files import read_arrays, read_attrs, read_table, write_table
 from lib.store.shards import cells_of_shard
+from tables import read_markers
 
 N_GENES = 300
 HVG = {"per_batch": True, "n_top_genes": 60, "span": 0.5, "n_bins": 20, "theta": 100, "clip": None}

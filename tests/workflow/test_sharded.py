@@ -17,11 +17,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from lib.methods.markers import read_markers
 from lib.store.counts import Counts, Stores
 from lib.store.files import read_arrays
 from runs import Run, sheet_of
 from sklearn.metrics import adjusted_rand_score
+from tables import read_markers
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sharded")]
 

@@ -131,12 +131,3 @@ def write_markers(table: pd.DataFrame, output: Any, n_genes: int, groupby: str, 
         csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
     with replacing(output.top) as partial:
         table[table["rank"] <= n_genes].to_csv(partial, sep="\t", index=False, float_format="%.6g")
-
-
-def read_markers(path: str | Path) -> pd.DataFrame:
-    """Read a table that `write_markers` wrote; `group` and the genes' names are strings."""
-    types = {"group": pa.string(), "names": pa.string(), "gene_symbols": pa.string()}
-    types |= {name: pa.from_numpy_dtype(dtype) for name, dtype in FLOATS.items()}
-    return csv.read_csv(
-        path, parse_options=csv.ParseOptions(delimiter="\t"), convert_options=csv.ConvertOptions(column_types=types)
-    ).to_pandas()

@@ -29,10 +29,10 @@ class Planned:
         """The path of its log, "" if it has none."""
         return next(iter(self.rule.expand_log(self.wildcards)), "")
 
-    def resource(self, name: str, attempt: int = 1, cores: int | None = None) -> Any:
+    def resource(self, name: str, attempt: int = 1) -> Any:
         """Its request for a resource, before the command line's limits; None if it makes none."""
         threads = self._evaluated("_cores", attempt=attempt)
-        return self._evaluated(name, attempt=attempt, threads=min(threads, cores or threads))
+        return self._evaluated(name, attempt=attempt, threads=threads)
 
     def _evaluated(self, name: str, **given: Any) -> Any:
         from snakemake.iocontainers import Wildcards

@@ -1,11 +1,11 @@
-"""Predict the memory, GPU memory, time and disk of each stage from the sizes of the samples.
+"""Describe a job, and the memory, GPU memory, time and disk that it needs, for the models of the stages.
 
-Each stage's script has a model, `needs`, a function from a `Job` to a `Need`. Its terms are the arrays that the stage
-holds: chunks of the counts, independent of the cohort's size, and tables of cells, genes and neighbours. The bytes per
-cell or chunk include copies and libraries, and were fitted to measured peaks (tests/benchmarks/results/peaks-*.json). A
-test checks the models: a model is never below a peak, and from 20,000 cells on at most twice as high. With fewer cells
-the 150 to 250 MB of the process itself dominate. The claims on a GPU (`vram`) are wider, as a job that exceeds its
-claim fails.
+Each stage's script has a model, `needs`, a function from a `Job` to a `Need` (`lib.run.models` finds it). Its terms are
+the arrays that the stage holds: chunks of the counts, independent of the cohort's size, and tables of cells, genes and
+neighbours. The bytes per cell or chunk include copies and libraries, and were fitted to measured peaks
+(tests/benchmarks/results/peaks-*.json). A test checks the models: a model is never below a peak, and from 20,000 cells
+on at most twice as high. With fewer cells the 150 to 250 MB of the process itself dominate. The claims on a GPU
+(`vram`) are wider, as a job that exceeds its claim fails.
 
 A model counts the cells that may be kept: the non-zeros of each cell, where the file tells them, say which cells pass
 `cells: min_genes`; other limits only remove more cells. Time is generous, as a job that ends early costs nothing.
@@ -13,29 +13,21 @@ A model counts the cells that may be kept: the non-zeros of each cell, where the
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from lib.inputs.config import groupings
-from lib.run.code import SCRIPTS, syntax_tree
 from lib.store.stream import ROWS_NNZ
 
 if TYPE_CHECKING:
     from lib.inputs.sizes import Sizes
 
 KB, MB = 1e3, 1e6
-MARGIN = 1.3  # of memory, beyond the models' terms
-SLOW = 3.0  # of time, beyond that measured on two cores
-AT_LEAST = 3  # minutes
-GPU_SPEED = 4  # the least speed-up by a GPU
 PYTHON = 150 * MB  # a process with NumPy, SciPy and pandas
 CUPY, CUML = 350 * MB, 750 * MB  # their host memory, with CUDA
 THREAD = 15 * MB  # each further thread of a pass
-SNAKEMAKE_MB = 400  # Snakemake's two processes of 175 MB, beside the stage's process in a cluster job
 DRAWER = 100 * MB  # each further process that draws figures
 HVG_SHARE = 2.5  # highly variable genes hold at most this many times their share of the non-zeros
 N_GROUPS = 30  # assumed groups of a label, or of a clustering at resolution 1; the true number is not known beforehand
@@ -259,61 +251,3 @@ class Need:
 
 
 Model = Callable[[Job], Need]
-
-
-def resources_of(need: Need, job: Job, attempt: int = 1) -> dict[str, int]:
-    """The need of a job in Snakemake's units: `mem_mb`, `vram_mb`, `runtime` (minutes) and `disk_mb`.
-
-    Attempt n asks for n times the memory, GPU memory and time. `gpu: memory_gb` limits `vram_mb`.
-    """
-    on_gpu = job.gpu and need.vram > 0
-    mem = need.gpu_mem if on_gpu and need.gpu_mem is not None else need.mem
-    minutes = SLOW * need.seconds / 60 / (GPU_SPEED if on_gpu else 1)
-    most = (job.config["gpu"]["memory_gb"] or float("inf")) * 1024
-    return {
-        "mem_mb": ceil(MARGIN * mem / MB) * attempt,
-        "vram_mb": int(min(need.vram / MB * attempt, most)) if on_gpu else 0,
-        "runtime": ceil(max(AT_LEAST, minutes)) * attempt,
-        "disk_mb": ceil(need.disk / MB),
-    }
-
-
-@cache
-def model_of(stage: str) -> Model:
-    """The model of a stage: the function `needs` of its script.
-
-    Only the statements that `needs` depends on are executed: Snakemake asks all models at every start, and the
-    libraries that stages compute with take seconds to import.
-    """
-    path = SCRIPTS / f"{stage}.py"
-    namespace: dict[str, Any] = {"__name__": f"needs of {path.name}"}
-    body = list(_depended_on(syntax_tree(path).body, "needs"))
-    exec(compile(ast.Module(body, []), str(path), "exec"), namespace)
-    return namespace["needs"]
-
-
-def _depended_on(statements: Sequence[ast.stmt], name: str) -> Iterator[ast.stmt]:
-    """The statements of a module that bind a name, and those that bind the names they use, in order."""
-    needed, wanted = set(), {name}
-    while wanted:
-        name = wanted.pop()
-        for number, statement in enumerate(statements):
-            if number not in needed and name in _bound(statement):
-                needed.add(number)
-                wanted |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    return (statements[number] for number in sorted(needed))
-
-
-def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a statement of a module binds."""
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return {statement.name}
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def read_mb(model: Model, job: Job) -> float:
-    """Megabytes that several threads of a stage can read; the useful number of threads follows from it."""
-    reads = model(job).reads
-    return (job.store if reads is None else reads) / MB
