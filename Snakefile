@@ -43,6 +43,7 @@ rule all:
 
 
 with_gpu_resources(own_rules())
+warm_processes()
 
 # Snakemake compares params without their names, and checks a script but not its imports
 for made in own_rules():

@@ -15,8 +15,6 @@ rule atlas:
         atlas="results/atlas.h5ad",
     log:
         "logs/atlas.log",
-    benchmark:
-        "benchmarks/atlas.tsv"
     conda:
         GPU_ENV
     threads: cores("atlas")
@@ -27,7 +25,7 @@ rule atlas:
         samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
-        config=config_but("device", "gpu", "limits", "shards"),
+        config=config_but("device", "gpu", "limits", "shards", "warm"),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),
     script:

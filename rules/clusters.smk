@@ -9,8 +9,6 @@ rule leiden:
         leiden=f"{COHORT}/leiden/{{resolution}}.parquet",
     log:
         "logs/cohort/leiden/{resolution}.log",
-    benchmark:
-        "benchmarks/cohort/leiden/{resolution}.tsv"
     conda:
         GPU_ENV
     resources:
@@ -31,8 +29,6 @@ rule louvain:
         louvain=f"{COHORT}/louvain/{{resolution}}.parquet",
     log:
         "logs/cohort/louvain/{resolution}.log",
-    benchmark:
-        "benchmarks/cohort/louvain/{resolution}.tsv"
     conda:
         GPU_ENV
     resources:
@@ -53,8 +49,6 @@ rule kmeans:
         kmeans=f"{COHORT}/kmeans/{{n_clusters}}.parquet",
     log:
         "logs/cohort/kmeans/{n_clusters}.log",
-    benchmark:
-        "benchmarks/cohort/kmeans/{n_clusters}.tsv"
     conda:
         GPU_ENV
     threads: few_cores("kmeans")

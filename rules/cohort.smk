@@ -9,8 +9,6 @@ rule genes:
         genes=f"{COHORT}/genes.parquet",
     log:
         "logs/cohort/genes.log",
-    benchmark:
-        "benchmarks/cohort/genes.tsv"
     priority: 1  # before figures
     group:
         CHAIN
@@ -41,8 +39,6 @@ rule hvg:
         batches=f"{COHORT}/hvg_batches.tsv",
     log:
         "logs/cohort/hvg.log",
-    benchmark:
-        "benchmarks/cohort/hvg.tsv"
     priority: 1  # before figures
     group:
         CHAIN
@@ -75,8 +71,6 @@ rule features:
         obs=f"{COHORT}/obs.parquet",
     log:
         "logs/cohort/features.log",
-    benchmark:
-        "benchmarks/cohort/features.tsv"
     priority: 1  # before figures
     group:
         CHAIN
@@ -104,8 +98,6 @@ use rule features as features_shard with:
         features=f"{COHORT}/features/{{scatteritem}}.h5ad",
     log:
         "logs/cohort/features_shard/{scatteritem}.log",
-    benchmark:
-        "benchmarks/cohort/features_shard/{scatteritem}.tsv"
     resources:
         **needs("features"),
         gpu=GPU,
@@ -120,8 +112,6 @@ rule pca:
         pca=f"{COHORT}/pca.h5",
     log:
         "logs/cohort/pca.log",
-    benchmark:
-        "benchmarks/cohort/pca.tsv"
     priority: 1  # before figures
     group:
         "cohort"
@@ -148,8 +138,6 @@ rule harmony:
         harmony=f"{COHORT}/harmony.h5",
     log:
         "logs/cohort/harmony.log",
-    benchmark:
-        "benchmarks/cohort/harmony.tsv"
     priority: 1  # before figures
     group:
         "cohort"

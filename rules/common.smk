@@ -8,6 +8,7 @@ from pathlib import Path
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.append(str(HOME / "scripts"))
 
+from lib import start
 from lib.inputs import config as settings
 from lib.inputs import formats, sizes
 from lib.inputs import sheet as sheets
@@ -239,8 +240,9 @@ def with_gpu_resources(ours):
 
 
 def beside_mb(wildcards=None):
-    """Memory of a job in addition to its stage's: a cluster job also runs its own Snakemake."""
-    return 0 if workflow.local_exec else models.SNAKEMAKE_MB
+    """Memory of a job in addition to its stage's: a cluster job also runs its own Snakemake and warm processes."""
+    warm = config["warm"] * (models.WARM_MB + GPU * models.WARM_GPU_MB)
+    return 0 if workflow.local_exec else models.SNAKEMAKE_MB + warm
 
 
 def cores(stage):

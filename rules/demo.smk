@@ -6,8 +6,6 @@ rule simulate:
         h5ad="demo/{patient}.h5ad",
     log:
         "logs/demo/{patient}.log",
-    benchmark:
-        "benchmarks/demo/{patient}.tsv"
     group:
         "sample"
     conda:

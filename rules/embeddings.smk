@@ -9,8 +9,6 @@ rule neighbors:
         neighbors=f"{COHORT}/neighbors.h5",
     log:
         "logs/cohort/neighbors.log",
-    benchmark:
-        "benchmarks/cohort/neighbors.tsv"
     priority: 1  # before figures
     group:
         "cohort"
@@ -38,8 +36,6 @@ rule umap:
         umap=f"{COHORT}/umap.parquet",
     log:
         "logs/cohort/umap.log",
-    benchmark:
-        "benchmarks/cohort/umap.tsv"
     group:
         "umap"
     conda:
@@ -64,8 +60,6 @@ rule tsne:
         tsne=f"{COHORT}/tsne.parquet",
     log:
         "logs/cohort/tsne.log",
-    benchmark:
-        "benchmarks/cohort/tsne.tsv"
     conda:
         GPU_ENV
     threads: few_cores("tsne")
@@ -92,8 +86,6 @@ rule density:
         density=f"{COHORT}/density.parquet",
     log:
         "logs/cohort/density.log",
-    benchmark:
-        "benchmarks/cohort/density.tsv"
     group:
         "umap"
     conda:

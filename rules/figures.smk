@@ -43,8 +43,6 @@ rule figures_sample:
         ),
     log:
         "logs/samples/{sample}/figures_sample.log",
-    benchmark:
-        "benchmarks/samples/{sample}/figures_sample.tsv"
     group:
         "sample_figures"
     conda:
@@ -119,8 +117,6 @@ rule figures_qc:
         ),
     log:
         "logs/cohort/figures_qc.log",
-    benchmark:
-        "benchmarks/cohort/figures_qc.tsv"
     group:
         "figures"
     conda:
@@ -154,8 +150,6 @@ rule figures_hvg:
         ),
     log:
         "logs/cohort/figures_hvg.log",
-    benchmark:
-        "benchmarks/cohort/figures_hvg.tsv"
     group:
         "figures"
     conda:
@@ -191,8 +185,6 @@ rule figures_pca:
         ),
     log:
         "logs/cohort/figures_pca.log",
-    benchmark:
-        "benchmarks/cohort/figures_pca.tsv"
     group:
         "figures"
     conda:
@@ -220,8 +212,6 @@ rule figures_embedding:
         [coloured(name) for name in COLOURS],
     log:
         "logs/cohort/figures_embedding/{basis}.log",
-    benchmark:
-        "benchmarks/cohort/figures_embedding/{basis}.tsv"
     wildcard_constraints:
         basis="umap|tsne",
     group:
@@ -258,8 +248,6 @@ rule figures_density:
         ),
     log:
         "logs/cohort/figures_density.log",
-    benchmark:
-        "benchmarks/cohort/figures_density.tsv"
     group:
         "figures"
     conda:
@@ -310,8 +298,6 @@ rule figures_markers:
         ),
     log:
         "logs/cohort/figures_markers/{grouping}/{method}.log",
-    benchmark:
-        "benchmarks/cohort/figures_markers/{grouping}/{method}.tsv"
     group:
         "figures"
     conda:

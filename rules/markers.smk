@@ -13,8 +13,6 @@ rule markers_logreg:
         ranking=f"{COHORT}/markers/{{grouping}}/logreg.parquet",
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
-    benchmark:
-        "benchmarks/cohort/markers_logreg/{grouping}.tsv"
     conda:
         GPU_ENV
     threads: few_cores("markers_logreg")
@@ -43,8 +41,6 @@ rule markers_ttest:
         ranking=f"{COHORT}/markers/{{grouping}}/t-test.parquet",
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
-    benchmark:
-        "benchmarks/cohort/markers_ttest/{grouping}.tsv"
     conda:
         GPU_ENV
     threads: few_cores("markers_ttest")

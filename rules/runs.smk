@@ -28,8 +28,6 @@ rule runs:
         ),
     log:
         "logs/runs.log",
-    benchmark:
-        "benchmarks/runs.tsv"
     group:
         "figures"
     conda:
@@ -55,13 +53,11 @@ rule report:
         "results/report.html",
     log:
         "logs/report.log",
-    benchmark:
-        "benchmarks/report.tsv"
     conda:
         "../envs/cpu.yaml"
     resources:
         **needs("report"),
     params:
-        config=config_but("device", "gpu", "limits"),
+        config=config_but("device", "gpu", "limits", "warm"),
     script:
         "../scripts/report.py"

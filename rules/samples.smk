@@ -11,8 +11,6 @@ rule ingest:
         counts=f"{SAMPLE}/counts.h5ad",
     log:
         "logs/samples/{sample}/ingest.log",
-    benchmark:
-        "benchmarks/samples/{sample}/ingest.tsv"
     group:
         "sample"
     conda:
@@ -40,8 +38,6 @@ rule qc:
         genes=f"{SAMPLE}/qc_genes.parquet",
     log:
         "logs/samples/{sample}/qc.log",
-    benchmark:
-        "benchmarks/samples/{sample}/qc.tsv"
     group:
         "sample"
     conda:
@@ -66,8 +62,6 @@ rule doublets:
         simulated=f"{SAMPLE}/doublets_simulated.h5",
     log:
         "logs/samples/{sample}/doublets.log",
-    benchmark:
-        "benchmarks/samples/{sample}/doublets.tsv"
     group:
         "sample"
     conda:
@@ -95,8 +89,6 @@ rule cells:
         ledger=f"{SAMPLE}/ledger.tsv",
     log:
         "logs/samples/{sample}/cells.log",
-    benchmark:
-        "benchmarks/samples/{sample}/cells.tsv"
     group:
         "sample"
     conda:

@@ -10,8 +10,6 @@ rule shard:
         temp(f"{COHORT}/shards/{{passed}}/{{scatteritem}}.h5"),
     log:
         "logs/cohort/shards/{passed}/{scatteritem}.log",
-    benchmark:
-        "benchmarks/cohort/shards/{passed}/{scatteritem}.tsv"
     conda:
         GPU_ENV
     threads: cores("shard")

@@ -76,6 +76,15 @@ def check_device():
         raise WorkflowError(diagnosis.refusal(problem))
 
 
+def warm_processes():
+    """Name this Snakemake to the warm processes of its jobs, if it runs several on this machine."""
+    several = workflow.local_exec or len(workflow.dag_settings.target_jobs) > 1
+    os.environ.pop(start.VARIABLE, None)
+    if config["warm"] and several:
+        kinds = "cpu,gpu" if GPU else "cpu"
+        os.environ[start.VARIABLE] = start.names_itself(os.getpid(), kinds)
+
+
 def run_records(targets):
     """The paths of the run records of all jobs of a whole run, beside their logs."""
     return [f"{Path(job.log).with_suffix('')}.run.json" for job in jobs_of_all(targets)]

@@ -11,6 +11,8 @@ Columns that group cells are categories of strings, in the figures' colours. "/"
 names.
 """
 
+from lib.start import run
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -300,4 +302,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -5,6 +5,8 @@ A cell is kept if it passes every limit of the config's `cells` section (strict 
 batch). With `doublets: remove` it must also be no predicted doublet of a batch whose calls are trusted.
 """
 
+from lib.start import run
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,4 +115,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -5,6 +5,8 @@ Scott's bandwidth: the category's covariance times n^(-1/3)). Here the cells of 
 is smoothed and interpolated at the cells. So the work grows with the number of cells instead of its square.
 """
 
+from lib.start import run
+
 from typing import Any
 
 import numpy as np
@@ -94,4 +96,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

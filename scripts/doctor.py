@@ -4,6 +4,8 @@ It checks the machine where it runs: this one or, submitted like any other job, 
 printed; a finding that is wrong fails the job.
 """
 
+from lib.start import run
+
 import os
 import re
 import sys
@@ -242,4 +244,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -25,6 +25,8 @@ simulated types. It is 85 % and more in PBMC of a single type, where as many cel
 threshold.
 """
 
+from lib.start import run
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -480,4 +482,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -5,6 +5,8 @@ leave the cohort here: `obs.parquet` names the cells of all later stages. With s
 features, which contains the table of its cells; the parts stay, and only the table of cells is joined.
 """
 
+from lib.start import run
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,4 +90,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

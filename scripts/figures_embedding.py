@@ -4,6 +4,8 @@ Points are drawn in a seeded random order, so that the order of the file does no
 If there are more categories than colours, small multiples are drawn: each category over all cells in grey.
 """
 
+from lib.start import run
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +14,6 @@ import matplotlib.patheffects as effects
 import numpy as np
 import pandas as pd
 from lib.figures import plots, words
-from lib.run import stage
 from lib.run.progress import timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
@@ -174,4 +175,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

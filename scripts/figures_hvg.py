@@ -1,11 +1,12 @@
 """Draw the highly variable genes: each flavour's statistic against the mean, normalised for the selection and raw."""
 
+from lib.start import run
+
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from lib.figures import plots
-from lib.run import stage
 from lib.run.resources import MB, Job, Need
 from lib.store.files import read_table
 from matplotlib.axes import Axes
@@ -117,4 +118,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

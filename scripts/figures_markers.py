@@ -4,6 +4,8 @@ For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's
 its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
 """
 
+from lib.start import run
+
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any
@@ -13,7 +15,6 @@ import pandas as pd
 from lib.figures import plots, tables
 from lib.methods.markers import Groups, read_groups
 from lib.methods.scaling import log_normalize, target_of
-from lib.run import stage
 from lib.run.progress import Pace
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.cohort import Cohort
@@ -225,4 +226,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,12 +1,13 @@
 """Draw the variance of each principal component, and the cells in the first four, before and after Harmony."""
 
+from lib.start import run
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.figures import plots
-from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.files import read_arrays, read_attrs, read_table
 from matplotlib.figure import Figure
@@ -86,4 +87,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

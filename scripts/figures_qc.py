@@ -1,5 +1,7 @@
 """Draw the cohort's quality: metrics by batch with the limits, cells lost at each step; and write both as tables."""
 
+from lib.start import run
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -224,4 +226,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,5 +1,7 @@
 """Draw a sample's quality figures: counts, genes and gene families of each cell with the limits; doublet scores."""
 
+from lib.start import run
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +9,6 @@ import numpy as np
 import pandas as pd
 from h5py import File
 from lib.figures import plots, words
-from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.files import column_names, read_table
@@ -132,4 +133,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

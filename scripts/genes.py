@@ -5,6 +5,8 @@ the samples' genes. A gene is kept if it has at least `min_counts` counts and `m
 all samples (scanpy.pp.filter_genes). Samples without kept cells are ignored.
 """
 
+from lib.start import run
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,4 +182,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

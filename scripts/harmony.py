@@ -4,6 +4,8 @@ Harmony alternates soft clustering, which is rewarded for clusters that mix the 
 cluster and batch. Source: Korsunsky et al. 2019; `lib.methods.harmony` has the algorithm.
 """
 
+from lib.start import run
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,4 +98,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

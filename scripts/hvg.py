@@ -16,6 +16,8 @@ the cells may have made (shard.py). Sources: scanpy.pp.highly_variable_genes,
 scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
 """
 
+from lib.start import run
+
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -307,4 +309,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

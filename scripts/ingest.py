@@ -4,6 +4,8 @@ The input has any format of `lib.inputs.formats`, and is opened read-only. The o
 counts, CSR, sorted rows, unique names of cells and genes, and in obs the columns of the file and of the sample sheet.
 """
 
+from lib.start import run
+
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -285,4 +287,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

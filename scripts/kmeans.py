@@ -3,6 +3,8 @@
 Source: Arthur & Vassilvitskii 2007 (k-means++); KMeans of scikit-learn, on the GPU of cuVS, the best of ten starts.
 """
 
+from lib.start import run
+
 from typing import Any
 
 import numpy as np
@@ -68,4 +70,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -5,6 +5,8 @@ the GPU cuGraph's leiden, as rapids_singlecell.tl.leiden calls it. Both maximise
 communities of w / W - resolution * (d / 2W)^2, with w the weight within, d the sum of degrees, W the total weight.
 """
 
+from lib.start import run
+
 from typing import Any
 
 import numpy as np
@@ -76,4 +78,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -4,6 +4,8 @@ Source: Blondel et al. 2008; igraph's community_multilevel, as scanpy.tl.louvain
 resolution, which scanpy leaves at 1; on the GPU cuGraph's louvain. Both maximise the same modularity as `leiden`.
 """
 
+from lib.start import run
+
 from typing import Any
 
 import numpy as np
@@ -55,4 +57,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

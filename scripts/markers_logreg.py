@@ -11,6 +11,8 @@ Loss and gradient are sums over dense chunks: float32 products, float64 sums. Ev
 matrix once, from memory if it fits `CACHE_BYTES`.
 """
 
+from lib.start import run
+
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -195,4 +197,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

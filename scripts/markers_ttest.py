@@ -8,6 +8,8 @@ of values and squares in float64, which shards may have computed (shard.py). Sou
 scanpy.tl.rank_genes_groups(method="t-test").
 """
 
+from lib.start import run
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +18,6 @@ import numpy as np
 from lib.methods.markers import rank_genes, read_groups, write_markers
 from lib.methods.scaling import log_normalize, target_of
 from lib.run import device as devices
-from lib.run import stage
 from lib.run.progress import progress, timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_genes
@@ -178,4 +179,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

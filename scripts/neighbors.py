@@ -4,6 +4,8 @@ n_neighbors counts the cell itself, as in scanpy.pp.neighbors: the graph uses th
 t-SNE uses 3 * perplexity others (van der Maaten 2014), so these are kept if it is enabled.
 """
 
+from lib.start import run
+
 from math import log2
 from typing import Any
 
@@ -71,4 +73,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

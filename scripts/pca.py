@@ -12,6 +12,8 @@ The sign of each component makes its largest loading positive. Products are floa
 pass runs on every shard (shard.py), and their projections are joined.
 """
 
+from lib.start import run
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -341,4 +343,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

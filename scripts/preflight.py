@@ -4,6 +4,8 @@ The jobs are those of all rules (`lib.run.plan`), with the resources that the mo
 has one line per rule: its number of jobs, the largest requests, and the disk space of all its jobs.
 """
 
+from lib.start import run
+
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -82,4 +84,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

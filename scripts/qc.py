@@ -5,6 +5,8 @@ pct_counts_F = 100 * sum_{j in F} x_ij / total_counts, and pct_counts_in_top_N_g
 x_ij) / total_counts. Source: scanpy.pp.calculate_qc_metrics; the sums are exact integers.
 """
 
+from lib.start import run
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,4 +138,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -1,5 +1,7 @@
 """Write Snakemake's report of all figures and tables: one file, completely or not at all, for any targets of a run."""
 
+from lib.start import run
+
 import json
 import os
 import subprocess
@@ -43,4 +45,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -3,11 +3,11 @@
 The script of the stage defines the pass (`PASSES`).
 """
 
+from lib.start import run
+
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
-
-from lib.run import stage
 
 
 def main(snakemake: Any) -> None:
@@ -24,4 +24,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -18,6 +18,8 @@ of further cells and any number of processes.
     python scripts/simulate.py cohort --split --patients 40 --cells 25000 --processes 16
 """
 
+from lib.start import run
+
 import argparse
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +33,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from lib.run import stage
 from lib.run.resources import MB, Job, Need
 from lib.store.files import replacing
 from scipy.sparse import csr_matrix
@@ -480,6 +481,6 @@ def command_line() -> None:
 
 
 if "snakemake" in globals():
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821
 elif __name__ == "__main__":
     command_line()

@@ -4,6 +4,8 @@ Source: van der Maaten & Hinton 2008; openTSNE (Policar, Strazar & Zupan 2024), 
 of the stage `neighbors`.
 """
 
+from lib.start import run
+
 from typing import Any
 
 import numpy as np
@@ -153,4 +155,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

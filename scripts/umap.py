@@ -4,6 +4,8 @@ Source: McInnes, Healy & Melville 2018; umap-learn's `simplicial_set_embedding`,
 on the GPU cuML's, called as rapids_singlecell.tl.umap calls it.
 """
 
+from lib.start import run
+
 from typing import Any
 
 import numpy as np
@@ -139,4 +141,4 @@ def main(snakemake: Any) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, snakemake)  # noqa: F821
+    run(main, snakemake)  # noqa: F821

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -70,16 +71,22 @@ def test_every_import_of_the_stages_is_a_declared_dependency():
     assert not {"scanpy", "harmonypy"} & outside
 
 
-def test_every_rule_has_log_benchmark_resources_and_conda():
-    every = {"output", "log", "benchmark", "resources", "conda", "script"}
+def test_every_rule_has_log_resources_and_conda():
+    every = {"output", "log", "resources", "conda", "script"}
     for path in (HOME / "rules").glob("*.smk"):
         for rule in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]:
             directives = set(re.findall(r"^    (\w+):", rule, flags=re.M))
-            # preflight and doctor only check: they have no output and no benchmark
-            needed = every - {"output", "benchmark"} if path.name == "checks.smk" else every
+            # preflight and doctor only check: they have no output
+            needed = every - {"output"} if path.name == "checks.smk" else every
             assert needed <= directives, rule
             assert "slurm" not in rule
             assert "partition" not in rule
+
+
+def test_every_script_begins_with_the_start_of_its_job():
+    for path in (HOME / "scripts").glob("*.py"):
+        imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert ast.unparse(imports[0]) == "from lib.start import run", path
 
 
 def test_every_rule_is_named_as_its_script():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 
 import anndata as ad
 import matplotlib as mpl
@@ -11,10 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from lib import start
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 mpl.use("Agg")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
+
+
+def is_link_to(path, target):
+    try:
+        return path.readlink() == target
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +43,25 @@ def test_report_holds_every_figure(finished):
     assert not [name for name in figures if name not in report]
 
 
-def test_every_stage_left_log_benchmark_and_record(finished):
+def test_every_stage_left_log_and_record(finished):
     logs = {
         path.relative_to(finished.folder / "logs").with_suffix("") for path in finished.folder.glob("logs/**/*.log")
     }
-    times = finished.folder / "benchmarks"
     assert len(logs) > 30
-    assert logs == {path.relative_to(times).with_suffix("") for path in times.rglob("*.tsv")}
     for log in logs:
         record = finished.record(f"logs/{log}.log")
         assert record["device"] == "cpu"
+        assert record["process"].startswith((start.OWN, start.FORKED))
         assert record["seconds"] > 0
-        assert record["peak_rss_mb"] > 10
+        assert record["peak_rss_mb"] > 1
+
+
+def test_most_jobs_were_forks_of_a_warm_process_that_has_ended(finished):
+    records = [json.loads(path.read_text()) for path in finished.folder.glob("logs/**/*.run.json")]
+    forked = [record for record in records if record["process"] == start.FORKED]
+    assert len(forked) > len(records) / 2
+    inside = {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cwd") if is_link_to(path, finished.folder)}
+    assert inside <= {os.getpid()}
 
 
 def test_table_of_jobs_has_every_record_but_its_own_and_the_reports(finished):

@@ -522,6 +522,12 @@ class Config(Section):
         "machine where `snakemake` is started (on a cluster's login node set `gpu`)",
         comment="auto: a GPU if one can be used, else the CPU | cpu | gpu",
     )
+    warm: bool = key(
+        True,
+        means="start jobs as forks of a process that has imported the libraries, which takes most of a small job's "
+        "time; false: each job imports them itself",
+        comment="start jobs as forks of a process that has imported the libraries",
+    )
     gpu: Gpu
     limits: Limits = key(comment="limits that `snakemake preflight` checks for each job; null: not checked")
     shards: Integer = key(

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from lib.run.clock import born
+
 log = logging.getLogger("somersault")
 
 USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
@@ -120,7 +122,7 @@ def _claimed_now(folder: Path, card: Card, need_mb: int) -> bool:
         claims = _living(file)
         if _sum(claims) + need_mb > room(card):
             return False
-        claims[str(os.getpid())] = {"mb": need_mb, "born": _born(os.getpid())}
+        claims[str(os.getpid())] = {"mb": need_mb, "born": born(os.getpid())}
         file.truncate(0)
         file.write(json.dumps(claims))
         return True
@@ -140,16 +142,8 @@ def _living(file: TextIO) -> dict[str, dict]:
         claims = json.loads(file.read() or "{}")
     except json.JSONDecodeError:  # the process that wrote it was killed
         claims = {}
-    return {pid: claim for pid, claim in claims.items() if _born(int(pid)) == claim["born"]}
+    return {pid: claim for pid, claim in claims.items() if born(int(pid)) == claim["born"]}
 
 
 def _sum(claims: dict[str, dict]) -> int:
     return sum(claim["mb"] + CONTEXT_MB for claim in claims.values())
-
-
-def _born(pid: int) -> str | None:
-    """When a process started, which tells it from a later one with the same number; None if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None

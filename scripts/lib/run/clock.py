@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 _spent = {"import": 0.0, "read": 0.0, "write": 0.0}
+_started: list[float] = []
 _running: list[str] = []  # the kinds that the main thread is in, the innermost last
 
 
@@ -56,12 +57,30 @@ def count_imports() -> None:
     builtins.__import__ = timed
 
 
+def born(pid: int) -> str | None:
+    """When a process started, in ticks since the boot, which tells it from a later one with the same number.
+
+    None if there is no such process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
 def process_start() -> float:
-    """When this process started, in seconds since the epoch."""
-    with open("/proc/self/stat") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
+    """When this process, or the one that it works for (`starts`), started, in seconds since the epoch."""
+    if _started:
+        return _started[0]
     since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time() - since_boot + ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - since_boot + int(born(os.getpid())) / os.sysconf("SC_CLK_TCK")
+
+
+def starts(when: float) -> None:
+    """Count time from `when` on, and nothing that was counted before."""
+    _started[:] = [when]
+    _spent.update(dict.fromkeys(_spent, 0.0))
 
 
 def seconds_by(start: float, main: float, end: float) -> dict[str, float]:

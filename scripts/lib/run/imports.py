@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
@@ -23,10 +25,17 @@ def import_lean(name: str) -> ModuleType:
     """The module `name`, imported as if its `UNUSED` modules were not installed, unless it is imported already."""
     if name in sys.modules:
         return import_module(name)
-    absent = _Absent(UNUSED.get(name, ()))
+    with hidden(UNUSED.get(name, ())):
+        return import_module(name)
+
+
+@contextmanager
+def hidden(names: Sequence[str]) -> Iterator[None]:
+    """In the block, and in this thread, modules of these names cannot be imported."""
+    absent = _Absent(names)
     sys.meta_path.insert(0, absent)
     try:
-        return import_module(name)
+        yield
     finally:
         sys.meta_path.remove(absent)
 
@@ -48,7 +57,7 @@ def import_library(name: str) -> ModuleType:
 class _Absent:
     """A finder for `sys.meta_path` that hides some modules from the thread that created it."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.names, self.thread = names, threading.get_ident()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

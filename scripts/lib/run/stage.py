@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import os
-import resource
 import sys
 import time
 import traceback
@@ -16,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from lib import start
 from lib.run import clock
 from lib.run import device as devices
 from lib.run.errors import UserError
@@ -38,7 +38,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     run record is written beside the log (`.run.json`): device, versions, seed, seconds by kind, peak memory of the host
     and of the GPU.
     """
-    start, began = clock.process_start(), time.time()
+    started, began = clock.process_start(), time.time()
     _keep_freed_memory()
     clock.count_imports()
     log_file = Path(snakemake.log[0])
@@ -50,6 +50,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     # Finalisers that fail, such as HDF5's on a full disk, write to the log instead of the console
     sys.excepthook = lambda *error: log.warning("in a finaliser: %s", error[1])
     sys.unraisablehook = lambda error: log.warning("in a finaliser: %s", error.exc_value)
+    log.info("started %s", start.HOW)
     where = f"{snakemake.rule} ({', '.join(f'{k}={v}' for k, v in snakemake.wildcards.items()) or 'cohort'})"
     try:
         compressed.set_threads(snakemake.threads)
@@ -68,7 +69,7 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
         noted = "".join(f"\nBefore: {text}" for text in _NOTICES)
         print(f"\nSomersault, {where}: {message}{noted}\nLog: {log_file}\n", file=sys.stderr)
         _end(1)
-    record = _record(snakemake, start, began)
+    record = _record(snakemake, started, began)
     log_file.with_suffix(".run.json").write_text(json.dumps(record, indent=1) + "\n")
     log.info(
         "done in %.1f s (%s)", record["seconds"], ", ".join(f"{k} {v:.1f}" for k, v in record["seconds_by"].items())
@@ -89,8 +90,14 @@ def notice(message: str, *args: object) -> None:
 
 
 def peak_rss_mb() -> float:
-    """The highest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The highest resident memory of this process so far, in MB, without what a fork shares with the warm process."""
+    peak = _kilobytes("/proc/self/status", "VmHWM")
+    return (peak - (_kilobytes("/proc/self/smaps_rollup", "Shared_") if start.HOW == start.FORKED else 0)) / 1024
+
+
+def _kilobytes(file: str, prefix: str) -> int:
+    """The sum of the lines of a file of /proc that begin with the prefix."""
+    return sum(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(prefix))
 
 
 def _keep_freed_memory() -> None:
@@ -130,7 +137,7 @@ def _for_users(error: BaseException, where: str) -> str | None:
     return None
 
 
-def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
+def _record(snakemake: Any, started: float, began: float) -> dict[str, Any]:
     device, end = devices.current(), time.time()
     return {
         "rule": snakemake.rule,
@@ -138,12 +145,13 @@ def _record(snakemake: Any, start: float, began: float) -> dict[str, Any]:
         "device": device.name,
         "seed": snakemake.params.get("seed"),
         "threads": snakemake.threads,
-        "started": round(start, 2),
+        "started": round(started, 2),
         "ended": round(end, 2),
-        "seconds": round(end - start, 2),
-        "seconds_by": clock.seconds_by(start, began, end),
+        "seconds": round(end - started, 2),
+        "seconds_by": clock.seconds_by(started, began, end),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "peak_gpu_mb": None if device.peak_mb() is None else round(device.peak_mb(), 1),
+        "process": start.HOW,
         "host": os.uname().nodename,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in RECORDED_PACKAGES},

@@ -1,0 +1,240 @@
+"""A warm process: it has imported the libraries, and runs each job that it is given in a fork of itself.
+
+It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
+the process that asked for it (`lib.start`).
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lib import start
+from lib.run import clock
+from lib.run.code import SCRIPTS, syntax_tree
+from lib.run.imports import hidden, import_lean
+
+GPU_LIBRARIES = ("cupy", "cupyx", "rmm", "cuvs", "pylibcugraph", "cuml")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+FIRST = 40  # of the modules, the most common first, that are imported before the first job
+IDLE = 60  # seconds without a job after which it ends
+WITHIN = 5.0  # seconds for a request to arrive
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Job:
+    """A running job: its process, and the connection to the process that asked for it."""
+
+    pid: int
+    connection: socket.socket
+
+
+def serve(folder: str, name: str) -> None:
+    """Import the libraries, then run jobs until the Snakemake that is named in `name` ends, or for a minute without.
+
+    Parameters
+    ----------
+    folder
+        The folder of the socket.
+    name
+        The socket's name: `{pid}-{born}-{version}-{kind}` of Snakemake, of the code, and of the jobs.
+    """
+    pid, born, _, kind = name.split("-")
+    path, listener = Path(folder) / name, socket.socket(socket.AF_UNIX)
+    try:
+        served = os.pidfd_open(int(pid))
+        if clock.born(int(pid)) != born:
+            raise ProcessLookupError(f"Snakemake, {pid}, has ended")
+        set_environment()
+        modules = imported_names()
+        for module in modules[:FIRST]:
+            import_if_there(module, kind)
+        with start.address(folder, name) as address:
+            listener.bind(address)
+        listener.listen(128)
+        Server(listener, served, kind).serve(modules[FIRST:])
+    finally:
+        for file in (path, path.with_name(f"{name}.log"), path.with_name(f"{name}.started")):
+            file.unlink(missing_ok=True)
+
+
+def set_environment() -> None:
+    """Set the variables that the libraries read when they are imported."""
+    os.environ |= dict.fromkeys(THREADS, "1")  # no threads before a fork; each job sets its own number
+    os.environ |= {"MPLBACKEND": "Agg", "RAPIDS_NO_INITIALIZE": "1"}  # each job initialises CUDA itself
+
+
+def imported_names() -> list[str]:
+    """The modules that the scripts and their library import anywhere: Snakemake's for scripts, then the most common."""
+    found = Counter({"snakemake.script": 1000, "snakemake.iocontainers": 1000, "snakemake.logging": 1000})
+    for path in sorted(SCRIPTS.rglob("*.py")):
+        for node in ast.walk(syntax_tree(path)):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    return [name for name, _ in found.most_common()]
+
+
+def import_if_there(name: str, kind: str) -> None:
+    """Import a module, without RAPIDS for jobs of the kind cpu; if it fails, the job that needs it tells why."""
+    module, _, attribute = name.rpartition(".")
+    with hidden(GPU_LIBRARIES if kind == "cpu" else ()), contextlib.suppress(Exception):
+        if not hasattr(sys.modules.get(module), attribute):
+            import_lean(name)
+
+
+class Server:
+    """The loop of a warm process.
+
+    Parameters
+    ----------
+    listener
+        The socket at which processes ask for jobs.
+    served
+        The pidfd of Snakemake.
+    kind
+        The kind of its jobs, cpu or gpu.
+    """
+
+    def __init__(self, listener: socket.socket, served: int, kind: str) -> None:
+        self.kind, self.listener, self.events, self.pid = kind, listener, selectors.DefaultSelector(), os.getpid()
+        self.jobs: dict[int, Job] = {}  # by the pidfd of their processes
+        self.events.register(listener, selectors.EVENT_READ, self.accept)
+        self.events.register(served, selectors.EVENT_READ, self.leave)
+
+    def serve(self, modules: Iterable[str]) -> None:
+        """Run jobs until there is none for a minute, or Snakemake ends; import these modules while no request waits."""
+        for module in modules:
+            self.handle(0)
+            import_if_there(module, self.kind)
+        gc.collect()
+        gc.freeze()  # the collector of a fork then leaves the pages of these objects shared
+        while self.handle(None if self.jobs else IDLE):
+            pass
+
+    def handle(self, timeout: float | None) -> bool:
+        """Wait this long for something to happen, and handle it; whether something did."""
+        ready = self.events.select(timeout)
+        for key, _ in ready:
+            if key.fd in self.events.get_map():  # an event before may have ended its job
+                key.data(key.fd)
+        return bool(ready)
+
+    def leave(self, _: int) -> None:
+        """End all jobs, and this process, as Snakemake has ended."""
+        for job in self.jobs.values():
+            os.killpg(job.pid, signal.SIGKILL)
+        sys.exit()
+
+    def accept(self, _: int) -> None:
+        """Take a request, and fork its job."""
+        connection, _ = self.listener.accept()
+        connection.settimeout(WITHIN)
+        try:
+            head, files, *_ = socket.recv_fds(connection, start.STATUS.size, 2)
+            size, body = start.STATUS.unpack(head)[0], b""
+            while len(body) < size and (part := connection.recv(size - len(body))):
+                body += part
+            request = json.loads(body)
+            if start.peer(connection) != os.getuid():
+                raise PermissionError("a job of another user")
+        except (OSError, ValueError):
+            traceback.print_exc()
+            connection.close()
+            return
+        connection.settimeout(None)
+        sys.stdout.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries: each handles forks
+            pid = os.fork()
+        if pid == 0:
+            self.work(request, files)
+        os.setpgid(pid, pid)
+        for file in files:
+            os.close(file)
+        job, process = Job(pid, connection), os.pidfd_open(pid)
+        self.jobs[process] = job
+        self.events.register(process, selectors.EVENT_READ, self.end)
+        self.events.register(connection, selectors.EVENT_READ, lambda _: self.signal(job))
+        with contextlib.suppress(OSError):  # a client that is gone is seen as an event
+            connection.send(start.ACCEPTED)
+
+    def signal(self, job: Job) -> None:
+        """Pass a signal on to a job; kill it if the process that asked for it is gone."""
+        try:
+            number = job.connection.recv(1)
+        except OSError:
+            number = b""
+        if not number:
+            self.events.unregister(job.connection)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, number[0] if number else signal.SIGKILL)
+
+    def end(self, process: int) -> None:
+        """Tell the exit status of a job."""
+        job = self.jobs.pop(process)
+        status = os.waitstatus_to_exitcode(os.waitpid(job.pid, 0)[1])
+        self.events.unregister(process)
+        os.close(process)
+        if job.connection.fileno() in self.events.get_map():
+            self.events.unregister(job.connection)
+        with contextlib.suppress(OSError):
+            job.connection.send(start.STATUS.pack(status))
+        job.connection.close()
+
+    def work(self, request: dict[str, Any], files: list[int]) -> None:
+        """Run a job's script in this fork, as Snakemake's own process would, and end."""
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self.pid:  # it ended before that call
+                os._exit(1)
+            for fd in [key.fd for key in self.events.get_map().values()]:
+                os.close(fd)
+            for fd, target in zip(files, (1, 2), strict=True):
+                os.dup2(fd, target)
+                os.close(fd)
+            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # the peak of memory begins anew
+            os.chdir(request["folder"])
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            set_threads(int(os.environ.get(THREADS[0], 1)))
+            clock.starts(request["started"])
+            start.HOW = start.FORKED
+            runpy.run_path(request["script"], run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def set_threads(n: int) -> None:
+    """Set the number of threads of the libraries that were loaded with one; those loaded later read the environment."""
+    import_module("threadpoolctl").threadpool_limits(n)

@@ -1,0 +1,216 @@
+"""Warm processes: jobs as their forks, and what ends with what. Each test has its own folder of sockets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lib import start
+from lib.run import clock
+
+SCRIPTS = Path(start.__file__).parents[1]
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="warm processes need Linux")
+JOB = """
+import os, sys
+from types import SimpleNamespace
+sys.path.append({scripts!r})
+__real_file__ = __file__
+snakemake = SimpleNamespace(resources={{}})
+from lib import start
+print(start.HOW, flush=True)
+"""
+SLEEPING = "import time\nprint(os.getpid(), flush=True)\ntime.sleep(1000)"
+
+
+class Served:
+    """A process in the place of Snakemake, and jobs that it runs."""
+
+    def __init__(self, folder: Path, scripts: Path = SCRIPTS) -> None:
+        self.folder, self.scripts = folder, scripts
+        self.process = subprocess.Popen(["sleep", "1000"])
+        served = {start.VARIABLE: start.names_itself(self.process.pid, "cpu")}
+        self.env = {**os.environ, **served, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+        self.sockets = folder / f"somersault-warm-{os.getuid()}"
+
+    def begin(self, code: str = "", **env: str) -> subprocess.Popen[str]:
+        """Begin a job that says how it was started, then runs the code."""
+        script = self.folder / f"job{time.time_ns()}.py"
+        script.write_text(JOB.format(scripts=str(self.scripts)) + code)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, str(script)], env=self.env | env, cwd=self.folder, **pipes)
+
+    def run(self, code: str = "", **env: str) -> tuple[int, str, str]:
+        """Run a job: exit status, output, errors."""
+        job = self.begin(code, **env)
+        out, err = job.communicate(timeout=60)
+        return job.returncode, out, err
+
+    def warm(self) -> None:
+        """Run a job, and wait until there is a warm process."""
+        assert self.run()[1] == "in its own process: no warm process was ready\n"
+        until(lambda: any(path.is_socket() for path in self.sockets.iterdir()))
+
+    def servers(self) -> list[int]:
+        """The warm processes of this test."""
+        return [pid for pid, command in processes() if str(self.sockets) in command]
+
+
+def processes() -> list[tuple[int, str]]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append((int(path.parent.name), path.read_text().replace("\0", " ")))
+        except OSError:
+            continue
+    return found
+
+
+def until(holds, seconds: float = 60) -> None:
+    """Wait until something holds."""
+    end = time.time() + seconds
+    while not holds():
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def served(tmp_path):
+    yield from serve(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def warmed(tmp_path_factory):
+    """One with a warm process, for tests that leave it as it is."""
+    for made in serve(tmp_path_factory.mktemp("warm")):
+        made.warm()
+        yield made
+
+
+def serve(folder):
+    made = Served(folder)
+    yield made
+    made.process.kill()
+    made.process.wait()
+    until(lambda: not made.servers())
+
+
+def test_jobs_after_the_first_are_forks_that_see_what_a_process_of_their_own_does(warmed):
+    code = """
+import threadpoolctl, numpy
+print(os.getcwd(), os.environ['MINE'], sys.argv[0] == __file__ == __real_file__, __name__)
+print({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})
+print('odd', file=sys.stderr)
+sys.exit(3)
+"""
+    status, out, err = warmed.run(code, MINE="set", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
+    forked, place, threads = out.splitlines()
+    assert forked == start.FORKED
+    assert place == f"{warmed.folder} set True __main__"
+    assert threads == "{2}"
+    assert (status, err) == (3, "odd\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message"),
+    [
+        ("", 0, ""),
+        ("sys.exit('the reason')", 1, "the reason"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+        ("os.kill(os.getpid(), 11)", 139, "The job was ended by SIGSEGV."),
+        ("os._exit(7)", 7, ""),
+    ],
+)
+def test_a_job_ends_as_its_process_would(warmed, code, status, message):
+    found, out, err = warmed.run(code)
+    assert out.strip() == start.FORKED
+    assert found == status
+    assert message in err
+
+
+def test_a_killed_client_ends_its_job_and_a_signal_reaches_it(warmed):
+    code = SLEEPING.replace("time.sleep(1000)", "try: time.sleep(1000)\nfinally: print('cleaned', flush=True)")
+    for number, cleaned in ((signal.SIGKILL, ""), (signal.SIGINT, "cleaned\n")):
+        job = warmed.begin(code)
+        assert job.stdout.readline().strip() == start.FORKED
+        pid = int(job.stdout.readline())
+        job.send_signal(number)
+        assert job.stdout.read() == cleaned
+        assert job.wait(60) != 0
+        until(lambda pid=pid: clock.born(pid) is None)
+    assert len(warmed.servers()) == 1
+    assert warmed.run()[0] == 0
+
+
+def test_warm_processes_and_jobs_end_with_snakemake(served):
+    served.warm()
+    job = served.begin(SLEEPING)
+    job.stdout.readline()
+    pid = int(job.stdout.readline())
+    served.process.kill()
+    served.process.wait()
+    assert job.wait(60) == 1
+    until(lambda: clock.born(pid) is None and not served.servers())
+    assert not list(served.sockets.iterdir())
+
+
+def test_a_killed_warm_process_fails_its_jobs_and_the_next_run_without_it(served):
+    served.warm()
+    job = served.begin(SLEEPING)
+    job.stdout.readline()
+    pid = int(job.stdout.readline())
+    os.kill(served.servers()[0], signal.SIGKILL)
+    assert job.wait(60) == 1
+    assert "The warm process of this job ended" in job.stderr.read()
+    until(lambda: clock.born(pid) is None)
+    for _ in range(2):
+        assert served.run()[:2] == (0, f"{start.OWN}: no warm process was ready\n")
+    assert served.servers() == []
+
+
+def test_a_warm_process_without_work_ends_and_the_next_job_starts_another(served, tmp_path):
+    served.sockets.mkdir(mode=0o700)
+    name = f"{start.names_itself(served.process.pid, '').strip()}-{start.version()}-cpu"
+    server = start.SERVER.replace("serve(*", "from lib.run import forks; forks.IDLE = 0.3; serve(*")
+    assert subprocess.run([sys.executable, "-P", "-c", server, str(SCRIPTS), str(served.sockets), name]).returncode == 0
+    assert not list(served.sockets.iterdir())
+    served.warm()
+    assert served.run()[1].strip() == start.FORKED
+
+
+def test_other_code_is_served_by_another_process(tmp_path):
+    scripts = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    served = Served(tmp_path, scripts)
+    try:
+        served.warm()
+        assert served.run()[1].strip() == start.FORKED
+        (scripts / "lib" / "new.py").touch()
+        assert served.run()[1] == f"{start.OWN}: no warm process was ready\n"
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
+def test_a_folder_that_others_can_enter_is_not_used(served):
+    served.sockets.mkdir()
+    served.sockets.chmod(0o755)
+    assert served.run()[:2] == (0, f"{start.OWN}: the folder of warm processes belongs to somebody else\n")
+    assert not list(served.sockets.iterdir())
+
+
+def test_without_a_snakemake_that_asks_for_it_nothing_is_started(served):
+    assert served.run(**{start.VARIABLE: ""})[1].strip() == start.OWN
+    assert not served.sockets.exists()
+
+
+def test_memory_of_a_fork_is_its_own(warmed):
+    code = "from lib.run import stage\nprint(stage.peak_rss_mb())\nheld = os.urandom(1 << 20) * 50\ndel held\n"
+    before, peak = map(float, warmed.run(code + "print(stage.peak_rss_mb())")[1].splitlines()[1:])
+    assert before < 60  # pages that are copied as they are written
+    assert 50 < peak - before < 60
