@@ -8,8 +8,9 @@ Let X be the log-normalised features (cells x genes) and R = [1, regressors].
    and column sums are accumulated; re-centring gives the covariance, whose leading eigenvectors are the loadings.
 3. Each chunk is projected: X_pca (scanpy.pp.pca).
 
-The sign of each component makes its largest loading positive. Products are float32, sums float64. With shards, each
-pass runs on every shard (shard.py), and their projections are joined.
+Of few cells the scaled matrix is smaller than the covariance: pass 2 keeps it, and the products of its cells have the
+same leading eigenvalues. The sign of each component makes its largest loading positive. Products are float32, sums
+float64. With shards, each pass runs on every shard (shard.py), and their projections are joined.
 """
 
 from lib.start import run
@@ -36,6 +37,7 @@ from lib.store.stream import Stream, halving
 SLOTS = {"X_pca": "obsm/X_pca", "PCs": "varm/PCs"}
 SLOTS |= {name: f"uns/pca/{name}" for name in ("variance", "variance_ratio")}
 UNS = {"pca": {"params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"}}}
+FEW = 0.8  # cells per gene up to which the matrix and the products of its cells take less memory than the covariance
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
 
 
@@ -107,6 +109,32 @@ def blocks(n: int, size: int = 1000) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+@halving
+def scaled(counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling) -> tuple[Any, Any]:
+    """Pass 2 of few cells: the scaled matrix Z, float32, and its column sums, float64."""
+    xp, device = counts.device.xp, counts.device
+    Z = xp.empty((counts.n_obs, counts.n_vars), np.float32)
+    for chunk in progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "scaled matrix"):
+        Z[chunk.rows] = scaling.dense(chunk.X, totals[chunk.rows], design[chunk.rows], device)
+    return Z, Z.sum(0, dtype=np.float64)
+
+
+def leading_of_few(Z: Any, sums: Any, n_comps: int, device: devices.Device) -> tuple[np.ndarray, np.ndarray, float]:
+    """The same as `leading_components`, from Z itself, which is overwritten.
+
+    Z'Z and ZZ' have the same leading eigenvalues; if ZZ' u = d u, the loadings are Z'u / sqrt(d).
+    """
+    n_obs, n_vars, xp = *Z.shape, device.xp
+    Z -= xp.asarray(sums / n_obs, np.float32)
+    products = xp.zeros((n_obs, n_obs))
+    for columns in blocks(n_vars):
+        products += Z[:, columns] @ Z[:, columns].T
+    cells, squares = leading(products, n_comps, device)
+    PCs = device.to_host(Z.T @ xp.asarray(cells, np.float32)).astype(np.float64)
+    PCs = signed(np.linalg.qr(PCs)[0])  # orthonormal to rounding; float32 products are not
+    return PCs, squares / (n_obs - 1), float(xp.trace(products)) / (n_obs - 1)
+
+
 def leading_components(
     ZZ: Any, sums: Any, n_obs: int, n_comps: int, device: devices.Device
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -130,19 +158,29 @@ def leading_components(
         ZZ[rows, : rows.stop] -= xp.outer(sums[rows], sums[: rows.stop] / n_obs)
     ZZ /= n_obs - 1
     total = float(xp.trace(ZZ))
-    if device.is_gpu:
-        ZZ = xp.tril(ZZ)
-        ZZ += xp.tril(ZZ, -1).T
-        variance, PCs = map(device.to_host, leading_eigenpairs(ZZ, n_comps, xp))
-    else:
-        from scipy.linalg import eigh
+    PCs, variance = leading(ZZ, n_comps, device)
+    return signed(PCs), variance, total
 
-        # The transpose has LAPACK's memory order, so it is not copied; its upper triangle is our lower one
-        wanted = [n - n_comps, n - 1]
-        variance, PCs = eigh(ZZ.T, subset_by_index=wanted, lower=False, overwrite_a=True, check_finite=False)
-        variance, PCs = variance[::-1], PCs[:, ::-1].copy()
-    PCs *= np.sign(PCs[np.abs(PCs).argmax(0), np.arange(n_comps)])
-    return PCs, variance, total
+
+def leading(matrix: Any, k: int, device: devices.Device) -> tuple[np.ndarray, np.ndarray]:
+    """The k leading eigenvectors and eigenvalues of a symmetric matrix, by its lower triangle; it is overwritten."""
+    n, xp = len(matrix), device.xp
+    if device.is_gpu:
+        matrix = xp.tril(matrix)
+        matrix += xp.tril(matrix, -1).T
+        values, vectors = map(device.to_host, leading_eigenpairs(matrix, k, xp))
+        return vectors, values
+    from scipy.linalg import eigh
+
+    # The transpose has LAPACK's memory order, so it is not copied; its upper triangle is our lower one
+    wanted = [n - k, n - 1]
+    values, vectors = eigh(matrix.T, subset_by_index=wanted, lower=False, overwrite_a=True, check_finite=False)
+    return vectors[:, ::-1].copy(), values[::-1]
+
+
+def signed(PCs: np.ndarray) -> np.ndarray:
+    """The loadings with signs that make each component's largest one positive."""
+    return PCs * np.sign(PCs[np.abs(PCs).argmax(0), np.arange(PCs.shape[1])])
 
 
 @halving
@@ -206,6 +244,9 @@ def sums_pass(cells: Cells, known: Known) -> Arrays:
 
 def gram_pass(cells: Cells, known: Known) -> Arrays:
     """Pass 2."""
+    if cells.rows == slice(None) and cells.counts.n_obs <= FEW * cells.counts.n_vars:
+        Z, sums = scaled(*cells.chunks, cells.scaling(known))
+        return {"Z": Z, "sums": sums}
     ZZ, sums = gram(*cells.chunks, cells.scaling(known))
     return {"ZZ": ZZ, "sums": sums}
 
@@ -214,8 +255,12 @@ def components_pass(cells: Cells, known: Known) -> Arrays:
     """The components and the scaling, computed once, so that all shards are projected on the same components."""
     found, n_obs, device = known["gram"], len(cells.totals), cells.counts.device
     with timed("eigenvectors"):
-        ZZ, sums = (device.xp.asarray(found[name]) for name in ("ZZ", "sums"))
-        PCs, variance, total = leading_components(ZZ, sums, n_obs, cells.n_comps, device)
+        sums = device.xp.asarray(found["sums"])
+        if "Z" in found:
+            PCs, variance, total = leading_of_few(found["Z"], sums, cells.n_comps, device)
+        else:
+            ZZ = device.xp.asarray(found["ZZ"])
+            PCs, variance, total = leading_components(ZZ, sums, n_obs, cells.n_comps, device)
     arrays = {"PCs": PCs, "variance": variance, "variance_ratio": variance / total}
     return arrays | {"center": device.to_host(sums) / n_obs} | cells.scaling(known).arrays()
 

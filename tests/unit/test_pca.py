@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pca as stage_of_pca
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
@@ -105,6 +106,32 @@ def test_chunk_size_changes_only_rounding():
     (one, _), (many, _) = run(X, obs), run(X, obs, max_cells=7)
     np.testing.assert_allclose(one["X_pca"], many["X_pca"], atol=2e-4)  # float32 sums over different chunks
     np.testing.assert_allclose(one["variance"], many["variance"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [("total_counts", "noise"), ()])
+def test_products_of_few_cells_have_the_components_of_the_covariance(monkeypatch, keys):
+    X, obs = simulated(n_obs=90, n_vars=300)
+    few, _ = run(X, obs, keys=keys, n_comps=85)
+    monkeypatch.setattr(stage_of_pca, "FEW", 0)
+    many, _ = run(X, obs, keys=keys, n_comps=85)
+    # float32 products in both, summed in another order
+    np.testing.assert_allclose(few["variance"], many["variance"], rtol=1e-5)
+    np.testing.assert_allclose(few["variance_ratio"].sum(), many["variance_ratio"].sum(), rtol=1e-6)
+    np.testing.assert_allclose(few["PCs"].T @ few["PCs"], np.eye(85), atol=1e-6)
+    np.testing.assert_allclose(few["X_pca"][:, :5], many["X_pca"][:, :5], atol=2e-4)
+    leading = few["PCs"][:, :80], many["PCs"][:, :80]
+    assert np.linalg.norm(leading[0] @ leading[0].T - leading[1] @ leading[1].T, 2) < 1e-4
+
+
+@pytest.mark.slow
+def test_few_cells_of_pbmc3k_equal_scanpy(pbmc3k):
+    adata = features(pbmc3k, 4000)[::3].copy()
+    totals, design = adata.obs["kept_counts"].to_numpy(), regressors(adata.obs, KEYS)
+    ours, _ = pca(Cells(InMemory(adata.layers["counts"]), totals, design, 50, 1e4, KEYS, True, 10))
+    reference = sc.pp.pca(scanpy_matrix(adata, KEYS, True), n_comps=50, svd_solver="full", return_info=True)
+    np.testing.assert_allclose(ours["variance_ratio"], reference[2], rtol=1e-5)
+    V = reference[1].T
+    assert np.linalg.norm(ours["PCs"] @ ours["PCs"].T - V @ V.T, 2) < 1e-4
 
 
 def test_same_run_same_bytes():
