@@ -2,13 +2,14 @@
 
 Every stage's script imports `run` from here before anything else. If the script runs as a job, that import hands it
 over to the warm process (`lib.run.forks`), and this process only waits for its end. The first job starts the warm
-processes, and runs in its own process, as all do until they are ready. They serve one Snakemake, which names itself in
-the environment; without that name every job runs in its own process.
+process, which takes jobs as soon as it has imported what most stages need. It serves one Snakemake, which names itself
+in the environment; without that name every job runs in its own process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ STATUS = struct.Struct("<i")
 SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from lib.run.forks import serve; serve(*sys.argv[1:])"
 
 OWN, FORKED = "in its own process", "in a fork of a warm process"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 20  # seconds to wait for a warm process that has just been started
+
 HOW = OWN  # how this job was started, for its log and run record
 
 
@@ -71,13 +76,12 @@ def hand_over(job: Any) -> str:
     names = {kind: f"{snakemake}-{version()}-{kind}" for kind in kinds.split(",")}
     kind = "gpu" if "gpu" in names and job.snakemake.resources.get("gpu", 0) else "cpu"
     with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            with address(folder, names[kind]) as path:
-                connection.connect(path)
-        except OSError:
-            for name in names.values():
-                start_server(folder, name)
-            return f"{OWN}: no warm process was ready"
+        end = time.monotonic() + PATIENCE
+        while not connected(connection, folder, names[kind]):
+            living = {name: is_starting(folder, name) for name in names.values()}
+            if time.monotonic() > end or not living[names[kind]]:
+                return f"{OWN}: there is no warm process"
+            time.sleep(0.02)
         if peer(connection) == os.getuid() and ask(connection, job.__real_file__):
             finish(connection)
     return f"{OWN}: the warm process did not take it"
@@ -108,13 +112,35 @@ def version() -> str:
     return hashlib.blake2b(repr((sys.executable, sys.prefix, str(SCRIPTS), files)).encode(), digest_size=6).hexdigest()
 
 
-def start_server(folder: Path, name: str) -> None:
-    """Start a warm process, unless another job did; one that crashed is not started again for this Snakemake."""
-    with contextlib.suppress(OSError):
-        os.close(os.open(folder / f"{name}.started", os.O_CREAT | os.O_EXCL))
-        with (folder / f"{name}.log").open("w") as said:
+def is_starting(folder: Path, name: str) -> bool:
+    """Whether a warm process lives; it is started if none was. One that crashed is not started again."""
+    log = folder / f"{name}.log"  # the warm process locks it until it ends
+    try:
+        with log.open("x") as said:
+            fcntl.flock(said, fcntl.LOCK_EX | fcntl.LOCK_NB)
             command = [sys.executable, "-P", "-c", SERVER, str(SCRIPTS), str(folder), name]
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+            options = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "start_new_session": True}
+            subprocess.Popen(command, **options)
+    except FileExistsError:
+        with contextlib.suppress(FileNotFoundError), log.open() as said:
+            try:
+                fcntl.flock(said, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    except OSError:
+        return False
+    return True
+
+
+def connected(connection: socket.socket, folder: Path, name: str) -> bool:
+    """Connect to a warm process; whether it takes jobs."""
+    try:
+        with address(folder, name) as path:
+            connection.connect(path)
+    except OSError:
+        return False
+    return True
 
 
 def peer(connection: socket.socket) -> int:
@@ -123,7 +149,7 @@ def peer(connection: socket.socket) -> int:
 
 
 def ask(connection: socket.socket, script: str) -> bool:
-    """Send a job to the warm process; whether it took the job."""
+    """Send a job to the warm process, and pass on signals from then on; whether it took the job."""
     request = {
         "script": script,
         "folder": os.getcwd(),
@@ -134,15 +160,19 @@ def ask(connection: socket.socket, script: str) -> bool:
     try:
         socket.send_fds(connection, [STATUS.pack(len(body))], [1, 2])
         connection.sendall(body)
-        return connection.recv(1) == ACCEPTED
+        for number in SIGNALS:
+            signal.signal(number, lambda number, _: connection.send(bytes([number])))
+        if connection.recv(1) == ACCEPTED:
+            return True
     except OSError:
-        return False
+        pass
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return False
 
 
 def finish(connection: socket.socket) -> None:
-    """Wait for the job's end, pass on signals until then, and end with its exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: connection.send(bytes([number])))
+    """Wait for the job's end, and end with its exit status."""
     status = connection.recv(STATUS.size)
     code = STATUS.unpack(status)[0] if status else 1
     if not status:

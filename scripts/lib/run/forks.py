@@ -72,7 +72,7 @@ def serve(folder: str, name: str) -> None:
         listener.listen(128)
         Server(listener, served, kind).serve(modules[FIRST:])
     finally:
-        for file in (path, path.with_name(f"{name}.log"), path.with_name(f"{name}.started")):
+        for file in (path, path.with_name(f"{name}.log")):
             file.unlink(missing_ok=True)
 
 
