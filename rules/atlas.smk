@@ -17,7 +17,7 @@ rule atlas:
         "logs/atlas.log",
     conda:
         GPU_ENV
-    threads: cores("atlas")
+    threads: few_cores("atlas", 8)
     resources:
         **needs("atlas"),
         gpu=GPU,

@@ -255,9 +255,9 @@ def cores(stage):
     return threads
 
 
-def few_cores(stage):
-    """Threads of a rule that runs beside others, and computes on the GPU if there is one."""
-    return lambda wildcards: min(4 if GPU else 16, cores(stage)(wildcards))
+def few_cores(stage, most=4):
+    """Threads of a rule that runs beside others; `most` if it computes on the GPU."""
+    return lambda wildcards: min(most if GPU else 16, cores(stage)(wildcards))
 
 
 def sample_cores(stage):

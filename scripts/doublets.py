@@ -60,6 +60,7 @@ CALLED, IMPLIED = 3, 6  # times the expected rate
 FEW, MOST = 0.01, 0.99  # shares of all pairs between which scikit-learn shuffles all of them
 # The most non-zeros of a stream that is held in memory for repeated passes: about 0.6 GB
 HELD = {"cpu": 48_000_000, "gpu": 80_000_000}
+TOGETHER = {"cpu": 16_000_000, "gpu": 80_000_000}  # non-zeros of several batches that are read in one pass
 HELD_CELLS = {"cpu": 4_000, "gpu": 8_000}  # cells of its chunks
 DENSE = {"cpu": 8_000_000, "gpu": 40_000_000}  # elements of the dense chunks for the covariance
 
@@ -375,28 +376,48 @@ def score_batches(
     """
     scores, predicted = np.full(len(passed), np.nan), np.zeros(len(passed), bool)
     trusted = np.ones(len(passed), bool)
-    found, small, odd = {}, [], []
-    for batch in np.unique(batches):
-        cells = passed & (batches == batch)
-        n = int(cells.sum())
-        if not n:
-            continue
-        if n < min_cells:
-            small.append(f"{batch} ({n})")
-            continue
-        stage.log.info("batch %s: %d cells", batch, n)
-        counts = Counts(store.path, store.device, cells)
+    found, odd = {}, []
+    cells = {batch: passed & (batches == batch) for batch in np.unique(batches)}
+    small = [f"{batch} ({mask.sum()})" for batch, mask in cells.items() if 0 < mask.sum() < min_cells]
+    cells = {batch: mask for batch, mask in cells.items() if mask.sum() >= min_cells}
+    for batch, counts in streams_of_batches(store, cells):
+        stage.log.info("batch %s: %d cells", batch, counts.n_obs)
         try:
-            result = scrublet(held(counts, int(np.diff(store.indptr)[cells].sum())), **options)
+            result = scrublet(counts, **options)
         except UserError as error:
-            odd.append(f"{batch} ({n} cells: {error})")
+            odd.append(f"{batch} ({counts.n_obs} cells: {error})")
             continue
-        scores[cells], predicted[cells], trusted[cells] = result.scores, result.predicted, result.trusted
+        mine = cells[batch]
+        scores[mine], predicted[mine], trusted[mine] = result.scores, result.predicted, result.trusted
         found[name_of(batch)] = result
         report(name_of(batch), result)
+    found = {name: found[name] for name in map(name_of, cells) if name in found}
     table = pd.DataFrame({"doublet_score": scores, "predicted_doublet": predicted, "trusted": trusted})
     give_notices(found, small, odd, min_cells)
     return table, found
+
+
+def streams_of_batches(store: Counts, cells: Mapping[Any, np.ndarray]) -> Iterator[tuple[Any, Stream]]:
+    """Each batch and its counts; batches that fit into memory together are read in one pass, wherever their cells are.
+
+    Parameters
+    ----------
+    store
+        All cells x genes.
+    cells
+        Batch -> mask of its cells.
+    """
+    most, of_cells = TOGETHER[store.device.name], np.diff(store.indptr)
+    nnz = {batch: int(of_cells[mask].sum()) for batch, mask in cells.items()}
+    waiting = sorted(cells, key=lambda batch: int(np.argmax(cells[batch])))  # in the order of the file
+    while waiting:
+        sums = np.cumsum([nnz[batch] for batch in waiting])
+        together = waiting[: max(1, int(np.searchsorted(sums, most, "right")))]
+        waiting = waiting[len(together) :]
+        of_any = np.logical_or.reduce([cells[batch] for batch in together])
+        counts = held(Counts(store.path, store.device, of_any), sums[len(together) - 1])
+        for batch in together:
+            yield batch, counts if len(together) == 1 else counts.of_cells(cells[batch][of_any])
 
 
 def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:
@@ -449,12 +470,12 @@ def write_simulated(found: Mapping[str, Doublets], path: str) -> None:
 
 
 def needs(job: Job) -> Need:
-    """A batch's counts if they are few, the components of cells and simulated doublets, the genes' covariance."""
-    share = job.largest_batch / max(1, job.n_obs)
-    held = min(share * job.nnz, HELD[job.device])
+    """Counts of batches that are read together, components of cells and simulated doublets, the genes' covariance."""
+    of_batch = job.largest_batch / max(1, job.n_obs) * job.nnz
+    held = min(max(of_batch, min(job.nnz, TOGETHER[job.device])), HELD[job.device])
     points = (1 + job.config["doublets"]["sim_doublet_ratio"]) * job.largest_batch
     tables = 0.7 * KB * points + 1.0 * KB * job.n_obs
-    memory = job.pass_memory(350 * MB, 20 * MB + tables + 10 * held * (not job.gpu), gpu_chunk=470 * MB)
+    memory = job.pass_memory(350 * MB, 20 * MB + tables + 12 * held * (not job.gpu), gpu_chunk=470 * MB)
     covariance = 8 * min(job.n_vars, 5_000) ** 2  # rarely more highly variable genes
     vram = 400 * MB + 4 * covariance + 16 * held + 500 * MB * job.chunk + 2 * KB * points
     return Need(**memory, seconds=5 + 1e-6 * job.nnz, disk=40 * points, vram=vram)

@@ -6,6 +6,7 @@ its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any
@@ -58,36 +59,49 @@ def expression_by_group(
     found = np.zeros((2, n_groups + 1, counts.n_vars))
     pace = Pace("expression", counts.n_obs)
     with ThreadPoolExecutor(threads) as pool:
-        consecutive = parts(counts)
-        sums = pool.map(lambda part: sums_by_group(*part, codes, totals, target_sum), consecutive)
-        for (_, part), of_part in zip(consecutive, sums, strict=True):
+        for n_cells, of_part in pool.map(lambda part: sums_by_group(*part, codes, totals, target_sum), parts(counts)):
             found[:, : of_part.shape[1]] += of_part
-            pace.step(part.n_obs)
+            pace.step(n_cells)
     pace.end()
     means, fractions = found[:, :n_groups] / groups.sizes[:, None]
     return means, fractions
 
 
-def parts(counts: Stream) -> list[tuple[int, Stream]]:
-    """Streams of at most PART consecutive cells, and the number of cells before each; one in memory stays whole."""
+def parts(counts: Stream) -> Iterator[tuple[int, Stream, np.ndarray | None]]:
+    """At most PART cells each: the number of cells before, their stream, and their rows; one in memory stays whole."""
     if isinstance(counts, InMemory):
-        return [(0, counts)]
-    found, before = [], 0
+        yield 0, counts, None
+        return
+    before = 0
     for store in counts.stores if isinstance(counts, Stores) else [counts]:
         kept = np.flatnonzero(store.cells)
         for first in range(0, len(kept), PART):
-            part, rows = copy(store), kept[first : first + PART]
-            part.cells, part.n_obs = np.isin(np.arange(len(store.cells)), rows), len(rows)
-            found.append((before, part))
+            rows = kept[first : first + PART]
+            yield before, store, rows
             before += len(rows)
-    return found
 
 
-def sums_by_group(before: int, counts: Stream, codes: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:
-    """Summed expression, and number of expressing cells, of each code and gene: 2 x codes x genes, float64.
+def sums_by_group(
+    before: int, counts: Stream, part: np.ndarray | None, codes: np.ndarray, totals: np.ndarray, target_sum: float
+) -> tuple[int, np.ndarray]:
+    """The number of cells, and the summed expression and number of expressing cells of each code and gene.
 
-    `before` is the position of the stream's first cell in `codes` and `totals`.
+    Parameters
+    ----------
+    before
+        The position of the first cell in `codes` and `totals`.
+    counts, part
+        A stream, and the rows of its store to read; None: all.
+    codes, totals
+        Of all cells.
+
+    Returns
+    -------
+    Cells, and 2 x codes x genes, float64.
     """
+    if part is not None:
+        counts = copy(counts)
+        counts.cells, counts.n_obs = np.isin(np.arange(len(counts.cells)), part), len(part)
     n_codes, n_vars = int(codes.max()) + 1, counts.n_vars
     sums, cells = np.zeros(n_codes * n_vars), np.zeros(n_codes * n_vars)
     for chunk in counts.chunks(CELLS):
@@ -96,7 +110,7 @@ def sums_by_group(before: int, counts: Stream, codes: np.ndarray, totals: np.nda
         keys = codes[rows][rows_of_nonzeros(X, counts.device)] * n_vars + X.indices
         sums += np.bincount(keys, weights=X.data, minlength=len(sums))
         cells += np.bincount(keys[X.data > 0], minlength=len(cells))
-    return np.stack([sums, cells]).reshape(2, n_codes, n_vars)
+    return counts.n_obs, np.stack([sums, cells]).reshape(2, n_codes, n_vars)
 
 
 def score_panels(top: pd.DataFrame) -> Figure:

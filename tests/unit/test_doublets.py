@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 from lib.run import stage
 from lib.run.errors import UserError
-from lib.store.counts import CountsWriter
+from lib.store.counts import Counts, CountsWriter
 from lib.store.files import read_table
 from lib.store.stream import InMemory
 
@@ -160,7 +160,7 @@ def test_planted_doublets_are_found():
 def test_chunks_do_not_show(monkeypatch):
     X, _ = mixture(300)
     whole = doublets.scrublet(InMemory(X))
-    monkeypatch.setitem(doublets.HELD, "cpu", 0)
+    monkeypatch.setitem(doublets.TOGETHER, "cpu", 0)
     monkeypatch.setitem(doublets.DENSE, "cpu", 5000)
     pieces = doublets.scrublet(InMemory(X, max_cells=37))
     # Sums of float64 in another order: a neighbour at equal distance may change, in few cells
@@ -231,6 +231,27 @@ def test_stage_disabled_scores_nothing(tmp_path):
     assert table["doublet_score"].isna().all()
     assert not table["predicted_doublet"].any()
     assert simulated == {}
+
+
+@pytest.mark.parametrize("most", [None, 30_000, 0])
+def test_batches_whose_cells_are_mixed_are_read_in_few_passes_and_score_as_alone(tmp_path, monkeypatch, most):
+    """`most` non-zeros are read at a time: all in one pass, two batches in each, or each batch by itself."""
+    X, _ = mixture(600)
+    batches = np.random.default_rng(0).choice(["a", "b", "c", "d"], 600)
+    write_store(tmp_path / "counts.h5ad", X, batches)
+    if most is not None:
+        monkeypatch.setitem(doublets.TOGETHER, "cpu", most * X.nnz // 60_000)
+    read, chunks = [], Counts.chunks
+    monkeypatch.setattr(Counts, "chunks", lambda self, *given: read.append(self.n_obs) or chunks(self, *given))
+    table, simulated = run_stage(tmp_path)
+    assert list(simulated) == ["a", "b", "c", "d"]
+    if most is None:
+        assert read == [600]
+    elif most:
+        assert 2 <= len(read) <= 3
+    for batch in simulated:
+        alone = doublets.scrublet(InMemory(X[batches == batch]))
+        np.testing.assert_array_equal(table["doublet_score"][batches == batch], alone.scores)
 
 
 def test_cells_all_alike_are_no_batch_to_score(tmp_path, notices):

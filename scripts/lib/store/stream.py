@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+import numpy as np
+
 from lib.run import device as devices
 
 P, R = ParamSpec("P"), TypeVar("R")
@@ -67,6 +69,11 @@ class InMemory:
         self.X = self.device.sparse.csr_matrix(X)
         self.n_obs, self.n_vars = self.X.shape
         self.max_cells = max_cells
+
+    def of_cells(self, cells: np.ndarray) -> InMemory:
+        """A stream of some of the cells, by a boolean mask."""
+        rows = self.device.xp.asarray(np.flatnonzero(cells))
+        return InMemory(self.X[rows], self.device, self.max_cells)
 
     def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
         """The matrix in slices of rows."""
