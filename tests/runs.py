@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,18 @@ SMALL = {  # settings for about 1,000 cells x 2,000 genes
     "tsne": {"n_iter": 250},
     "umap": {"n_epochs": 100},
 }
+
+
+COPIED = ("Snakefile", "pyproject.toml", "config", "envs", "profiles", "rules", "scripts")
+
+
+def copy_workflow(home: Path) -> Path:
+    """Copy the workflow into a folder, to be changed there."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        source = HOME / name
+        shutil.copytree(source, home / name) if source.is_dir() else shutil.copy(source, home / name)
+    return home
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +11,15 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from runs import HOME, Run, sheet_of
+from runs import HOME, Run, copy_workflow, sheet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("new stage")]
-
-COPIED = ("Snakefile", "pyproject.toml", "config", "envs", "profiles", "rules", "scripts")
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """A copy of the workflow with the stage `complexity`, as the page has it."""
-    home = tmp_path_factory.mktemp("copy")
-    for name in COPIED:
-        source = HOME / name
-        shutil.copytree(source, home / name) if source.is_dir() else shutil.copy(source, home / name)
+    home = copy_workflow(tmp_path_factory.mktemp("copy"))
     page = (HOME / "scripts" / "README.md").read_text().split("## A stage in five steps")[1].split("\n## ")[0]
     script, rule, section, field = re.findall(r"```\w+\n(.*?)```", page, flags=re.S)
     (home / "scripts" / "complexity.py").write_text(script)
