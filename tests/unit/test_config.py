@@ -288,6 +288,11 @@ def test_all_mistakes_at_once():
     assert str(error.value).count("\n  - ") == 3
 
 
+def test_a_column_that_is_named_like_a_clustering_is_a_grouping():
+    config = complete(markers={"groupings": ["leiden_0.6_file", "kmeans_score"]})
+    assert settings.groupings(config) == ["leiden_0.6_file", "kmeans_score"]
+
+
 def test_required_columns_are_those_that_no_stage_makes():
     config = complete(
         batch_key="PatientNumber", regress_out={"keys": ["total_counts", "S_score", "pct_counts_MT", "pct_counts_RIBO"]}
@@ -420,6 +425,8 @@ def test_encodings_and_line_ends_of_sheets(sheet, encoding, end):
         ("sample\tpath\ttotal_counts\nA\ta.h5ad\t5\n", "the column total_counts is named as what this workflow writes"),
         ("sample\tpath\tsite\tsite\nA\ta.h5ad\tx\ty\n", "the column site stands there twice"),
         ("sample\tpath\n# no\nA\ta.h5ad\tx\n", "line 3 has a field without a name above it: A | a.h5ad | x"),
+        ("sample\tpath\nA\tx{y}.h5ad\n", "x{y}.h5ad has braces, which mean wildcards to Snakemake"),
+        ('sample\tpath\n"A\ta.h5ad\nB\ta.h5ad\n', 'line 2 has a quote that is not closed: "A'),
         (b"PK\x03\x04xlsx", "is an Excel workbook"),
         ("sample\tpath\nA\ta.h5ad\n".encode("utf-16-le"), "is no text"),
     ],

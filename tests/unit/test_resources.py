@@ -150,9 +150,10 @@ def test_shards_share_the_time_and_leave_the_rest_no_gpu():
 
 def test_groups_are_counted_where_they_are_known():
     load = Load.of([replace(SMALL, n_batches=8)])
-    names = ("sample", "kmeans_50", "leiden_2.0")
-    groups = {name: Job.of(load, DEFAULTS, False, grouping=name).n_groups for name in names}
-    assert groups == {"sample": 8, "kmeans_50": 50, "leiden_2.0": 2 * N_GROUPS}
+    config = DEFAULTS | {"kmeans": {"n_clusters": [50]}, "leiden": {**DEFAULTS["leiden"], "resolutions": [2.0]}}
+    names = ("sample", "kmeans_50", "leiden_2.0", "leiden_2.0_file", "kmeans_9")  # the last two are the file's
+    groups = {name: Job.of(load, config, False, grouping=name).n_groups for name in names}
+    assert list(groups.values()) == [8, 50, 2 * N_GROUPS, N_GROUPS, N_GROUPS]
 
 
 # Sizes

@@ -98,3 +98,50 @@ def test_sheet_columns_and_limits_reach_obs(run, cohort_files):
     assert sites.to_dict() == {"P1": {"lung"}, "P2": {"liver"}, "P3": set()}
     assert obs.query("sample == 'P1'")["n_genes_by_counts"].max() < 600
     assert obs.query("sample == 'P2'")["n_genes_by_counts"].max() >= 600
+
+
+def test_names_of_files_may_hold_what_shells_and_patterns_give_a_meaning(run, cohort_files):
+    odd = [
+        "a b",
+        "a#old",
+        "a'b",
+        "ä",
+        "a\\b",
+        "-a",
+        "a*",
+        "a$HOME",
+        "~a",
+        "a;b",
+        "a%20b",
+        "a,b",
+        "a:b",
+        "a|b",
+        "a=b",
+        "a[1]",
+    ]
+    for name in odd:
+        (run.folder / f"{name}.h5ad").symlink_to(cohort_files[0])
+    run.write([{"sample": f"S{i}", "path": f"{name}.h5ad"} for i, name in enumerate(odd)])
+    run.snakemake("--until", "ingest")
+    made = [run.folder / f"results/samples/S{i}/counts.h5ad" for i in range(len(odd))]
+    assert all(ad.read_h5ad(path).shape == (350, 2000) for path in made[:1])
+    assert len({path.stat().st_size for path in made}) <= 2  # the samples' names differ in length
+
+
+def test_an_atlas_of_an_earlier_run_is_analysed_again(finished, run):
+    atlas = finished.folder / "results" / "atlas.h5ad"
+    run.write(
+        [{"sample": "again", "path": str(atlas), "counts": "layers/counts"}],
+        batch_key="sample_file",
+        label_key="leiden_0.6_file",
+    )
+    run.snakemake("results/atlas.h5ad")
+    before, after = ad.read_h5ad(atlas), ad.read_h5ad(run.folder / "results" / "atlas.h5ad")
+    assert after.n_obs > 0.9 * before.n_obs
+    assert set(after.obs["sample"]) == {"again"}
+    kept = before.obs_names + "-again"
+    mine = before.obs.set_axis(kept).loc[after.obs_names]
+    for name in ("sample", "leiden_0.6", "total_counts", "doublet_score"):
+        assert after.obs[f"{name}_file"].astype(str).tolist() == mine[name].astype(str).tolist()
+    (notice,) = run.record("logs/samples/again/ingest.log")["notices"]
+    assert "leiden_0.6 as leiden_0.6_file" in notice

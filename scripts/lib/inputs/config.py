@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -93,8 +94,9 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
                 f"`{key}` names {name}; from version 0.13 on, AnnData refuses names of columns with a /. Rename it in "
                 f"the file (adata.obs = adata.obs.rename(columns={{{name!r}: {plain!r}}})) or in the sheet"
             )
+    ours = "|".join(method.written(name) for name, method in _model().clusterings().items())
     for name in config["markers"]["groupings"] or []:
-        if name.startswith(tuple(f"{method}_" for method in _model().clusterings())) and name not in clusterings:
+        if re.fullmatch(ours, name) and name not in clusterings:
             yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"
 
 

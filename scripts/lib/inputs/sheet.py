@@ -91,7 +91,13 @@ def _sheet_lines(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     found = {}
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if not line.startswith("#") and line.strip():
-            found[number] = [field.strip() for field in next(csv.reader([line], delimiter="\t"))]
+            try:
+                found[number] = [field.strip() for field in next(csv.reader([line], delimiter="\t", strict=True))]
+            except csv.Error:
+                raise UserError(
+                    f"the sample sheet {path}: line {number} has a quote that is not closed: {line[:80]}. Remove it, "
+                    'or write the field in quotes, with two ("") for each quote in it.'
+                ) from None
     return found.pop(next(iter(found), None), []), found
 
 
@@ -223,6 +229,8 @@ def _sheet_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> Iterator[
     for sample, path in zip(sheet["sample"], sheet["path"], strict=True):
         if not path:
             yield f"sample {sample} has no path"
+        elif set(path) & set("{}"):
+            yield f"sample {sample}: {path} has braces, which mean wildcards to Snakemake: rename the file, or link it"
         elif not Path(path).exists() and not path.startswith("demo/"):
             yield f"sample {sample}: {path} does not exist (relative paths start at {Path.cwd()})"
     families = config["qc"]["gene_families"]

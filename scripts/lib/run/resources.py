@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from lib.inputs.config import groupings
+from lib.inputs.config import clustering_names, groupings
 from lib.store.stream import ROWS_NNZ
 
 if TYPE_CHECKING:
@@ -182,12 +182,12 @@ class Job(Load):
     @property
     def n_groups(self) -> int:
         """The number of groups of the grouping."""
-        method, _, number = self.grouping.partition("_")
         if self.grouping == self.config["batch_key"]:
             return self.n_batches
-        if method == "kmeans":
-            return int(number)
-        return ceil(N_GROUPS * max(1, float(number))) if method in ("leiden", "louvain") else N_GROUPS
+        if self.grouping not in clustering_names(self.config):
+            return N_GROUPS
+        method, _, number = self.grouping.partition("_")
+        return int(number) if method == "kmeans" else ceil(N_GROUPS * max(1, float(number)))
 
     @property
     def n_rankings(self) -> int:
