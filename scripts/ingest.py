@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.inputs.formats import open_counts
-from lib.inputs.formats.base import NO_CELLS, Reader
+from lib.inputs.formats.base import NO_CELLS, NO_GENES, Reader
 from lib.inputs.formats.blocks import NotSortedError
 from lib.inputs.sheet import stored_names
 from lib.run import stage
@@ -220,6 +220,8 @@ def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Pat
             writer.close(obs, var)
             return writer.nnz, total
         except OverflowError as error:
+            if dtype == np.uint32:
+                raise
             stage.log.info("%s: written anew, as uint32", error)
             dtype = np.uint32
         except NotSortedError:
@@ -277,6 +279,8 @@ def main(snakemake: Any) -> None:
         stage.log.info("sample %s: %s, counts in %s", params.sample, reader.path, reader.where)
         with blaming(reader.path):
             obs = cell_table(reader.obs, params.sample, params.suffix, params.sheet, params.batch_key, params.keep)
+            if not reader.n_vars:
+                raise UserError(NO_GENES)
         var = gene_table(reader.gene_symbols, reader.gene_ids, reader.flags)
         with replacing(output) as partial:
             nnz, total = write_counts(reader, obs, var, partial)
