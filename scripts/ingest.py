@@ -100,6 +100,8 @@ def storable(values: pd.Series) -> pd.Series | None:
     if isinstance(values.dtype, pd.CategoricalDtype):
         categories = values.cat.categories
         if is_text(categories):
+            if any("\0" in str(name) for name in categories):
+                return None
             return values.cat.rename_categories(pd.Index(categories.map(str), dtype=object))
         return values if pd.api.types.is_numeric_dtype(categories) else None
     if is_text(values):
@@ -107,7 +109,12 @@ def storable(values: pd.Series) -> pd.Series | None:
         if not values.map(pd.api.types.is_scalar).all():
             return None
         strings = values.map(lambda v: v.decode() if isinstance(v, bytes) else str(v), na_action="ignore")
-        return pd.Series(pd.Categorical(strings, pd.Index(sorted(strings.dropna().unique()), dtype=object)))
+        names = sorted(strings.dropna().unique())
+        return (
+            None
+            if any("\0" in name for name in names)
+            else pd.Series(pd.Categorical(strings, pd.Index(names, dtype=object)))
+        )
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
         return None
     if pd.api.types.is_extension_array_dtype(values):

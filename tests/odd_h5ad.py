@@ -96,7 +96,7 @@ def values_of(name: str, about: str, change: Callable[[np.ndarray], Any], *expec
     """A case in which one array of the file is another: `name` is its path, a dash, and what is odd."""
     where = name.split("-")[0]
 
-    @odd(name.replace("/", "_"), about, *expected, **more)
+    @odd(name.replace("/", "_").replace("-", "_"), about, *expected, **more)
     def _(file, truth):
         put(file, where, change(file[where][...]))
 
@@ -156,7 +156,7 @@ x_is(
     lambda X: X.T,
     "X is 20 x 30 (cells x genes), but obs has 30 names and var 20. They seem to be swapped",
 )
-x_is("normalised", "X is log-normalised", lambda X: np.log1p(X / 3), "its first values are not whole numbers")
+x_is("normalised", "X is log-normalised", lambda X: np.log1p(X / 3), "does not hold raw counts")
 
 
 @odd("x_bool", "X is of booleans")
@@ -171,7 +171,7 @@ def _(file, truth):
     dense(file, truth.X)
 
 
-@odd("x_empty_group", "X is an empty group", "a.h5ad has no counts X; it has none")
+@odd("x_empty_group", "X is an empty group", "X is neither an array nor a sparse matrix")
 def _(file, truth):
     del file["X"]
     file.create_group("X")
@@ -218,7 +218,7 @@ def _(file, truth):
     file["X"].attrs.update({"h5sparse_format": "csr", "h5sparse_shape": truth.X.shape})
 
 
-@odd("x_coo", "X is sparse in a way that AnnData has not", "a.h5ad has no counts X; it has none")
+@odd("x_coo", "X is sparse in a way that AnnData has not", "its attribute encoding-type is coo_matrix")
 def _(file, truth):
     file["X"].attrs["encoding-type"] = "coo_matrix"
 
@@ -238,7 +238,7 @@ def _(file, truth):
     file["obs"].attrs["encoding-type"] = "tibble"
 
 
-@odd("no_attrs", "X has the parts of a sparse matrix, and no attributes", "a.h5ad has no counts X; it has none")
+@odd("no_attrs", "X has the parts of a sparse matrix, and no attributes", "its attribute encoding-type is none")
 def _(file, truth):
     for name in list(file["X"].attrs):
         del file["X"].attrs[name]
@@ -254,6 +254,11 @@ def _(file, truth):
 
 # Sparse
 
+
+def _wrapping(values: np.ndarray) -> np.ndarray:
+    return np.r_[values[:-1].astype("u8"), np.uint64(2**64 - 1)]
+
+
 BAD_INDPTR = "a.h5ad cannot be read: X/indptr "
 values_of("X/indptr-short", "indptr lacks its end", lambda x: x[:-1], BAD_INDPTR, damaged=True)
 values_of("X/indptr-falls", "indptr falls", lambda x: np.r_[x[:5], x[5] + 50, x[6:]], BAD_INDPTR, damaged=True)
@@ -266,8 +271,10 @@ values_of(
     "X/indptr-negative", "indptr has a negative value", lambda x: np.r_[x[:5], -9, x[6:]], BAD_INDPTR, damaged=True
 )
 values_of("X/indptr-float", "indptr is of floats, all whole", lambda x: x.astype(float))
-values_of("X/indptr-half", "indptr has a value of 0.5", lambda x: np.r_[0, 0.5, x[2:]], "X/indptr holds 0.5")
-values_of("X/indptr-wraps", "indptr has 2^64 - 1", lambda x: np.r_[x[:-1], 2**64 - 1].astype("u8"), "X/indptr")
+values_of(
+    "X/indptr-half", "indptr has a value of 0.5", lambda x: np.r_[0, 0.5, x[2:]], "X/indptr holds 0.5", damaged=True
+)
+values_of("X/indptr-wraps", "indptr has 2^64 - 1", _wrapping, "X/indptr holds 18446744073709551615", damaged=True)
 values_of("X/indptr-2d", "indptr has two dimensions", lambda x: x[None], "X/indptr has 2 dimensions")
 values_of("X/indptr-text", "indptr is text", lambda x: x.astype("S5"), "X/indptr is no array of numbers")
 values_of("X/indptr-scalar", "indptr is one number", lambda x: 5, "X/indptr has 0 dimensions")
@@ -313,8 +320,7 @@ values_of(
     "X/data-nan",
     "the last value is no number",
     lambda x: np.r_[x[:-1], np.nan],
-    "is nan, not a whole number",
-    late=True,
+    "X does not hold raw counts",
 )
 
 
@@ -343,10 +349,10 @@ def shape_is(name: str, about: str, shape: Any, expected: str, **more: Any) -> N
 
 
 UNEQUAL = "(cells x genes), but obs has 30 names and var 20"
-shape_is("wide", "the shape has a gene too many", [N_OBS, N_VARS + 1], "X is 30 x 21, " + UNEQUAL)
-shape_is("swapped", "the shape is swapped", [N_VARS, N_OBS], "X is 20 x 30, " + UNEQUAL)
-shape_is("negative", "the shape is negative", [-N_OBS, N_VARS], "X is -30 x 20, " + UNEQUAL)
-shape_is("huge", "the shape is huge", [2**62, 2**62], "X is 4611686018427387904 x 4611686018427387904, " + UNEQUAL)
+shape_is("wide", "the shape has a gene too many", [N_OBS, N_VARS + 1], "X is 30 x 21 " + UNEQUAL)
+shape_is("swapped", "the shape is swapped", [N_VARS, N_OBS], "X is 20 x 30 " + UNEQUAL)
+shape_is("negative", "the shape is negative", [-N_OBS, N_VARS], "X is -30 x 20 " + UNEQUAL)
+shape_is("huge", "the shape is huge", [2**62, 2**62], "X is 4611686018427387904 x 4611686018427387904 " + UNEQUAL)
 shape_is("short", "the shape has one number", [N_OBS], "X has the shape [30]")
 shape_is("scalar", "the shape is one number", N_OBS, "X has the shape 30")
 shape_is("text", "the shape is text", "30x20", "X has the shape 30x20")
@@ -646,7 +652,7 @@ names_are("long", "a cell's name has 200,000 characters", "x" * 200_000)
 names_are("emoji", "a cell's name is Unicode", "细胞🧬")
 names_are("empty", "a cell's name is empty", "")
 names_are("slash", "a cell's name is a path", "../../x")
-names_are("nul", "a cell's name has a NUL within", b"A\0B", read_as="A\0B")
+names_are("nul", "a cell's name has a NUL within", b"A\0B", "obs/_index: the name number 3 has a NUL", late=True)
 names_are("latin1", "a cell's name is not UTF-8", b"caf\xe9", "obs/_index: the name number 3 is no UTF-8", late=True)
 
 
@@ -660,7 +666,7 @@ def _(file, truth):
     put(file, "obs/donor", np.array([b"caf\xe9"] * N_OBS))
 
 
-@odd("column_nul", "a column of obs has a NUL in its values")
+@odd("column_nul", "a column of obs has a NUL in its values: it is left out")
 def _(file, truth):
     put(file, "obs/donor", np.array([b"a\0b", b"c"] * (N_OBS // 2)))
 
@@ -685,10 +691,14 @@ def _(file, truth):
     truth.symbols[3] = truth.ids[3]
 
 
-@odd("symbols_short", "there are fewer symbols than genes: they are left out")
+@odd(
+    "symbols_short",
+    "there are fewer symbols than genes",
+    "var/gene_symbols cannot be read",
+    late=True,
+)
 def _(file, truth):
     put(file, "var/gene_symbols", truth.symbols[:5], dtype=TEXT)
-    truth.symbols = truth.ids
 
 
 @odd("fixed_strings", "all text is of fixed length, without AnnData's attributes")
@@ -1025,19 +1035,15 @@ def _(file, truth, folder):
     virtual(file, "b.h5")
 
 
-@outside("virtual_pattern", "X is a view of files by a pattern in their names", "%b")
-def _(file, truth, folder):
-    virtual(file, "../b-%b.h5")
-
-
 @outside("virtual_self", "X is a view of another array of the file")
 def _(file, truth, folder):
     file["x"] = truth.X
     virtual(file, ".")
 
 
-@outside("virtual_partial", "X is a view that leaves out a part, which is filled", "a view that leaves out")
+@outside("virtual_partial", "X is a view that leaves out a part: HDF5 fills it with ones, as the file says")
 def _(file, truth, folder):
+    truth.X[10:] = 1
     with h5py.File(folder / "b.h5", "w") as other:
         other["x"] = truth.X
     layout = h5py.VirtualLayout((N_OBS, N_VARS), np.int64)
@@ -1140,7 +1146,7 @@ def _(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@file_is("zeroed", "the second half of the file is zeros, as after a crash", "a.h5ad", damaged=True)
+@file_is("zeroed", "the second half of the file is zeros, as after a crash", "it has no obs and var")
 def _(path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
@@ -1216,7 +1222,7 @@ def _lookup3(data: bytes) -> int:
 def chunk_damaged(name: str, about: str, how: dict[str, Any], late: bool = True) -> None:
     """A case of one flipped byte in the middle of an array's only chunk."""
 
-    @file_is(name.replace("/", "_"), about, "a.h5ad cannot be read", damaged=True, late=late)
+    @file_is(name.replace("/", "_").replace("-", "_"), about, "a.h5ad cannot be read", damaged=True, late=late)
     def _(path):
         where = name.split("-")[0]
         with h5py.File(path, "a") as file:
@@ -1230,7 +1236,7 @@ def chunk_damaged(name: str, about: str, how: dict[str, Any], late: bool = True)
         path.write_bytes(raw)
 
 
-chunk_damaged("X/data-flipped", "a byte of a compressed chunk of X is flipped", {"compression": "gzip"})
+chunk_damaged("X/data-flipped", "a byte of a compressed chunk of X is flipped", {"compression": "gzip"}, late=False)
 chunk_damaged(
     "X/indices-flipped",
     "a byte of a compressed and shuffled chunk is flipped",
@@ -1239,7 +1245,7 @@ chunk_damaged(
 chunk_damaged("X/indptr-flipped", "a byte of a compressed indptr is flipped", {"compression": "gzip"}, late=False)
 chunk_damaged("obs/_index-flipped", "a byte of the compressed names is flipped", {"compression": "gzip"})
 chunk_damaged("obs/age-flipped", "a byte of a compressed column is flipped", {"compression": "gzip"})
-chunk_damaged("X/data-checksum", "a chunk does not have the checksum that it says", {"fletcher32": True})
+chunk_damaged("X/data-checksum", "a chunk does not have the checksum that it says", {"fletcher32": True}, late=False)
 
 
 def bomb(size: int, twice: bool = False) -> bytes:
@@ -1276,11 +1282,11 @@ def bombed(where: str, filters: int, late: bool, expected: str) -> None:
         file[where].attrs.update(attrs)
 
 
-bombed("X/data", 1, True, "a.h5ad cannot be read")
+bombed("X/data", 1, False, "a.h5ad cannot be read")
 bombed("X/indptr", 1, False, "a.h5ad cannot be read")
 bombed("obs/age", 1, True, "a.h5ad cannot be read")
 bombed("X/data", 2, False, "X/data is compressed twice")
-bombed("obs/age", 2, False, "obs/age is compressed twice")
+bombed("obs/age", 2, False, "")
 
 
 @odd("huge_obs", "obs says that it has 3 billion rows, and holds no data", "says that it holds", damaged=False)
@@ -1408,7 +1414,7 @@ def _(file, truth):
     made.id.write_direct_chunk((0,), values.tobytes(), 3)
 
 
-@odd("chunk_short", "a chunk of X inflates to fewer bytes than it should", "a.h5ad", damaged=True, late=True)
+@odd("chunk_short", "a chunk of X inflates to fewer bytes than it should", "a.h5ad", damaged=True)
 def _(file, truth):
     values = file["X/data"][...]
     made = put(file, "X/data", values, compression="gzip", chunks=values.shape)

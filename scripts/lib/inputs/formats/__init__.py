@@ -143,7 +143,8 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
     """The reader for a file's format; without `data` it reads only the metadata of a zarr."""
     path = Path(question.path)
     form = format_of(path)
-    check_regular(path)
+    if not path.is_dir():
+        check_regular(path)
     if form == "10x folder":
         from lib.inputs.formats.tenx_folder import TenxFolder
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.inputs.formats.arrays import File, array_problem, is_array, is_strings, n_bytes, parts_of
+from lib.inputs.formats.arrays import File, array_problem, chunk_bytes, is_array, is_strings, n_bytes, parts_of
 from lib.inputs.formats.base import NUMBERS, PEEK, Header, MatrixReader, Question, Tell, choice, is_damage, look_of
 from lib.inputs.formats.zarr_files import ZarrNode
 from lib.run.errors import UserError
@@ -58,7 +58,8 @@ class AnnDataFile(MatrixReader):
         """What an element looks like by its first values, "" if these are not read; None if it is no matrix."""
         name = f"{element}/data" if self._is_sparse(element) else element
         matrix = self.file.find(name)
-        if matrix is None or array_problem(matrix, 1 + (name == element), NUMBERS):
+        odd = matrix is None or array_problem(matrix, 1 + (name == element), NUMBERS)
+        if odd or not self.file.has_room(chunk_bytes(matrix)):
             return None
         if isinstance(matrix, ZarrNode):
             return ""

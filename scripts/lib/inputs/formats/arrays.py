@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import deflate
 import h5py
@@ -17,6 +17,7 @@ from lib.store.compressed import pool
 
 FREE, MOST = 64 << 20, 200  # bytes that a table may take in memory: any, and for each byte of its file
 DENSE = 2000  # bytes of a dense matrix for each byte of its file: deflate makes 1032 of one
+VLEN = 16  # bytes of a string of any length in a chunk: its length and where it is
 DEFLATE = h5py.h5z.FILTER_DEFLATE
 OTHER = "holds more or fewer bytes than it should"
 KINDS = {"O": "text or objects", "S": "text", "U": "text", "T": "text", "V": "records", "c": "complex numbers"}
@@ -40,9 +41,9 @@ class File:
     def find(self, name: str) -> Any:
         """An element, or None."""
         try:
-            found = name in self.root
+            found = ".." not in name.split("/") and name in self.root
             return self.root[name] if found else None
-        except (LookupError, RuntimeError, ValueError):  # links that lead nowhere
+        except (LookupError, RuntimeError):  # links that lead nowhere
             return None
 
     def group(self, name: str) -> Any:
@@ -61,9 +62,7 @@ class File:
             raise UserError(f"{self.path} is not laid out as its format is: it has no {name}.")
         if problem := array_problem(found, ndim, kinds):
             raise UserError(f"{self.path} is not laid out as its format is: {name} {problem}.")
-        self.check_room(
-            f"a chunk of {name}", prod(getattr(found, "chunks", None) or ()) * np.dtype(found.dtype).itemsize
-        )
+        self.check_room(f"a chunk of {name}", chunk_bytes(found))
         return found
 
     def has_room(self, asked: int) -> bool:
@@ -134,9 +133,8 @@ class File:
         codes = codes_of(array) or []
         if DEFLATE not in codes:
             return
-        size, end = prod(array.chunks) * array.id.get_type().get_size(), None
-        if codes[-1] == h5py.h5z.FILTER_FLETCHER32:
-            end = -4
+        one = VLEN if array.dtype.kind == "O" else array.dtype.itemsize
+        size, end = prod(array.chunks) * one, -4 if codes[-1] == h5py.h5z.FILTER_FLETCHER32 else None
         chunks: list[Any] = []
         array.id.chunk_iter(lambda chunk: chunks.append(chunk))  # a value that is not None would end the iteration
         for chunk in chunks:
@@ -147,20 +145,20 @@ class File:
     def strings(self, name: str, array: Any) -> np.ndarray:
         """An array of text, or of numbers or booleans as text."""
         values = self.whole(name, array)
-        if values.dtype.kind in "SO":
-            values = values.astype(object)
-            for i, value in enumerate(values):
-                if isinstance(value, bytes):
-                    try:
-                        values[i] = value.decode()
-                    except UnicodeDecodeError:
-                        raise UserError(
-                            f"{self.path}: {name}: the name number {i + 1} is no UTF-8 but {value[:40]!r}. Write the "
-                            "names anew, as UTF-8."
-                        ) from None
-        elif values.dtype.kind not in "biufUT":
+        if values.dtype.kind not in "biufSOUT":
             raise UserError(f"{self.path}: {name} is no array of text, but of {kind_name(values)}.")
-        return np.array([str(value) for value in values], dtype=object)
+        names = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):
+            try:
+                names[i] = value.decode() if isinstance(value, bytes) else str(value)
+            except UnicodeDecodeError:
+                self._refuse_name(name, i, f"is no UTF-8 but {value[:40]!r}. Write the names anew, as UTF-8")
+            if "\0" in names[i]:
+                self._refuse_name(name, i, f"has a NUL in it, {names[i][:40]!r}. Write the names anew")
+        return names
+
+    def _refuse_name(self, name: str, i: int, why: str) -> NoReturn:
+        raise UserError(f"{self.path}: {name}: the name number {i + 1} {why}.")
 
 
 def is_array(element: Any) -> bool:
@@ -197,8 +195,12 @@ def kind_name(array: Any) -> str:
 
 def n_bytes(array: Any) -> int:
     """Bytes of an array in memory; at least those of one chunk."""
-    chunks = getattr(array, "chunks", None) or ()
-    return max(prod(array.shape or ()), prod(chunks)) * max(np.dtype(array.dtype).itemsize, 1)
+    return max(prod(array.shape or ()) * np.dtype(array.dtype).itemsize, chunk_bytes(array))
+
+
+def chunk_bytes(array: Any) -> int:
+    """Bytes of a chunk of an array in memory."""
+    return prod(getattr(array, "chunks", None) or ()) * np.dtype(array.dtype).itemsize
 
 
 def parts_of(element: Any) -> list[Any]:
@@ -219,7 +221,7 @@ def codes_of(array: Any) -> list[int] | None:
 def _n_unwritten(array: Any) -> int:
     """Chunks of an array that were never written; 1 for one without chunks that was not."""
     if not isinstance(array, h5py.Dataset):
-        return array.nchunks - array.nchunks_initialized
+        return max(0, array.nchunks - array.nchunks_initialized)
     if array.is_virtual or not array.size:
         return 0
     if array.chunks is None:

@@ -6,6 +6,7 @@ This module is imported when the workflow is read, so it imports neither SciPy n
 from __future__ import annotations
 
 import errno
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -307,12 +308,17 @@ def refuse(problem: str) -> NoReturn:
     raise UserError(problem) from None
 
 
+def kind_of(path: Path) -> str:
+    """What a path is that is no regular file."""
+    mode = path.stat().st_mode if path.exists() else 0
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((kind for kind, test in kinds.items() if test(mode)), "a device" if mode else "a link to nothing")
+
+
 def check_regular(path: Path) -> None:
-    """Refuse what would be read for ever, such as a pipe, and an empty file."""
-    if path.is_dir():
-        return
+    """Refuse what is no file, as a pipe would be read for ever, and an empty file."""
     if not path.is_file():
-        raise UserError(f"{path} is no file but a pipe or a device. Correct its path in the sample sheet.")
+        raise UserError(f"{path} is no file but {kind_of(path)}. Correct its path, or put the file there.")
     if not path.stat().st_size:
         raise UserError(f"{path} is empty. It may be truncated or damaged: copy or download it again.")
 

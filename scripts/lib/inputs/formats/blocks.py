@@ -86,7 +86,7 @@ def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
         X = select_genes(X, new, reader.n_vars, devices.resolve("cpu"))
     counts = as_counts(X.data)
     if counts is None:
-        _refuse(reader, start, X, first_bad(X.data))
+        refuse_value(reader, start, X, first_bad(X.data))
     X = csr_matrix((counts, X.indices, X.indptr), shape=X.shape)
     if not X.has_canonical_format:
         X.data = X.data.astype(np.uint64)  # the sum of duplicates may exceed 32 bits
@@ -100,11 +100,11 @@ def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
 def _fitting(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
     """A block of uint64 sums as uint32; refuses sums that do not fit."""
     if X.nnz and X.data.max() > LARGEST:
-        _refuse(reader, start, X, int(np.argmax(X.data > LARGEST)))
+        refuse_value(reader, start, X, int(np.argmax(X.data > LARGEST)))
     return csr_matrix((X.data.astype(np.uint32), X.indices, X.indptr), shape=X.shape)
 
 
-def _refuse(reader: Reader, start: int, X: csr_matrix, at: int) -> NoReturn:
+def refuse_value(reader: Reader, start: int, X: csr_matrix, at: int) -> NoReturn:
     """Raise an error that names the first value of a block that is no count, and what to do."""
     value, row = X.data[at], start + int(np.searchsorted(X.indptr, at, "right")) - 1
     gene, cell = reader.gene_symbols[X.indices[at]], reader.obs.index[row]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.inputs.formats.base import Blocks, DamagedError, Header, Question, Reader, Tell, choice, plain
+from lib.inputs.formats.base import Blocks, DamagedError, Header, Question, Reader, Tell, as_counts, choice, plain
 from lib.inputs.formats.text import encoding_of, is_gzipped, open_file
 from lib.run.errors import UserError
 
@@ -93,6 +93,7 @@ class TenxFolder(Reader):
                     if np.isnan(counts).any():
                         raise ValueError("a count is missing")
                     genes, cells = (found.astype(np.int32) - np.int32(1) for found in (genes, cells))
+                    self._check_counts(genes, cells, counts)
                     if self.scattered:
                         yield 0, csr_matrix((counts, (cells, genes)), shape=(n_obs, n_vars))
                         continue
@@ -115,6 +116,21 @@ class TenxFolder(Reader):
             raise DamagedError(path, f"it has {seen} of {self.nnz} lines of values")
         if seen > self.nnz:
             raise UserError(f"{path} has {seen} lines of values, but says in its header that there are {self.nnz}.")
+
+    def _check_counts(self, genes: np.ndarray, cells: np.ndarray, counts: np.ndarray) -> None:
+        """Refuse values of genes that are no counts, before those of one cell and gene add up."""
+        from scipy.sparse import csr_matrix
+
+        from lib.inputs.formats import blocks
+
+        if as_counts(counts) is None:
+            chosen = np.ones(self.shape[0], bool) if self.columns is None else self.columns
+            odd = np.flatnonzero(chosen[genes])
+            if as_counts(counts[odd]) is None:
+                at = odd[blocks.first_bad(counts[odd])]
+                gene = int(np.cumsum(chosen)[genes[at]]) - 1
+                X = csr_matrix((counts[[at]], ([0], [gene])), shape=(1, self.n_vars))
+                blocks.refuse_value(self, int(cells[at]), X, 0)
 
     def _bad_line(self) -> str | None:
         """The message about the first line of values that does not hold a gene, a cell and a count."""

@@ -287,7 +287,7 @@ def open_file(path: Path) -> TextFile:
     """
     file = TextFile(path)
     with TextFile(path) as beginning:
-        head = beginning.read(4)
+        head = beginning.read(8)
     if known := next((what for start, what in BEGINNINGS.items() if head.startswith(start)), None):
         raise UserError(f"{path} is no text{' once unpacked' * is_gzipped(path)}: {known}.")
     return file

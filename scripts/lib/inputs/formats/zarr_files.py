@@ -6,7 +6,6 @@ import bz2
 import json
 import lzma
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from math import prod
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from lib.inputs.formats.arrays import FREE, MOST, File
-from lib.inputs.formats.base import DamagedError
+from lib.inputs.formats.base import DamagedError, kind_of
 from lib.inputs.formats.links import NOT_READ
 from lib.run.errors import UserError
 
@@ -45,6 +44,10 @@ def zarr_file(path: Path, data: bool) -> File:
         if node is not None and node.shape is not None:
             nodes.append(node)
     node = ZarrNode(path, path)
+    if not node.about:
+        raise UserError(
+            f"{path} is no zarr: it has neither zarr.json nor .zgroup. Correct its path in the sample sheet."
+        )
     if node.shape is not None:
         raise UserError(f"{path} is no group of zarr but an array. Give an AnnData file.")
     if not data:
@@ -78,13 +81,6 @@ def _folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
                     f"{path}: {file.relative_to(path)} is no file but {kind_of(file)}. Write the zarr anew."
                 )
         yield Path(top), files
-
-
-def kind_of(path: Path) -> str:
-    """What a path is that is no regular file."""
-    mode = path.stat().st_mode if path.exists() else 0
-    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
-    return next((kind for kind, test in kinds.items() if test(mode)), "a device" if mode else "a link to nothing")
 
 
 class ZarrNode:
