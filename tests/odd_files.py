@@ -1,7 +1,8 @@
 """Odd, damaged and hostile files, and a judge that says what a user gets of each: its counts, or which message.
 
 `cases()` are all of them. The judge runs each in a process of its own, with limits of memory and time, so that a crash,
-a hang or an allocation of gigabytes is the failure of one case: `uv run python tests/odd_files.py RESULT.json NAME ...`.
+a hang or an allocation of gigabytes is the failure of one case. `uv run python tests/odd_files.py RESULT.json NAME ...`
+writes the results of some cases, or of all; `-` instead of a file prints what is not as expected.
 """
 
 from __future__ import annotations
@@ -121,8 +122,7 @@ def judge(case: Case, folder: Path) -> dict[str, Any]:
         message = str(error)
     if before != {name: version for name, version in _versions(folder).items() if not name.startswith("out")}:
         differs = "the input was changed"
-    where = str(folder / "in") + "/"
-    hidden = [text.replace(where, "") for text in (*problems, message)]
+    hidden = [text.replace(f"{folder}/in/", "").replace(str(folder), "/elsewhere") for text in (*problems, message)]
     return {"header": hidden[:-1], "job": hidden[-1], "differs": differs, "path": path.name}
 
 

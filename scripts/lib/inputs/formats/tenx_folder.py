@@ -158,7 +158,8 @@ def _line_problem(line: bytes, shape: tuple[int, int]) -> str | None:
         if not word.removeprefix(b"+").isdigit():
             return f"the {what} is no whole number"
         if len(word) > 18 or not 1 <= int(word) <= n:
-            return f"{what} number {word.decode()[:30]}, but they go from 1 to {n}"
+            zero = ". Does the file count from 0" if word == b"0" else ""
+            return f"{what} number {word.decode()[:30]}, but they go from 1 to {n}{zero}"
     try:
         return None if math.isfinite(float(words[2])) and b"_" not in words[2] else "the count is no number"
     except ValueError:
