@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.inputs.formats.arrays import File, array_problem, chunk_bytes, is_array, is_strings, n_bytes, parts_of
+from lib.inputs.formats.arrays import (
+    File,
+    array_problem,
+    chunk_bytes,
+    is_array,
+    is_numbers,
+    is_strings,
+    n_bytes,
+    parts_of,
+)
 from lib.inputs.formats.base import NUMBERS, PEEK, Header, MatrixReader, Question, Tell, choice, is_damage, look_of
 from lib.inputs.formats.zarr_files import ZarrNode
 from lib.run.errors import UserError
@@ -225,6 +234,9 @@ class AnnDataFile(MatrixReader):
         for array in parts:
             if problem := array_problem(array, len(array.shape)):
                 raise ValueError(problem)
+        if is_numbers(element) and "categories" not in element.attrs:
+            return self.file.whole(where, element)
+        for array in parts:
             self.file.check_inflating(where, array)
         if np.dtype(getattr(element, "dtype", int)).kind in "Vc":
             raise ValueError("it holds no single values")

@@ -375,14 +375,14 @@ def choice(path: Path, key: str, wanted: str | None, options: Sequence[str]) -> 
     raise UserError(f"{path} {problem}; it has {', '.join(options) or 'none'}. Set the config key `ingest: {key}`.")
 
 
-def positions(path: Path, name: str, values: np.ndarray, largest: int) -> np.ndarray:
-    """Values as int64; refuses those that are not whole numbers from 0 to `largest`."""
+def positions(path: Path, name: str, values: np.ndarray, largest: int, dtype: Any = np.int64) -> np.ndarray:
+    """Values as integers of `dtype`; refuses those that are not whole numbers from 0 to `largest`."""
     if len(values) and not (values.min() >= 0 and values.max() <= largest):
         odd = values[~((values >= 0) & (values <= largest))][0]
     elif values.dtype.kind == "f" and (parts := values != np.floor(values)).any():
         odd = values[parts][0]
     else:
-        return values.astype(np.int64, copy=False)
+        return values.astype(dtype, copy=False)
     raise DamagedError(path, f"{name} holds {odd}, not a whole number from 0 to {largest}")
 
 

@@ -144,7 +144,7 @@ def csr_blocks(reader: MatrixReader) -> Blocks:
         start, stop = int(indptr[first]), int(indptr[last])
         values = _native(reader.file.read(data, reader.matrix["data"], slice(start, stop)))
         minor = reader.file.read(indices, reader.matrix["indices"], slice(start, stop))
-        minor = positions(reader.path, indices, minor, n_minor - 1).astype(np.int32, copy=False)
+        minor = positions(reader.path, indices, minor, n_minor - 1, np.int32)
         own = (indptr[first : last + 1] - start).astype(np.int32)
         X = csr_matrix((values, minor, own), shape=(last - first, n_minor))
         yield turned(X, first, n) if reader.scattered else (first, X)
