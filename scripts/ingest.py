@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.inputs.formats import open_counts
-from lib.inputs.formats.base import NO_CELLS, Reader
+from lib.inputs.formats.base import NO_CELLS, NO_GENES, Reader
 from lib.inputs.formats.blocks import NotSortedError
 from lib.inputs.sheet import stored_names
 from lib.run import stage
@@ -102,6 +102,8 @@ def storable(values: pd.Series) -> pd.Series | None:
     if isinstance(values.dtype, pd.CategoricalDtype):
         categories = values.cat.categories
         if is_text(categories):
+            if any("\0" in str(name) for name in categories):
+                return None
             return values.cat.rename_categories(pd.Index(categories.map(str), dtype=object))
         return values if pd.api.types.is_numeric_dtype(categories) else None
     if is_text(values):
@@ -109,7 +111,12 @@ def storable(values: pd.Series) -> pd.Series | None:
         if not values.map(pd.api.types.is_scalar).all():
             return None
         strings = values.map(lambda v: v.decode() if isinstance(v, bytes) else str(v), na_action="ignore")
-        return pd.Series(pd.Categorical(strings, pd.Index(sorted(strings.dropna().unique()), dtype=object)))
+        names = sorted(strings.dropna().unique())
+        return (
+            None
+            if any("\0" in name for name in names)
+            else pd.Series(pd.Categorical(strings, pd.Index(names, dtype=object)))
+        )
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
         return None
     if pd.api.types.is_extension_array_dtype(values):
@@ -222,6 +229,8 @@ def write_counts(reader: Reader, obs: pd.DataFrame, var: pd.DataFrame, path: Pat
             writer.close(obs, var)
             return writer.nnz, total
         except OverflowError as error:
+            if dtype == np.uint32:
+                raise
             stage.log.info("%s: written anew, as uint32", error)
             dtype = np.uint32
         except NotSortedError:
@@ -279,6 +288,8 @@ def main(snakemake: Any) -> None:
         stage.log.info("sample %s: %s, counts in %s", params.sample, reader.path, reader.where)
         with blaming(reader.path):
             obs = cell_table(reader.obs, params.sample, params.suffix, params.sheet, params.batch_key, params.keep)
+            if not reader.n_vars:
+                raise UserError(NO_GENES)
         var = gene_table(reader.gene_symbols, reader.gene_ids, reader.flags)
         with replacing(output) as partial:
             nnz, total = write_counts(reader, obs, var, partial)

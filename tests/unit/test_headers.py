@@ -136,6 +136,22 @@ def test_files_that_cannot_be_read(adata, problems, tmp_path):
     assert "  - samples s0, s1, s2, s3, s4 and 4 more: the same" in str(error.value)
 
 
+def test_an_error_of_any_kind_about_one_file_hides_no_problem_of_another(adata, problems, monkeypatch):
+    adata.write_h5ad("a.h5ad")
+    Path("b.h5ad").write_text("no HDF5")
+    whole = sizes.header_of
+
+    def failing(question, tell):
+        if question.path == "a.h5ad":
+            raise AssertionError("odd")
+        return whole(question, tell)
+
+    monkeypatch.setattr(sizes, "header_of", failing)
+    found = problems({"A": {"path": "a.h5ad"}, "B": {"path": "b.h5ad"}})
+    assert "a.h5ad is not laid out as its format is (AssertionError: odd)" in found["A"][0]
+    assert "b.h5ad is no HDF5 file" in found["B"][0]
+
+
 def test_what_the_reader_would_refuse_is_told(adata, problems):
     """Names and arrays that do not fit together are found in the header."""
     for name, change in {"X/indices": None, "X/indptr": lambda x: x[::-1], "obs/_index": lambda x: x[1:]}.items():
@@ -149,7 +165,7 @@ def test_what_the_reader_would_refuse_is_told(adata, problems):
         expected = {
             "X/indices": "is not laid out as its format is: .*indices",
             "X/indptr": "indptr does not fit the matrix",
-            "obs/_index": r"X is \(20, 12\), but its names are \(19, 12\)",
+            "obs/_index": r"X is 20 x 12 \(cells x genes\), but obs has 19 names and var 12",
         }[name]
         assert re.search(expected, one(problems({"A": {"path": "a.h5ad"}})))
     with h5py.File("a.loom", "w") as file:
@@ -163,8 +179,7 @@ def test_what_the_reader_would_refuse_is_told(adata, problems):
         for name, values in {"indptr": [0, 1], "indices": [0], "data": [1], "barcodes": [b"a"]}.items():
             file[f"matrix/{name}"] = values
     assert (
-        one(problems({"A": {"path": "a.h5"}}))
-        == "a.h5 is not laid out as its format is: it has no /matrix/features/id."
+        one(problems({"A": {"path": "a.h5"}})) == "a.h5 is not laid out as its format is: it has no matrix/features/id."
     )
 
 

@@ -378,7 +378,7 @@ def test_10x_folder_that_does_not_fit_together(tmp_path, truth):
     with pytest.raises(UserError, match="truncated or damaged"):
         read(tmp_path / "a")
     matrix.write_text(text.replace("\n2 1 ", "\n31 1 ", 1).replace("\n3 1 ", "\n31 1 ", 1))
-    with pytest.raises(UserError, match="truncated or damaged"):
+    with pytest.raises(UserError, match=r"matrix\.mtx: line \d+: gene number 31, but they go from 1 to 30"):
         read(tmp_path / "a")
     matrix.write_text("%%MatrixMarket matrix coordinate real general\n")
     with pytest.raises(UserError, match="ends in its header"):
@@ -395,9 +395,9 @@ def test_10x_folder_that_does_not_fit_together(tmp_path, truth):
         "%%MatrixMarket matrix coordinate integer general\n30 40\n1 1 1\n": "line 2 should hold the numbers of genes",
         "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 1 1 2 3\n": "5 fields, '1 1 1 2 3'; it needs",
         "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 1\n": "has 2 fields",
-        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2 1 1\n": "three numbers.*saw 4",
-        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2\n": "fewer than three.*truncated",
-        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2 x\n": "three numbers: .*x",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2 1 1\n": "line 4: it has 4 fields",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2\n": "line 4: it has 2 fields",
+        "%%MatrixMarket matrix coordinate integer general\n30 40 2\n1 1 1\n1 2 x\n": "line 4: the count is no .*x",
         "%%MatrixMarket matrix coordinate integer general\n30 40 1\n0 1 1\n": "gene number 0, but they go from 1 to 30",
         "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 41 1\n": "cell number 41, but they go .* 40",
         "%%MatrixMarket matrix coordinate integer general\n30 40 1\n1 1 1\n2 1 1\n": "2 lines of values, but says .* 1",
@@ -494,7 +494,7 @@ def test_loom_whose_attributes_do_not_fit(tmp_path, truth):
     write_loom(tmp_path / "a.loom", truth)
     with h5py.File(tmp_path / "a.loom", "a") as file:
         file["col_attrs/short"] = np.zeros(39)
-    with pytest.raises(UserError, match=r"col_attrs have \{39\} values for 40 of the matrix. It may be truncated"):
+    with pytest.raises(UserError, match=r"col_attrs/short has 39 values, and col_attrs/CellID 40. It may be truncated"):
         read(tmp_path / "a.loom")
 
 
@@ -529,7 +529,7 @@ def test_text_that_is_no_table_of_counts(tmp_path, truth):
     table = pd.DataFrame(truth.X, truth.barcodes, truth.symbols)
     for odd in ("many", None, "1.2.3"):
         table.astype(object).where(table < 70_000, odd).to_csv(tmp_path / "a.csv")
-        with pytest.raises(UserError, match=r"a\.csv: the line of cell CELL7-1 does not hold 30 numbers"):
+        with pytest.raises(UserError, match=r"a\.csv: line 9, of cell CELL7-1, does not hold 30 numbers"):
             read(tmp_path / "a.csv")
     table.astype(object).where(table < 70_000, "nan").to_csv(tmp_path / "a.csv")
     with pytest.raises(UserError, match="gene G7 in cell CELL7-1 is nan"):
@@ -798,7 +798,7 @@ def test_wide_tables_and_what_is_no_text(tmp_path):
     with open_counts(tmp_path / "a.csv") as reader:
         assert (reader.n_obs, list(reader.gene_symbols)) == (3, genes)
     (tmp_path / "a.csv").write_bytes(b"\x89HDF\n\0\0\n")
-    with pytest.raises(UserError, match=r"a\.csv is no text: correct its suffix"):
+    with pytest.raises(UserError, match=r"a\.csv is no text: it is an HDF5 file. Correct its suffix"):
         read(tmp_path / "a.csv")
 
 
@@ -828,7 +828,7 @@ def test_truncated_and_damaged_files(tmp_path, truth):
     with pytest.raises(UserError, match=damaged):
         read(tmp_path / "cut.h5ad")
     (tmp_path / "text.h5ad").write_text("<html>404</html>")
-    with pytest.raises(UserError, match=damaged):
+    with pytest.raises(UserError, match=r"text\.h5ad is no HDF5 file: it begins with '<html>404</html>'"):
         read(tmp_path / "text.h5ad")
     with h5py.File(tmp_path / "a.h5ad") as file:
         at = file["X/data"].id.get_chunk_info(0)

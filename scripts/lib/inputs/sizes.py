@@ -19,7 +19,7 @@ import pandas as pd
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
 from lib.inputs.formats import header_of, version_of_file
-from lib.inputs.formats.base import COMPLETE, Header, Question
+from lib.inputs.formats.base import COMPLETE, Header, Question, unreadable
 from lib.run.errors import UserError
 
 # Assumed for a file that cannot be read
@@ -153,8 +153,8 @@ def examined(question: Question) -> tuple[Sizes, list[str]]:
     path, problems = Path(question.path), []
     try:
         return _sized(header_of(question, problems.append), question), problems
-    except UserError as error:
-        problems.append(str(error))
+    except Exception as error:  # whatever it is, the problems of the other samples must be told too
+        problems.append(str(error) if isinstance(error, UserError) else unreadable(path, error))
     nnz = int(_bytes(path) / BYTES_PER_NONZERO)
     return _sized(Header(max(1, nnz // NONZEROS_PER_CELL), N_VARS, nnz), question), problems
 

@@ -11,7 +11,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib.inputs.formats.base import NO_CELLS, UNREADABLE, Header, Question, Reader, Tell, refuse, unreadable
+from lib.inputs.formats.base import (
+    NO_CELLS,
+    NO_GENES,
+    UNREADABLE,
+    Header,
+    Question,
+    Reader,
+    Tell,
+    check_regular,
+    content_of,
+    refuse,
+    unreadable,
+)
 from lib.run.errors import UserError
 
 # Format -> the keys of the config's `ingest` that its reader reads
@@ -23,6 +35,9 @@ FORMATS = (
 )
 
 
+TEXT, SUFFIXES = ("csv", "tsv", "txt"), ("csv", "tsv", "txt", "h5ad", "h5", "hdf5", "loom")
+
+
 def format_of(path: Path) -> str:
     """The format by a path's suffix: 10x folder, zarr, text, h5ad, h5 or loom.
 
@@ -31,13 +46,24 @@ def format_of(path: Path) -> str:
     UserError
         If it is none of them.
     """
+    try:
+        if not path.exists():
+            raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise UserError(f"{path} cannot be read: {error}. Correct its path in the sample sheet.") from None
+    suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if path.is_dir():
-        return "zarr" if any((path / name).exists() for name in ("zarr.json", ".zgroup")) else "10x folder"
+        if any((path / name).exists() for name in ("zarr.json", ".zgroup")) or suffix == "zarr":
+            return "zarr"
+        if suffix in SUFFIXES and not any(path.iterdir()):
+            raise UserError(f"{path} is a folder, and an empty one. Correct its path in the sample sheet.")
+        return "10x folder"
     name = path.name.lower()
-    suffix = name.removesuffix(".gz").rpartition(".")[2]
-    if suffix in ("csv", "tsv", "txt"):
+    if suffix in TEXT:
         return "text"
-    if suffix in ("h5ad", "h5", "hdf5", "loom") and not name.endswith(".gz"):
+    if suffix == "zarr" and path.is_file():
+        raise UserError(f"{path} is no folder of zarr: {content_of(path)}")
+    if suffix in SUFFIXES and not name.endswith(".gz"):
         return "h5" if suffix == "hdf5" else suffix
     raise UserError(f"{path} has no format known here. Formats: {FORMATS}.")
 
@@ -59,6 +85,8 @@ def header_of(question: Question, tell: Tell) -> Header:
         header = _reader(question, tell, stack, data=False).header()
     if not header.n_obs:
         tell(f"{question.path}: {NO_CELLS}")
+    elif not header.n_vars:
+        tell(f"{question.path}: {NO_GENES}")
     return header
 
 
@@ -90,8 +118,6 @@ def open_counts(
     UserError
         If the file does not exist, has an unknown format, is damaged, or lacks these counts or this genome.
     """
-    if not Path(path).exists():
-        raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
     question = Question(str(path), counts, genome, orientation=orientation)
     with ExitStack() as stack:
         with _readable(path):
@@ -117,6 +143,8 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
     """The reader for a file's format; without `data` it reads only the metadata of a zarr."""
     path = Path(question.path)
     form = format_of(path)
+    if not path.is_dir():
+        check_regular(path)
     if form == "10x folder":
         from lib.inputs.formats.tenx_folder import TenxFolder
 
@@ -126,20 +154,24 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
 
         return TextTable(question, tell)
     if form == "zarr":
-        from lib.inputs.formats.anndata_files import AnnDataFile, zarr_root
+        from lib.inputs.formats.anndata_files import AnnDataFile
+        from lib.inputs.formats.zarr_files import zarr_file
 
-        return AnnDataFile(question, tell, zarr_root(path, data))
+        return AnnDataFile(question, tell, zarr_file(path, data))
     import h5py
 
-    from lib.inputs.formats.links import refuse_foreign
+    from lib.inputs.formats.arrays import File
+    from lib.inputs.formats.links import linked_files
 
-    file = stack.enter_context(h5py.File(path, "r", locking=False))
-    refuse_foreign(file, path)
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path} is no HDF5 file: {content_of(path)}")
+    root = stack.enter_context(h5py.File(path, "r", locking=False))
+    file = File(path, root, sum(linked.stat().st_size for linked in linked_files(root, path)))
     if form == "loom":
         from lib.inputs.formats.loom import Loom
 
         return Loom(question, tell, file)
-    if form == "h5ad" or {"obs", "var"} <= set(file):
+    if form == "h5ad" or {"obs", "var"} <= set(root):
         from lib.inputs.formats.anndata_files import AnnDataFile
 
         return AnnDataFile(question, tell, file)

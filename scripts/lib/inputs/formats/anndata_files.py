@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.inputs.formats.base import (
-    PEEK,
-    Header,
-    MatrixReader,
-    Question,
-    Tell,
-    choice,
-    is_damage,
-    look_of,
-    plain,
+from lib.inputs.formats.arrays import (
+    File,
+    array_problem,
+    chunk_bytes,
+    is_array,
+    is_numbers,
+    is_strings,
+    n_bytes,
+    parts_of,
 )
+from lib.inputs.formats.base import NUMBERS, PEEK, Header, MatrixReader, Question, Tell, choice, is_damage, look_of
+from lib.inputs.formats.zarr_files import ZarrNode
 from lib.run.errors import UserError
 from lib.run.imports import import_lean
 
@@ -30,51 +28,120 @@ OLD = "was written by anndata before version 0.7. Write it anew, in Python: annd
 
 
 class AnnDataFile(MatrixReader):
-    """Reader of an AnnData file by its root: a group of h5py or zarr, or a `ZarrNode`, which reads no data."""
+    """Reader of an AnnData file: of a group of h5py or zarr, or of a `ZarrNode`, which reads no data."""
 
-    def __init__(self, question: Question, tell: Tell, root: Any) -> None:
+    def __init__(self, question: Question, tell: Tell, file: File) -> None:
         super().__init__(question, tell)
-        if not {"obs", "var"} <= set(root):
-            raise UserError(
-                f"{self.path} is not an AnnData file: it has no obs and var. Does its suffix tell its format?"
-            )
-        old = [root[name].attrs for name in ("X", "raw/X") if name in root]
-        if _is_array(root["obs"]) or _is_array(root["var"]) or any("h5sparse_format" in attrs for attrs in old):
+        self.file = file
+        obs, var = file.find("obs"), file.find("var")
+        if lacks := " and ".join(name for name, table in (("obs", obs), ("var", var)) if table is None):
+            raise UserError(f"{self.path} is not an AnnData file: it has no {lacks}. Does its suffix tell its format?")
+        old = [element.attrs for name in ("X", "raw/X") if (element := file.find(name)) is not None]
+        if (
+            is_array(obs)
+            or is_array(var)
+            or file.find("raw.X") is not None
+            or any("h5sparse_format" in attrs for attrs in old)
+        ):
             raise UserError(f"{self.path} {OLD}")
-        found = {"X": root.get("X"), "raw": root.get("raw/X")}
-        if "layers" in root:
-            found |= {f"layers/{name}": root["layers"][name] for name in root["layers"]}
-        self.places = {place: look for place, matrix in found.items() if (look := _look(matrix)) is not None}
+        wanted = question.counts if question.counts is not None else "X"
+        layers = file.find("layers")
+        found = {"X": "X", "raw": "raw/X"}
+        if layers is not None and not is_array(layers):
+            found |= {f"layers/{name}": f"layers/{name}" for name in layers}
+        looks = {place: self._look(element) for place, element in found.items()}
+        self.places = {place: look for place, look in looks.items() if look is not None}
+        if wanted in found and wanted not in self.places and file.find(found[wanted]) is not None:
+            self._refuse_matrix(found[wanted])
         self.where = choice(self.path, "counts", question.counts, list(self.places))
-        matrix = found[self.where]
-        self.root, self.obs_group, self.var_group = root, root["obs"], root["raw/var" if self.where == "raw" else "var"]
-        attrs = self.obs_group.attrs
-        columns = attrs.get("column-order", [name for name in self.obs_group if name != attrs.get("_index")])
-        self.check_columns([name.decode() if isinstance(name, bytes) else str(name) for name in columns])
-        self.sparse, self.scattered = _is_sparse(matrix), matrix.attrs.get("encoding-type") == "csc_matrix"
-        shape = matrix.attrs["shape"] if self.sparse else matrix.shape
-        self.take(matrix, shape, data=not isinstance(matrix, ZarrNode))
-        names = (_n_rows(self.obs_group), _n_rows(self.var_group))
-        if self.shape != names:
-            self.damaged(f"{self.where} is {self.shape}, but its names are {names}")
+        self.var_name = "raw/var" if self.where == "raw" else "var"
+        self.obs_group, self.var_group = obs, file.group(self.var_name)
+        self.check_columns(_columns(obs))
+        element = found[self.where]
+        self.sparse, self.scattered = self._is_sparse(element), _encoding(file.find(element)) == "csc_matrix"
+        named = self._n_names("obs"), self._n_names(self.var_name)
+        names = f"obs has {named[0]} names and {self.var_name} {named[1]}"
+        self.take(element, named, names, data=not isinstance(obs, ZarrNode))
+
+    def _look(self, element: str) -> str | None:
+        """What an element looks like by its first values, "" if these are not read; None if it is no matrix."""
+        name = f"{element}/data" if self._is_sparse(element) else element
+        matrix = self.file.find(name)
+        odd = matrix is None or array_problem(matrix, 1 + (name == element), NUMBERS)
+        if odd or not self.file.has_room(chunk_bytes(matrix)):
+            return None
+        if isinstance(matrix, ZarrNode):
+            return ""
+        if name == element:
+            return look_of(self.file.read(name, matrix, slice(1), slice(PEEK)).ravel())
+        return look_of(self.file.read(name, matrix, slice(PEEK)))
+
+    def _is_sparse(self, element: str) -> bool:
+        found = self.file.find(element)
+        return found is not None and not is_array(found) and _encoding(found) in SPARSE
+
+    def _refuse_matrix(self, element: str) -> None:
+        """Refuse an element that is no matrix."""
+        if self._is_sparse(element):
+            self.file.array(f"{element}/data", 1, NUMBERS)
+        elif is_array(self.file.find(element)):
+            self.file.array(element, 2, NUMBERS)
+        kind = _encoding(self.file.find(element)) or "none"
+        raise UserError(
+            f"{self.path} is not laid out as its format is: {element} is neither an array nor a sparse matrix of "
+            f"AnnData (its attribute encoding-type is {kind}, not {' or '.join(SPARSE)})."
+        )
+
+    def _names(self, table: str) -> Any:
+        """The names of a table: an array, categories, or (anndata 0.13) values and a mask."""
+        index = self.file.group(table).attrs.get("_index")
+        if index is None:
+            raise UserError(f"{self.path} is not laid out as its format is: {table} has no attribute _index.")
+        name = f"{table}/{_text(index)}"
+        found = self.file.find(name)
+        inside = [] if found is None or is_array(found) else [part for part in ("codes", "values") if part in found]
+        return f"{name}/{inside[0]}" if inside else name
+
+    def _n_names(self, table: str) -> int:
+        name = self._names(table)
+        array = self.file.array(name, 1)
+        self.file.check_room(name, n_bytes(array))
+        self.file.check_written(name, array)
+        return int(array.shape[0])
+
+    def _read_names(self, table: str) -> pd.Index:
+        """The names of a table's rows."""
+        name = self._names(table)
+        values = self.file.array(name, 1)
+        if name.endswith("/codes"):
+            categories = name.removesuffix("codes") + "categories"
+            names = self.file.strings(categories, self.file.array(categories, 1))
+            codes = self.file.whole(name, values)
+            if len(codes) and not 0 <= codes.min() <= codes.max() < len(names):
+                raise UserError(f"{self.path}: {name} has a code beyond its {len(names)} categories: write it anew.")
+            return pd.Index(names[codes], dtype=object)
+        return pd.Index(self.file.strings(name, values), dtype=object)
 
     def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
         """The problem of a column of obs: it is no column, not numeric, or incomplete (not checked for a zarr)."""
-        if name not in self.obs_group:
+        column = self.file.find(f"obs/{name}")
+        if column is None:
             return None
-        column = self.obs_group[name]
-        kind, single = column.attrs.get("encoding-type"), _is_array(column)
+        kind, single = _encoding(column), is_array(column)
         if len(column.shape or ()) != 1 if single else not any(part in column for part in ("categories", "values")):
             return "is no column of single values: name another"
         values = column if single else column["categories" if kind == "categorical" else "values"]
-        values = values if _is_array(values) else values["values"]  # categories with a mask
-        if numeric and _kind(values) not in "biuf" and "categories" not in column.attrs:
+        values = values if is_array(values) else values["values"]  # categories with a mask
+        if numeric and np.dtype(values.dtype).kind not in NUMBERS and "categories" not in column.attrs:
             return "is text, not numeric: name another, or make it numbers"
+        n, rows = self._n_names("obs"), column if single else column["codes" if kind == "categorical" else "values"]
+        if (rows if is_array(rows) else rows["values"]).shape != (n,):
+            return f"does not have a value for each of the {n} cells: write it anew, or name another"
         if isinstance(column, ZarrNode):
             return None
         if kind == "categorical":
             missing = column["codes"][...] < 0
-        elif single and _kind(column) == "f":
+        elif single and np.dtype(column.dtype).kind == "f":
             missing = np.isnan(column[...])
         elif not single and "mask" in column:
             missing = column["mask"][...]
@@ -106,10 +173,11 @@ class AnnDataFile(MatrixReader):
 
     def _batches(self) -> tuple[int, int] | None:
         """The number of batches and the cells of the largest; None if the file has no such categorical column."""
-        name, obs = self.question.batch_key, self.obs_group
-        if name in ("sample", *self.question.sheet) or name not in obs or "codes" not in obs[name]:
+        name = self.question.batch_key
+        codes = self.file.find(f"obs/{name}/codes")
+        if name in ("sample", *self.question.sheet) or codes is None or codes.shape != self.shape[:1]:
             return None
-        codes = obs[name]["codes"][...]
+        codes = codes[...]
         sizes = np.bincount(codes[codes >= 0])
         return int((sizes > 0).sum()), int(sizes.max(initial=0))
 
@@ -117,119 +185,83 @@ class AnnDataFile(MatrixReader):
         """Read the tables of cells and genes; the genes of raw take var's symbols if they have none."""
         from lib.inputs.formats import genes
 
-        self.obs, var = _frame(self.path, self.obs_group), _frame(self.path, self.var_group)
-        self.obs.index = plain(self.obs.index)
+        self.obs, var = self._frame("obs"), self._frame(self.var_name)
         if self.where == "raw" and not any(name in var for name in genes.SYMBOL_COLUMNS):
-            var = genes.with_symbols(var, _frame(self.path, self.root["var"]))
+            var = genes.with_symbols(var, self._frame("var"))
         if "feature_types" in var:
             self.columns = genes.gene_features(self.path, var["feature_types"].astype(object).to_numpy())
             var = var[self.columns]
         self.gene_symbols, self.gene_ids = genes.names_in(self.path, var)
         self.flags = genes.flags_in(var)
 
+    def _frame(self, table: str) -> pd.DataFrame:
+        """A table of AnnData, without columns that hold no single value per row; a notice names these.
 
-def zarr_root(path: Path, data: bool) -> Any:
-    """The root of a zarr; only its metadata without `data`."""
-    if not data:
-        return ZarrNode(path)
-    import zarr
+        Raises
+        ------
+        UserError
+            If the column of genes' names is such, or a column is damaged.
+        """
+        from lib.inputs.formats import genes
+        from lib.run.stage import log, notice
 
-    return zarr.open_group(path, mode="r")
+        index, columns, odd = self._read_names(table), {}, []
+        for name in dict.fromkeys(_columns(self.file.group(table))):
+            try:
+                columns[name] = pd.Series(self._column(table, name, len(index)))
+            except Exception as error:  # AnnData's readers may raise any
+                needed = table != "obs" and name in (*genes.SYMBOL_COLUMNS, *genes.ID_COLUMNS, "feature_types")
+                if is_damage(error) or (needed and isinstance(error, UserError)):
+                    raise
+                if needed:
+                    raise UserError(f"{self.path}: {table}/{name} cannot be read: {error}. Write it anew.") from None
+                log.info("%s/%s is left out: %s", table, name, error)
+                odd.append(name)
+        if odd:
+            said = ", ".join(odd)
+            notice("%s: left out of /%s: %s, which hold no single values per row", self.path, table, said)
+        return pd.DataFrame(columns, index=range(len(index))).set_axis(index, axis=0)
 
-
-class ZarrNode:
-    """The metadata of a group or an array of a zarr on disk, version 2 or 3, with the interface of h5py."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if (path / "zarr.json").exists():
-            about = json.loads((path / "zarr.json").read_text())
-            self.attrs, dtype = about.get("attributes", {}), about.get("data_type")
-        else:
-            files = [path / name for name in (".zarray", ".zgroup", ".zattrs")]
-            parts = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-            about, self.attrs = parts[0] | parts[1], parts[2]
-            dtype = about.get("dtype")
-        self.shape = tuple(about["shape"]) if "shape" in about else None
-        try:
-            self.dtype = np.dtype(dtype if isinstance(dtype, str) else object)
-        except TypeError:
-            self.dtype = np.dtype(object)
-
-    def __contains__(self, name: str) -> bool:
-        """Whether it has this element."""
-        return any((self.path / name / file).exists() for file in ("zarr.json", ".zarray", ".zgroup"))
-
-    def get(self, name: str) -> ZarrNode | None:
-        """An element, or None."""
-        found = name in self
-        return self[name] if found else None
-
-    def __getitem__(self, name: str) -> ZarrNode:
-        """An element."""
-        if name not in self:
-            raise KeyError(f"it has no {self.path.name}/{name}")
-        return ZarrNode(self.path / name)
-
-    def __iter__(self) -> Iterator[str]:
-        """The names of its elements."""
-        return (file.name for file in sorted(self.path.iterdir()) if file.is_dir() and file.name in self)
-
-
-def _look(matrix: Any) -> str | None:
-    """What an element looks like by its first values, "" if these are not read; None if it is no matrix."""
-    if matrix is None or not (_is_sparse(matrix) or len(getattr(matrix, "shape", None) or ()) == 2):
-        return None
-    if isinstance(matrix, ZarrNode):
-        return ""
-    return look_of(matrix["data"][:PEEK] if _is_sparse(matrix) else matrix[:1, :PEEK].ravel())
-
-
-def _is_sparse(matrix: Any) -> bool:
-    return matrix.attrs.get("encoding-type") in SPARSE
+    def _column(self, table: str, name: str, n: int) -> Any:
+        """A column of a table, with n values."""
+        where = f"{table}/{name}"
+        element = self.file.find(where)
+        if element is None:
+            raise ValueError("it is not there")
+        parts = parts_of(element)
+        if not self.file.has_room(sum(map(n_bytes, parts))) or (is_array(element) and element.shape != (n,)):
+            raise ValueError(f"it does not have {n} single values")
+        for array in parts:
+            if problem := array_problem(array, len(array.shape)):
+                raise ValueError(problem)
+        if is_numbers(element) and "categories" not in element.attrs:
+            return self.file.whole(where, element)
+        for array in parts:
+            self.file.check_inflating(where, array)
+        if np.dtype(getattr(element, "dtype", int)).kind in "Vc":
+            raise ValueError("it holds no single values")
+        if is_strings(element):
+            return self.file.strings(where, element)
+        values = import_lean("anndata.io").read_elem(element)
+        if "categories" in element.attrs:  # as anndata 0.7 writes them
+            categories = import_lean("anndata.io").read_elem(self.file.group(table)[f"__categories/{name}"])
+            values = pd.Categorical.from_codes(values, categories)
+        if np.ndim(values) != 1 or len(values) != n:
+            raise ValueError("no single values")
+        return values
 
 
-def _n_rows(table: Any) -> int:
-    """The number of rows of AnnData's table, whose index is an array, or (anndata 0.13) values and a mask."""
-    index = table[table.attrs["_index"]]
-    return int((index if _is_array(index) else index["values"]).shape[0])
+def _columns(table: Any) -> list[str]:
+    """The names of a table's columns, in their order."""
+    index, told = _text(table.attrs.get("_index", "")), table.attrs.get("column-order")
+    names = list(table) if told is None else [_text(name) for name in np.atleast_1d(told)]
+    return [name for name in names if name not in (index, "__categories")]
 
 
-def _is_array(element: Any) -> bool:
-    """Whether an element of HDF5 or zarr is an array, not a group."""
-    return getattr(element, "shape", None) is not None or not hasattr(element, "__contains__")
+def _encoding(element: Any) -> str:
+    """AnnData's encoding-type of an element."""
+    return _text(element.attrs.get("encoding-type", ""))
 
 
-def _kind(array: Any) -> str:
-    return np.dtype(array.dtype).kind
-
-
-def _frame(path: Path, group: Any) -> pd.DataFrame:
-    """A table of AnnData, without columns that hold no single value per row; a notice names these."""
-    from lib.run.stage import log, notice
-
-    read_elem = import_lean("anndata.io").read_elem
-    try:
-        return read_elem(group)
-    except Exception as error:  # AnnData's readers may raise any
-        if is_damage(error):
-            raise
-        log.info("the table is read column by column, because of: %s", error)
-    index = pd.Index(np.asarray(read_elem(group[group.attrs["_index"]])), dtype=object)
-    columns, odd = {}, []
-    for name in map(str, group.attrs.get("column-order", ())):
-        try:
-            values = read_elem(group[name])
-            if "categories" in group[name].attrs:  # as anndata 0.7 writes them
-                categories = read_elem(group[f"__categories/{name}"])
-                values = pd.Categorical.from_codes(values, categories)
-            if np.ndim(values) != 1 or len(values) != len(index):
-                raise ValueError("no single values")
-            columns[name] = pd.Series(values)
-        except Exception as error:
-            if is_damage(error):
-                raise
-            odd.append(name)
-    if odd:
-        notice("%s: left out of %s: %s, which hold no single values per row", path, group.name, ", ".join(odd))
-    return pd.DataFrame(columns, index=range(len(index))).set_axis(index, axis=0)
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

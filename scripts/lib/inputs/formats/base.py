@@ -6,6 +6,7 @@ This module is imported when the workflow is read, so it imports neither SciPy n
 from __future__ import annotations
 
 import errno
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,17 +24,45 @@ from lib.run.errors import UserError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+    from lib.inputs.formats.arrays import File
+
 LARGEST = np.iinfo(np.int32).max  # the largest count: the integers of all libraries hold it
+NUMBERS, WHOLE = "biuf", "iuf"  # NumPy's kinds of values, and of positions
+MANY = 1 << 22  # entries of a cell or gene, should it have more than one for each gene or cell
 PEEK = 1000  # values to check whether a matrix looks like counts
 PEEK_ROWS = 100  # rows of a dense matrix to estimate its share of non-zeros
 COMPLETE = ("batch_key", "harmony: keys")  # keys of the config whose columns must have a value for every cell
 NO_CELLS = "there are no cells. Remove the sample from the sheet, or correct its path."
+PLUGIN = (
+    "compressed in a way that needs a plugin ({}). Write it anew, in Python: import hdf5plugin; "
+    "anndata.read_h5ad(OLD).write_h5ad(NEW, compression='gzip')"
+)
+NO_GENES = "there are no genes. Remove the sample from the sheet, or correct its path."
+# How files begin that are compressed or packed, or in another encoding
+BEGINNINGS = {
+    b"\x1f\x8b": "it is gzipped. Unpack it (gunzip)",
+    b"PK\3\4": "it is a zip archive, as Excel workbooks are too. Unpack it, or save it as text",
+    b"\xfd7zXZ": "it is compressed with xz. Unpack it",
+    b"BZh": "it is compressed with bzip2. Unpack it",
+    b"\x28\xb5\x2f\xfd": "it is compressed with zstd. Unpack it",
+    b"\xd0\xcf\x11\xe0": "it is an Excel workbook. Save it as text",
+    b"\x89HDF": "it is an HDF5 file. Correct its suffix, which tells its format",
+    b"\xff\xfe": "it is UTF-16, as Excel's Unicode text is. Save it as UTF-8",
+    b"\xfe\xff": "it is UTF-16, as Excel's Unicode text is. Save it as UTF-8",
+}
 # Errors from reading a damaged file, and from a layout that is not the format's
 DAMAGED = (OSError, EOFError, deflate.DeflateError, isal_zlib.error)
-UNREADABLE = (*DAMAGED, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+UNREADABLE = (*DAMAGED, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 
 Tell = Callable[[str], None]
 Blocks = Iterator[tuple[int, "csr_matrix"]]  # first row, and rows
+
+
+class DamagedError(UserError):
+    """A file that is truncated or damaged."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(damage(path, why))
 
 
 @dataclass(frozen=True)
@@ -159,7 +188,7 @@ class Reader(ABC):
         try:
             yield from checked(self)
         except UNREADABLE as error:
-            if not is_damage(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             raise UserError(unreadable(self.path, error)) from None
 
@@ -181,58 +210,126 @@ class Reader(ABC):
         """Why the config cannot use a column of obs, as far as a cheap check can tell."""
         return None
 
-    def damaged(self, why: object) -> None:
-        """Tell that the file is truncated or damaged, and why."""
-        self.tell(damage(self.path, why))
-
 
 class MatrixReader(Reader):
     """A reader of a matrix in HDF5 or zarr: dense (an array) or sparse (a group of data, indices and indptr).
 
     Attributes
     ----------
-    matrix, shape
-        The element, and its numbers of cells and features.
+    file
+        The file's elements.
+    element, matrix, shape
+        The matrix' path in the file, the matrix, and its numbers of cells and features.
     indptr
         Of a sparse matrix, int64.
     sparse, scattered, transposed
         Whether it is sparse; whether a sparse one is CSC; whether a dense one is stored as features x cells.
     """
 
+    file: File
+    element: str
     matrix: Any
     shape: tuple[int, int]
     indptr: np.ndarray
     sparse: bool = False
     transposed: bool = False
 
-    def take(self, matrix: Any, shape: Sequence[int], data: bool = True) -> None:
-        """Take this matrix; if it is sparse and `data` can be read, read and check its `indptr`."""
-        self.matrix, self.shape = matrix, (int(shape[0]), int(shape[1]))
-        self.nnz = int(matrix["data"].shape[0]) if self.sparse else self.shape[0] * self.shape[1]
-        if self.sparse and data:
-            indptr = self.indptr = matrix["indptr"][...].astype(np.int64)
-            fits = len(indptr) == self.shape[self.scattered] + 1 and matrix["indices"].shape[0] == self.nnz
-            if not fits or indptr[0] != 0 or indptr[-1] != self.nnz or (np.diff(indptr) < 0).any():
-                self.damaged("indptr does not fit the matrix")
+    def take(self, element: str, named: tuple[int, int], names: str, data: bool = True) -> None:
+        """Take this matrix, which must fit its names and itself; without `data` only by its shapes.
+
+        Parameters
+        ----------
+        named, names
+            How many cells and features the file names, in numbers and in words.
+        """
+        from lib.inputs.formats.arrays import n_bytes
+
+        file, self.element = self.file, element
+        if not self.sparse:
+            self.matrix = file.array(element, 2, NUMBERS)
+            self.shape = tuple(self.matrix.shape[::-1] if self.transposed else self.matrix.shape)
+            parts = {element: self.matrix}
+        else:
+            self.matrix = file.group(element)
+            kinds = {"data": NUMBERS, "indices": WHOLE, "indptr": WHOLE}
+            parts = {f"{element}/{name}": file.array(f"{element}/{name}", 1, kind) for name, kind in kinds.items()}
+            self.shape = self._told_shape(named)
+        if self.shape != named:
+            hint = " They seem to be swapped: transpose the matrix." if self.shape == named[::-1] else ""
+            refuse(
+                f"{self.path}: {self.where} is {self.shape[0]} x {self.shape[1]} (cells x genes), but {names}.{hint}"
+            )
+        self.nnz = int(self.matrix["data"].shape[0]) if self.sparse else self.shape[0] * self.shape[1]
+        if not self.sparse:
+            file.check_room(element, n_bytes(self.matrix), dense=True)
+            return
+        file.check_room(f"{element}/indptr", n_bytes(parts[f"{element}/indptr"]))
+        for name, array in parts.items():
+            file.check_written(name, array)
+        if parts[f"{element}/indices"].shape[0] != self.nnz:
+            n = parts[f"{element}/indices"].shape[0]
+            raise DamagedError(self.path, f"{element}/indices has {n} of {self.nnz} values")
+        if data:
+            name = f"{element}/indptr"
+            indptr = self.indptr = positions(self.path, name, file.whole(name, parts[name]), self.nnz)
+            steps, n_minor = np.diff(indptr), self.shape[not self.scattered]
+            fits = len(indptr) == self.shape[self.scattered] + 1 and indptr[0] == 0 and indptr[-1] == self.nnz
+            if not fits or steps.min(initial=0) < 0 or steps.max(initial=0) > max(n_minor, MANY):
+                raise DamagedError(self.path, f"{name} does not fit the matrix")
+
+    def _told_shape(self, named: tuple[int, int]) -> tuple[int, int]:
+        """The shape that a sparse matrix says it has."""
+        told = self.matrix.attrs.get("shape")
+        if told is None:
+            refuse(f"{self.path} is not laid out as its format is: {self.element} has no attribute shape.")
+        values = np.asarray(told)
+        if values.shape != (2,) or values.dtype.kind not in "iuf" or not np.array_equal(values, np.floor(values)):
+            refuse(f"{self.path} is not laid out as its format is: {self.element} has the shape {told}.")
+        return int(values[0]), int(values[1])
 
     def header(self) -> Header:
         """The header, from the `indptr` or the first cells."""
         if self.sparse:
             per_major = np.diff(self.indptr)
             return Header(*self.shape, self.nnz, None if self.scattered else per_major, turned=self.scattered)
-        some = self.matrix[:, :PEEK_ROWS] if self.transposed else self.matrix[:PEEK_ROWS]
+        first = (slice(None), slice(PEEK_ROWS)) if self.transposed else (slice(PEEK_ROWS),)
+        some = self.file.read(self.element, self.matrix, *first)
         return Header(*self.shape, int(np.count_nonzero(some) / max(1, some.size) * float(self.nnz)))
 
     def blocks(self) -> Blocks:
         """Blocks of rows; for a CSC matrix, blocks that hold parts of all rows."""
         from lib.inputs.formats import blocks
 
-        return blocks.csr_blocks(self) if self.sparse else blocks.dense_blocks(self.matrix, self.transposed)
+        return blocks.csr_blocks(self) if self.sparse else blocks.dense_blocks(self)
 
 
 def refuse(problem: str) -> NoReturn:
     """Raise a reader's problem as an error."""
     raise UserError(problem) from None
+
+
+def kind_of(path: Path) -> str:
+    """What a path is that is no regular file."""
+    mode = path.stat().st_mode if path.exists() else 0
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((kind for kind, test in kinds.items() if test(mode)), "a device" if mode else "a link to nothing")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file, as a pipe would be read for ever, and an empty file."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file but {kind_of(path)}. Correct its path, or put the file there.")
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty. It may be truncated or damaged: copy or download it again.")
+
+
+def content_of(path: Path) -> str:
+    """What a file holds that is not of its format, by its first bytes, and what to do."""
+    with path.open("rb") as file:
+        head = file.read(40)
+    known = next((what for start, what in BEGINNINGS.items() if head.startswith(start)), None)
+    shown = ascii(head.decode("latin-1").strip("\0 \r\n"))
+    return f"{known}." if known else f"it begins with {shown}. Correct its path or suffix, or download it again."
 
 
 def damage(path: Path, why: object) -> str:
@@ -242,7 +339,7 @@ def damage(path: Path, why: object) -> str:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error means that a file is damaged; errors of zarr's codecs have no special type."""
-    return isinstance(error, DAMAGED) or any(
+    return isinstance(error, (*DAMAGED, DamagedError)) or any(
         word in str(error) for word in ("decompress", "corrupt buffer", "checksum")
     )
 
@@ -252,14 +349,13 @@ def unreadable(path: Path, error: BaseException) -> str:
     text = str(error).strip("'\"") or type(error).__name__
     if isinstance(error, PermissionError):
         return f"{path} cannot be read: permission denied. Make it readable."
+    if isinstance(error, MemoryError):
+        return f"{path} cannot be read: it asks for more memory than there is ({text})."
     if isinstance(error, UnicodeDecodeError):
         return f"{path} cannot be read: it has text that is not UTF-8 ({text}). Save it as UTF-8."
     if isinstance(error, OSError):
         if "required filter" in text or "can't open directory" in text or "plugin" in text:
-            return (
-                f"{path} cannot be read: it is compressed in a way that needs a plugin ({text}). Write it anew, in "
-                "Python: import hdf5plugin; anndata.read_h5ad(OLD).write_h5ad(NEW, compression='gzip')."
-            )
+            return f"{path} cannot be read: it is {PLUGIN.format(text)}."
         if "already open for write" in text or "unable to lock" in text:
             return f"{path} cannot be read: another process writes it, or was killed while it did ({text})."
     if isinstance(error, KeyError):
@@ -277,6 +373,17 @@ def choice(path: Path, key: str, wanted: str | None, options: Sequence[str]) -> 
         return wanted
     problem = f"has no {key} {wanted}" if wanted is not None else f"has more than one {key}"
     raise UserError(f"{path} {problem}; it has {', '.join(options) or 'none'}. Set the config key `ingest: {key}`.")
+
+
+def positions(path: Path, name: str, values: np.ndarray, largest: int, dtype: Any = np.int64) -> np.ndarray:
+    """Values as integers of `dtype`; refuses those that are not whole numbers from 0 to `largest`."""
+    if len(values) and not (values.min() >= 0 and values.max() <= largest):
+        odd = values[~((values >= 0) & (values <= largest))][0]
+    elif values.dtype.kind == "f" and (parts := values != np.floor(values)).any():
+        odd = values[parts][0]
+    else:
+        return values.astype(dtype, copy=False)
+    raise DamagedError(path, f"{name} holds {odd}, not a whole number from 0 to {largest}")
 
 
 def as_counts(values: np.ndarray) -> np.ndarray | None:

@@ -10,24 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-import deflate
-import h5py
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from lib.inputs.formats.base import LARGEST, Blocks, MatrixReader, Reader, as_counts, damage
+from lib.inputs.formats.base import LARGEST, Blocks, MatrixReader, Reader, as_counts, positions
 from lib.run import device as devices
 from lib.run.errors import UserError
 from lib.run.stage import log
-from lib.store.compressed import pool
 from lib.store.csr import rows_of_nonzeros, select_genes
-
-if TYPE_CHECKING:
-    import zarr
-
-    Array = h5py.Dataset | zarr.Array
 
 BLOCK = 4_000_000  # non-zeros read at a time
 DENSE_BLOCK = 1 << 26  # bytes of a dense matrix read at a time
@@ -94,7 +86,7 @@ def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
         X = select_genes(X, new, reader.n_vars, devices.resolve("cpu"))
     counts = as_counts(X.data)
     if counts is None:
-        _refuse(reader, start, X, first_bad(X.data))
+        refuse_value(reader, start, X, first_bad(X.data))
     X = csr_matrix((counts, X.indices, X.indptr), shape=X.shape)
     if not X.has_canonical_format:
         X.data = X.data.astype(np.uint64)  # the sum of duplicates may exceed 32 bits
@@ -108,11 +100,11 @@ def _counts(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
 def _fitting(reader: Reader, start: int, X: csr_matrix) -> csr_matrix:
     """A block of uint64 sums as uint32; refuses sums that do not fit."""
     if X.nnz and X.data.max() > LARGEST:
-        _refuse(reader, start, X, int(np.argmax(X.data > LARGEST)))
+        refuse_value(reader, start, X, int(np.argmax(X.data > LARGEST)))
     return csr_matrix((X.data.astype(np.uint32), X.indices, X.indptr), shape=X.shape)
 
 
-def _refuse(reader: Reader, start: int, X: csr_matrix, at: int) -> NoReturn:
+def refuse_value(reader: Reader, start: int, X: csr_matrix, at: int) -> NoReturn:
     """Raise an error that names the first value of a block that is no count, and what to do."""
     value, row = X.data[at], start + int(np.searchsorted(X.indptr, at, "right")) - 1
     gene, cell = reader.gene_symbols[X.indices[at]], reader.obs.index[row]
@@ -145,29 +137,32 @@ def first_bad(values: np.ndarray) -> int:
 
 def csr_blocks(reader: MatrixReader) -> Blocks:
     """Blocks of rows of a CSR matrix; of a CSC matrix blocks of columns, with all rows."""
-    data, indices, indptr = reader.matrix["data"], reader.matrix["indices"], reader.indptr
-    first, n, n_minor = 0, len(indptr) - 1, reader.shape[not reader.scattered]
+    indptr, first, n, n_minor = reader.indptr, 0, len(reader.indptr) - 1, reader.shape[not reader.scattered]
+    data, indices = (f"{reader.element}/{name}" for name in ("data", "indices"))
     while first < n:
         last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + BLOCK, "right")) - 1)
         start, stop = int(indptr[first]), int(indptr[last])
-        values, minor = _native(_read(data, start, stop)), _read(indices, start, stop).astype(np.int32, copy=False)
-        if len(minor) and (minor.min() < 0 or minor.max() >= n_minor):
-            what = "row" if reader.scattered else "column"
-            raise UserError(damage(reader.path, f"{reader.where}: a {what} index is not below {n_minor}"))
+        values = _native(reader.file.read(data, reader.matrix["data"], slice(start, stop)))
+        minor = reader.file.read(indices, reader.matrix["indices"], slice(start, stop))
+        minor = positions(reader.path, indices, minor, n_minor - 1, np.int32)
         own = (indptr[first : last + 1] - start).astype(np.int32)
         X = csr_matrix((values, minor, own), shape=(last - first, n_minor))
         yield turned(X, first, n) if reader.scattered else (first, X)
         first = last
 
 
-def dense_blocks(array: Array, transposed: bool = False) -> Blocks:
+def dense_blocks(reader: MatrixReader) -> Blocks:
     """Blocks of rows of a dense matrix, which may be stored transposed."""
-    n_obs, n_vars = array.shape[::-1] if transposed else array.shape
+    array, (n_obs, n_vars) = reader.matrix, reader.shape
     step = max(1, DENSE_BLOCK // max(1, n_vars * array.dtype.itemsize))
-    if array.chunks and step > (chunk := array.chunks[int(transposed)]):
+    if array.chunks and step > (chunk := array.chunks[int(reader.transposed)]):
         step -= step % chunk
     for first in range(0, n_obs, step):
-        block = array[:, first : first + step].T if transposed else array[first : first + step]
+        rows = slice(first, first + step)
+        if reader.transposed:
+            block = reader.file.read(reader.element, array, slice(None), rows).T
+        else:
+            block = reader.file.read(reader.element, array, rows)
         yield first, csr_matrix(_native(block))
 
 
@@ -177,45 +172,7 @@ def turned(X: csr_matrix, first: int, n_vars: int) -> tuple[int, csr_matrix]:
     return 0, csr_matrix((rows.data, rows.indices + np.int32(first), rows.indptr), shape=(X.shape[1], n_vars))
 
 
-def _read(array: Array, start: int, stop: int) -> np.ndarray:
-    """Elements of a 1-D array. Several threads inflate the raw chunks of a deflated HDF5 dataset."""
-    shuffled = _deflated(array)
-    if shuffled is None:
-        return array[start:stop]
-    out = np.empty(stop - start, array.dtype)
-    size, length = array.dtype.itemsize, array.chunks[0]
-
-    def inflate(at: int) -> None:
-        skipped, raw = array.id.read_direct_chunk((at,))
-        low, high = max(start, at), min(stop, at + length)
-        if skipped:
-            out[low - start : high - start] = array[low:high]
-            return
-        values = np.frombuffer(deflate.zlib_decompress(raw, length * size), np.uint8)
-        if shuffled:
-            values = (
-                np.ascontiguousarray(values.reshape(size, length)[:, low - at : high - at].T).view(array.dtype).ravel()
-            )
-        else:
-            values = values.view(array.dtype)[low - at : high - at]
-        out[low - start : high - start] = values
-
-    list(pool().map(inflate, range(start // length * length, stop, length)))
-    return out
-
-
 def _native(values: np.ndarray) -> np.ndarray:
     """Values in a dtype that SciPy's sparse matrices accept: in native byte order, not float16."""
     dtype = np.dtype(np.float32) if values.dtype.kind == "f" and values.dtype.itemsize == 2 else values.dtype
     return values.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _deflated(array: Array) -> bool | None:
-    """Whether a deflated dataset was shuffled before; None if it is not stored deflated."""
-    if not isinstance(array, h5py.Dataset) or array.chunks is None:
-        return None
-    filters = array.id.get_create_plist()
-    codes = [filters.get_filter(i)[0] for i in range(filters.get_nfilters())]
-    if codes == [h5py.h5z.FILTER_DEFLATE]:
-        return False
-    return True if codes == [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE] else None

@@ -9,17 +9,30 @@ import csv
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from isal import igzip
 
-from lib.inputs.formats.base import Blocks, Header, Question, Reader, Tell, plain
+from lib.inputs.formats.base import (
+    BEGINNINGS,
+    DAMAGED,
+    Blocks,
+    DamagedError,
+    Header,
+    Question,
+    Reader,
+    Tell,
+    check_regular,
+    plain,
+)
 from lib.run.errors import UserError
 
 csv.field_size_limit(1 << 30)  # a line without separators is one field
+LONGEST = 1 << 26  # bytes of a line, besides those of its file
+BLANK, MOST = 1_000_000, 4  # blank lines between two others; bytes of names for each of `LONGEST`
 PEEK_BYTES = 1 << 20  # bytes of lines after the first that are read to guess the layout
 PEEK_LINES = 200
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "blanks"}
@@ -69,16 +82,20 @@ class TextTable(Reader):
         self.where, path = "the table", self.path
         with open_file(path) as file:
             comments, line = [], file.readline()
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
-                raise UserError(f"{path} is UTF-16, as Excel's Unicode text is, or no text. Save it as UTF-8.")
+            if b"\0" in line and line.count(b"\0") >= len(line) // 3:
+                raise UserError(f"{path} is UTF-16 or UTF-32, as Excel's Unicode text is. Save it as UTF-8.")
             while line.startswith(b"#") or line.isspace():
                 comments.append(line)
                 line = file.readline()
+                if len(comments) > BLANK:
+                    raise UserError(f"{path} has more than {BLANK:,} lines of comments, or blank ones. Remove them.")
+            if b"\r" in line.strip(b"\r\n"):
+                raise UserError(f"{path}: its lines end with CR only, as on old Macs. Save it with line ends of Unix.")
             lines = []
             while len(lines) < PEEK_LINES and (sum(map(len, lines)) < PEEK_BYTES) and (more := file.readline()):
                 lines.append(more)
-        if any(b"\0" in line for line in lines):
-            raise UserError(f"{path} is no text: correct its suffix, which tells its format.")
+        if any(b"\0" in text for text in (line, *lines)):
+            raise UserError(f"{path} is no text, as it has bytes of zero: correct its suffix, which tells its format.")
         self.skip, lines = len(comments) + 1, [line for line in lines if not line.isspace()]
         self.encoding = encoding_of(b"".join([line, *lines]))
         head, *texts = (text.decode(self.encoding).rstrip("\r\n") for text in (line, *lines))
@@ -153,10 +170,10 @@ class TextTable(Reader):
         from lib.run.stage import notice
 
         try:
-            beside = plain(name for name, _ in self._lines())
+            beside = plain(name for _, name, _ in self._lines())
         except UnicodeDecodeError:  # in a line after the first ones
             self.encoding = "latin-1"
-            beside = plain(name for name, _ in self._lines())
+            beside = plain(name for _, name, _ in self._lines())
         if self.encoding != "utf-8":
             notice("%s is not UTF-8: its names are read as Latin-1", self.path)
         names = plain(self.above), beside
@@ -165,12 +182,19 @@ class TextTable(Reader):
         self.obs = pd.DataFrame(index=barcodes)
         self.nnz = self.n_obs * self.n_vars
 
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        """Name and counts, as text, of each line of counts."""
+    def _lines(self) -> Iterator[tuple[int, str, str]]:
+        """Number, name and counts, as text, of each line of counts."""
         with open_file(self.path) as file:
-            for number, line in enumerate(file):
-                if number >= self.skip and not line.isspace():
-                    yield split_line(line.decode(self.encoding), self.separator)
+            for number, line in enumerate(file, 1):
+                if number > self.skip and not line.isspace():
+                    if b"\0" in line:
+                        raise DamagedError(self.path, f"line {number} has bytes of zero")
+                    name, text = split_line(line.decode(self.encoding), self.separator)
+                    if name.startswith('"') and self.separator != " ":
+                        raise UserError(
+                            f"{self.path}: line {number} begins with a quote that it does not end: {name[:80]}"
+                        )
+                    yield number, name, text
 
     def blocks(self) -> Blocks:
         """Blocks of complete lines; if lines are genes, a block holds the counts of some genes in all cells."""
@@ -186,13 +210,14 @@ class TextTable(Reader):
             X = csr_matrix(np.stack(rows))
             return blocks.turned(X, done, self.n_vars) if self.scattered else (done, X)
 
-        for name, text in self._lines():
+        for number, name, text in self._lines():
             row = numbers(text, self.separator)
             if len(row) != n_columns:
                 what, other = ("gene", "cell") if self.scattered else ("cell", "gene")
+                shown = name if len(name) < 80 else f"{name[:80]}..."
                 raise UserError(
-                    f"{self.path}: the line of {what} {name} does not hold {n_columns} numbers, one for each {other}, "
-                    "separated as the names in the first line. Correct it."
+                    f"{self.path}: line {number}, of {what} {shown}, does not hold {n_columns} numbers, one for each "
+                    f"{other}, separated as the names in the first line. Correct it."
                 )
             rows.append(row)
             if len(rows) == step:
@@ -202,9 +227,70 @@ class TextTable(Reader):
             yield block()
 
 
-def open_file(path: Path) -> Any:
-    """Open a file as bytes, inflated if it is gzipped."""
-    return igzip.open(path) if is_gzipped(path) else path.open("rb")
+class TextFile:
+    """The lines of a file, which may be gzipped whatever its name says; its errors name it."""
+
+    def __init__(self, path: Path) -> None:
+        check_regular(path)
+        self.path, self.file = path, igzip.open(path) if is_gzipped(path) else path.open("rb")
+        self.longest, self.number = LONGEST + path.stat().st_size, 0
+
+    def __enter__(self) -> TextFile:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def readline(self) -> bytes:
+        """The next line, empty at the end; one that is far longer than the file is refused."""
+        with self._named():
+            line = self.file.readline(self.longest)
+        self.number += 1
+        if len(line) == self.longest:
+            raise UserError(f"{self.path}: line {self.number} is longer than {len(line) >> 20} MB: this is no table.")
+        return line
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines from the next one on."""
+        blank = 0
+        while line := self.readline():
+            blank = blank + 1 if line.isspace() else 0
+            if blank > BLANK:
+                raise UserError(f"{self.path}: line {self.number} and the {BLANK:,} before it are blank. Remove them.")
+            yield line
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the next one on; all is refused if it is far longer than the file."""
+        with self._named():
+            found = self.file.read(size if size >= 0 else MOST * self.longest)
+        if size < 0 and len(found) == MOST * self.longest:
+            raise UserError(f"{self.path} inflates to more than {len(found) >> 20} MB: these are no names.")
+        return found
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except DAMAGED as error:
+            raise DamagedError(self.path, error) from None
+
+
+def open_file(path: Path) -> TextFile:
+    """Open a file of lines, inflated if it is gzipped.
+
+    Raises
+    ------
+    UserError
+        If it is no file, or empty, or compressed or encoded in another way.
+    """
+    file = TextFile(path)
+    with TextFile(path) as beginning:
+        head = beginning.read(8)
+    if known := next((what for start, what in BEGINNINGS.items() if head.startswith(start)), None):
+        raise UserError(f"{path} is no text{' once unpacked' * is_gzipped(path)}: {known}.")
+    return file
 
 
 def is_gzipped(path: Path) -> bool:
