@@ -111,12 +111,8 @@ def storable(values: pd.Series) -> pd.Series | None:
         if not values.map(pd.api.types.is_scalar).all():
             return None
         strings = values.map(lambda v: v.decode() if isinstance(v, bytes) else str(v), na_action="ignore")
-        names = sorted(strings.dropna().unique())
-        return (
-            None
-            if any("\0" in name for name in names)
-            else pd.Series(pd.Categorical(strings, pd.Index(names, dtype=object)))
-        )
+        names = pd.Index(sorted(strings.dropna().unique()), dtype=object)
+        return None if any("\0" in name for name in names) else pd.Series(pd.Categorical(strings, names))
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
         return None
     if pd.api.types.is_extension_array_dtype(values):
