@@ -183,6 +183,7 @@ def write_10x_h5(path, X):
         for name in ("data", "indices", "indptr"):
             file[f"matrix/{name}"] = getattr(sparse, name)
         file["matrix/features/id"] = np.array([f"g{i}" for i in range(X.shape[1])], "S")
+        file["matrix/barcodes"] = np.array([f"c{i}" for i in range(len(X))], "S")
 
 
 def write_10x_folder(path, X):
@@ -230,7 +231,8 @@ def test_dense_files_and_text_are_estimated(tmp_path, X):
     adata_of(full, np.asarray).write_h5ad(tmp_path / "dense.h5ad")
     with h5py.File(tmp_path / "a.loom", "w") as file:
         file["matrix"] = full.T
-        file.create_group("col_attrs")
+        file["col_attrs/CellID"] = np.array([f"c{i}" for i in range(len(full))], "S")
+        file["row_attrs/Gene"] = np.array([f"g{i}" for i in range(full.shape[1])], "S")
     table = pd.DataFrame(full, [f"c{i}" for i in range(40)], [f"g{i}" for i in range(40)])
     table.to_csv(tmp_path / "a.csv")
     table.to_csv(tmp_path / "a.tsv.gz", sep="\t")
