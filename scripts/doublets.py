@@ -52,6 +52,8 @@ from lib.store.stream import Chunk, InMemory, Stream
 
 MIN_CELLS_OF_GENE = 3  # scanpy's filter within scrublet
 MIN_GENES_OF_CELL = 3
+# Most components and neighbours, of a batch's cells: with more components a cell has its own, and all are called
+MOST_COMPS, MOST_NEIGHBORS = 1 / 3, 1 / 2
 MIN_MEAN, MAX_MEAN, MIN_DISP, N_BINS = 0.0125, 3, 0.5, 20  # scanpy's defaults of highly_variable_genes
 TARGET_SUM = 1e6  # of the highly variable genes' counts
 CALLED, IMPLIED = 3, 6  # times the expected rate
@@ -373,7 +375,7 @@ def score_batches(
     """
     scores, predicted = np.full(len(passed), np.nan), np.zeros(len(passed), bool)
     trusted = np.ones(len(passed), bool)
-    found, small, odd = {}, [], []
+    found, small, odd, cut = {}, [], [], {}
     for batch in np.unique(batches):
         cells = passed & (batches == batch)
         n = int(cells.sum())
@@ -384,8 +386,11 @@ def score_batches(
             continue
         stage.log.info("batch %s: %d cells", batch, n)
         counts = Counts(store.path, store.device, cells)
+        fitting = fit_to(n, options)
+        for key in fitting:
+            cut.setdefault(key, []).append(f"{fitting[key]} in {name_of(batch)} ({n})")
         try:
-            result = scrublet(held(counts, int(np.diff(store.indptr)[cells].sum())), **options)
+            result = scrublet(held(counts, int(np.diff(store.indptr)[cells].sum())), **options | fitting)
         except UserError as error:
             odd.append(f"{batch} ({n} cells: {error})")
             continue
@@ -394,7 +399,16 @@ def score_batches(
         report(name_of(batch), result)
     table = pd.DataFrame({"doublet_score": scores, "predicted_doublet": predicted, "trusted": trusted})
     give_notices(found, small, odd, min_cells)
+    for key, said in cut.items():
+        stage.notice("doublets: %s: %d is too many for batches of few cells: %s", key, options[key], shortened(said))
     return table, found
+
+
+def fit_to(n_cells: int, options: Mapping[str, Any]) -> dict[str, int]:
+    """The options of `scrublet` that are too large for a batch, cut."""
+    most = {"n_prin_comps": MOST_COMPS, "n_neighbors": MOST_NEIGHBORS}
+    cut = {key: max(1, int(share * n_cells)) for key, share in most.items()}
+    return {key: value for key, value in cut.items() if (options.get(key) or 0) > value}
 
 
 def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:

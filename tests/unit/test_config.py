@@ -128,6 +128,9 @@ def test_null_is_a_value_and_not_the_default():
         ({"batch_key": "total_counts"}, "`batch_key` names total_counts"),
         ({"label_key": "kept"}, "`label_key` names kept, which"),
         ({"label_key": "cell/type"}, r"`label_key` names cell/type; .*rename\(columns={.cell/type.: .cell_type.}\)"),
+        ({"umap": {"min_dist": 2}}, r"`umap: min_dist` \(2\) exceeds `umap: spread` \(1.0\)"),
+        ({"hvg": {"flavor": "seurat", "n_top_genes": None, "min_mean": 4}}, r"`hvg: min_mean` \(4\) is not below"),
+        ({"cells": {"mad": 5, "mad_metrics": ["genes"]}}, "`cells: mad_metrics` names 'genes', no metric of cells"),
         ({"device": "cuda"}, "`device` is 'cuda', not one of auto, cpu, gpu"),
     ],
 )
