@@ -106,7 +106,7 @@ def batch_dispersions(
         present = sums[0, code] > 0 if hvg["per_batch"] else np.ones(n_vars, bool)
         mean, variance = mean_and_variance(sums[:, code, present], batches.sizes[code])
         found = normalized_dispersions(mean, variance, hvg["flavor"], hvg.get("n_bins"))
-        if np.isnan(found["dispersions_norm"][eligible[present]]).all():
+        if not np.isfinite(found["dispersions_norm"][eligible[present]]).any():
             continue
         found["variable"] = _variable(found, eligible[present], hvg)
         rows = pd.DataFrame(0.0, index=range(n_vars), columns=list(found))
