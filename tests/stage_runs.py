@@ -53,7 +53,8 @@ TINY = {  # settings for some 300 cells x 400 genes
     "umap": {"n_epochs": 30},
     "markers": {"logreg": {"max_iter": 20}},
 }
-ODD = ["{sample}", "{}", "x\ny", "..", " ", "5", "1e-5", 'a"b, µ', "-rf", "😀"]  # columns of obs
+ODD = ["{sample}", "{}", "x\ny", "..", " ", "5", "1e-5", 'a"b, µ', "-rf", "😀", "x", "X"]  # columns of obs
+LABELS = ["", "a/b", "..", "{x}", "x\ny", "n" * 300, "nan", "😀", "A/B", " "]
 SECONDS, MEMORY = 60, 8 << 30  # of one config at most
 DEPTH = 1  # stages after the last whose params a config changes
 ONLY_ASKED = ("figures", "atlas")  # run for their own params, not for other input
@@ -68,8 +69,8 @@ def merged(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def write_cohort(folder: Path, odd: Sequence[str] = ODD, labels: Sequence[str] = ("a", "b", "c")) -> None:
-    """Three patients of 130, 100 and 70 cells x 400 genes, with further columns `odd` of a few `labels`; the sheet."""
+def write_cohort(folder: Path) -> None:
+    """Three patients of 130, 100 and 70 cells x 400 genes, with columns of odd names and of odd labels; the sheet."""
     from simulate import Design, simulate_patient, simulated_genes
 
     design = Design(n_genes=400, n_types=4, umi=900, seed=3)
@@ -77,8 +78,8 @@ def write_cohort(folder: Path, odd: Sequence[str] = ODD, labels: Sequence[str] =
     lines = ["sample\tpath"]
     for patient, n_obs in enumerate((130, 100, 70), 1):
         ((X, obs),) = simulate_patient(design, patient, n_obs, genes)
-        for i, name in enumerate(odd):
-            obs[name] = pd.Categorical.from_codes((np.arange(n_obs) + i) % len(labels), list(labels))
+        for i, (name, labels) in enumerate([*((name, ["a", "b", "c"]) for name in ODD), ("labels", LABELS)]):
+            obs[name] = pd.Categorical.from_codes((np.arange(n_obs) + i) % len(labels), labels)
         ad.AnnData(X.astype(np.float32), obs=obs, var=genes[["gene_ids"]]).write_h5ad(folder / f"P{patient}.h5ad")
         lines.append(f"P{patient}\t{folder}/P{patient}.h5ad")
     (folder / "samples.tsv").write_text("\n".join(lines) + "\n")

@@ -169,3 +169,20 @@ def test_each_value_is_refused_by_name_or_gives_right_results(server, path):
         COUNTS["right" if not told else "told"] += 1
     COUNTS["refused"] += len(cases) - len(taken)
     assert not wrong, "\n".join(f"{config}\n    {text}" for config, text in wrong.items())
+
+
+OF_LABELS = {
+    "label_key": {"label_key": "labels"},
+    "batch_key": {"batch_key": "labels", "doublets": {"min_cells": 10}},
+    "harmony: keys": {"harmony": {"keys": ["sample", "labels"]}},
+    "density: groupby": {"density": {"groupby": "labels"}},
+    "markers: groupings": {"markers": {"groupings": ["labels"]}},
+    "names that differ by case": {"label_key": "x", "batch_key": "X", "markers": {"groupings": ["x", "X"]}},
+}
+
+
+@pytest.mark.parametrize("config", OF_LABELS.values(), ids=OF_LABELS)
+def test_odd_labels_of_a_column_work_to_the_atlas_and_the_figures(server, config):
+    (outcome,) = server([config])
+    assert not {"wrong", "told", "refused"} & outcome.keys(), outcome
+    assert "atlas" in outcome["ran"]
