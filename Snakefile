@@ -48,6 +48,7 @@ warm_processes()
 # Snakemake compares params without their names, and checks a script but not its imports
 for made in own_rules():
     made.set_params(code=code_of(made), named_params=hash_of(made.params))
+    make_literal(made.params)
     if workflow.remote_exec:
         made.group = (
             None  # within a job of a cluster the stages of its group run one by one

@@ -19,7 +19,7 @@ rule ingest:
     resources:
         **needs("ingest"),
     params:
-        sample="{sample}",
+        sample=lambda wildcards: wildcards.sample,
         suffix=of_line(sheets.cell_suffix),
         sheet=of_line(sheets.sheet_obs),
         options=ingest_options,

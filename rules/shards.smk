@@ -17,7 +17,7 @@ rule shard:
         **needs("shard"),
         gpu=GPU,
     params:
-        passed="{passed}",
+        passed=lambda wildcards: wildcards.passed,
         options=params_of_pass,
         stage_code=code_of_pass,
     script:

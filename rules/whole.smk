@@ -23,6 +23,13 @@ def hash_of(params):
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+def make_literal(params):
+    """Turn params with braces into functions: Snakemake takes `{sample}` in a text, or in a list, for a wildcard."""
+    for name, value in list(params.items()):
+        if isinstance(value, (str, list)) and "{" in str(value):
+            setattr(params, name, lambda wildcards, value=value: value)
+
+
 def jobs_of_all(targets):
     """The jobs of a whole run with these targets that run a script of this workflow, each after those of its inputs."""
     mine = own_rules()

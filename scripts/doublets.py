@@ -54,6 +54,8 @@ from lib.store.stream import Chunk, InMemory, Stream
 
 MIN_CELLS_OF_GENE = 3  # scanpy's filter within scrublet
 MIN_GENES_OF_CELL = 3
+# Most components and neighbours, of a batch's cells: with more components a cell has its own, and all are called
+MOST_COMPS, MOST_NEIGHBORS = 1 / 3, 1 / 2
 MIN_MEAN, MAX_MEAN, MIN_DISP, N_BINS = 0.0125, 3, 0.5, 20  # scanpy's defaults of highly_variable_genes
 TARGET_SUM = 1e6  # of the highly variable genes' counts
 CALLED, IMPLIED = 3, 6  # times the expected rate
@@ -376,14 +378,17 @@ def score_batches(
     """
     scores, predicted = np.full(len(passed), np.nan), np.zeros(len(passed), bool)
     trusted = np.ones(len(passed), bool)
-    found, odd = {}, []
+    found, odd, cut = {}, [], {}
     cells = {batch: passed & (batches == batch) for batch in np.unique(batches)}
     small = [f"{batch} ({mask.sum()})" for batch, mask in cells.items() if 0 < mask.sum() < min_cells]
     cells = {batch: mask for batch, mask in cells.items() if mask.sum() >= min_cells}
     for batch, counts in streams_of_batches(store, cells):
         stage.log.info("batch %s: %d cells", batch, counts.n_obs)
+        fitting = fit_to(counts.n_obs, options)
+        for key in fitting:
+            cut.setdefault(key, []).append(f"{fitting[key]} in {name_of(batch)} ({counts.n_obs})")
         try:
-            result = scrublet(counts, **options)
+            result = scrublet(counts, **options | fitting)
         except UserError as error:
             odd.append(f"{batch} ({counts.n_obs} cells: {error})")
             continue
@@ -394,6 +399,8 @@ def score_batches(
     found = {name: found[name] for name in map(name_of, cells) if name in found}
     table = pd.DataFrame({"doublet_score": scores, "predicted_doublet": predicted, "trusted": trusted})
     give_notices(found, small, odd, min_cells)
+    for key, said in cut.items():
+        stage.notice("doublets: %s: %d is too many for batches of few cells: %s", key, options[key], shortened(said))
     return table, found
 
 
@@ -418,6 +425,13 @@ def streams_of_batches(store: Counts, cells: Mapping[Any, np.ndarray]) -> Iterat
         counts = held(Counts(store.path, store.device, of_any), sums[len(together) - 1])
         for batch in together:
             yield batch, counts if len(together) == 1 else counts.of_cells(cells[batch][of_any])
+
+
+def fit_to(n_cells: int, options: Mapping[str, Any]) -> dict[str, int]:
+    """The options of `scrublet` that are too large for a batch, cut."""
+    most = {"n_prin_comps": MOST_COMPS, "n_neighbors": MOST_NEIGHBORS}
+    cut = {key: max(1, int(share * n_cells)) for key, share in most.items()}
+    return {key: value for key, value in cut.items() if (options.get(key) or 0) > value}
 
 
 def give_notices(found: Mapping[str, Doublets], small: Sequence[str], odd: Sequence[str], min_cells: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.inputs.genelists import GeneNames, gene_families
-from lib.methods.ledgers import shortened, where_cells_went
+from lib.methods.ledgers import keys_of_limits, shortened, where_cells_went
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -92,8 +92,8 @@ def check_kept(kept: Mapping[str, np.ndarray], cells: Sequence[str], batch_key: 
         n_obs = sum(map(len, kept.values()))
         raise UserError(
             f"{n_kept or 'none'} of the cohort's {n_obs} cells {'is' if n_kept == 1 else 'are'} left, too few for any "
-            f"analysis. {where_cells_went(cells, batch_key)} Loosen the limits that took them (config: `cells`, or the "
-            "sheet's columns)."
+            f"analysis. {where_cells_went(cells, batch_key)} Loosen the limits that took them: "
+            f"{keys_of_limits(cells)}, or those of the sheet."
         )
 
 

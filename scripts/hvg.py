@@ -161,6 +161,16 @@ def refuse_choice(hvg: Mapping[str, Any], include: np.ndarray, eligible: np.ndar
         raise UserError(f"hvg: include forces {include.sum()} genes in, but hvg: n_top_genes is {n_top}. Raise it.")
 
 
+def refuse_few(n_selected: int, hvg: Mapping[str, Any]) -> None:
+    """Refuse a selection of so few genes that there is no PCA of them."""
+    if n_selected < MIN_GENES:
+        keys = ("min_mean", "max_mean", "min_disp", "max_disp") if hvg["n_top_genes"] is None else ("n_top_genes",)
+        raise UserError(
+            f"{n_selected} genes are highly variable, too few for any analysis: loosen "
+            + ", ".join(f"hvg: {key} ({hvg[key]})" for key in keys)
+        )
+
+
 def named_genes(key: str, names: Sequence[str] | str, genes: pd.DataFrame) -> np.ndarray:
     """Which genes of the cohort are named by the config's `hvg: include` or `hvg: exclude`.
 
@@ -180,7 +190,7 @@ def named_genes(key: str, names: Sequence[str] | str, genes: pd.DataFrame) -> np
     """
     if not names:
         return np.zeros(len(genes), bool)
-    wanted = pd.unique(np.array(read_names(names) if isinstance(names, str) else names, dtype=object))
+    wanted = pd.unique(np.array(read_names(names, f"hvg: {key}") if isinstance(names, str) else names, dtype=object))
     columns = [genes.index, *(genes[name] for name in ("gene_symbols", "gene_ids") if name in genes)]
     known = pd.unique(np.concatenate([np.asarray(column, dtype=object) for column in columns]))
     unknown = wanted[~np.isin(wanted, known)].tolist()
@@ -299,6 +309,7 @@ def main(snakemake: Any) -> None:
     except UserError as error:
         raise UserError(f"{error} {where_cells_went(files.cells, params.batch_key)}") from None
     give_notices(of_batches, hvg)
+    refuse_few(int(table["highly_variable"].sum()), hvg)
     table.index = genes
     stage.log.info(
         "%s: %d genes selected, %d of them forced in, %d kept out",

@@ -302,7 +302,7 @@ def components_of(n_comps: int, n_obs: int, n_vars: int, say: Callable[..., None
     if most < 2:
         raise UserError(
             f"{n_obs} cells x {n_vars} highly variable genes are too few for a PCA, which takes three of each: keep "
-            "more cells (config: `cells`) or genes (`genes: min_counts`, `hvg`)."
+            "more cells (config: `cells`) or genes (`genes: min_counts`, `hvg: n_top_genes`)."
         )
     if n_comps > most:
         say(

@@ -51,13 +51,16 @@ def embed(
 
 
 def curve_of(min_dist: float, spread: float) -> dict[str, float]:
-    """The a and b of 1 / (1 + a d^2b), UMAP's similarity at distance d (McInnes 2018), fitted as umap-learn does."""
+    """The a and b of 1 / (1 + a d^2b), UMAP's similarity at distance d (McInnes 2018), fitted as umap-learn does.
+
+    Distances are in units of `spread`: in others the fit starts too far away, and may end at negative a and b.
+    """
     from scipy.optimize import curve_fit
 
-    distance = np.linspace(0, 3 * spread, 300)
-    wanted = np.where(distance < min_dist, 1, np.exp(-(distance - min_dist) / spread))
+    distance, shortest = np.linspace(0, 3, 300), min_dist / spread
+    wanted = np.where(distance < shortest, 1, np.exp(-(distance - shortest)))
     a, b = curve_fit(lambda d, a, b: 1 / (1 + a * d ** (2 * b)), distance, wanted)[0]
-    return {"a": float(a), "b": float(b)}
+    return {"a": float(a / spread ** (2 * b)), "b": float(b)}
 
 
 def epochs(n_epochs: int | None, n_obs: int) -> int:

@@ -89,6 +89,14 @@ def test_clusterings_are_those_of_the_sections():
     assert settings.clustering_names(config) == ["leiden_1", "leiden_0.5", "kmeans_8", "kmeans_3"]
 
 
+def test_names_of_clusterings_differ_and_tell_the_value_exactly():
+    values = [0.3, 0.30000000000000004, 1, 1.5, 1e-5, 1e-300, 100.0]
+    names = settings.clustering_names(complete(leiden={"resolutions": values}, louvain={"resolutions": []}))[:-1]
+    assert len(set(names)) == len(values)
+    assert [float(name.removeprefix("leiden_")) for name in names] == values
+    assert all(COMPUTED.fullmatch(name) for name in names)
+
+
 def test_null_is_a_value_and_not_the_default():
     config = complete(scale={"max_value": None}, cells={"max_pct_counts": {"MT": None}})
     assert config["scale"] == {"enabled": True, "max_value": None}
@@ -128,6 +136,9 @@ def test_null_is_a_value_and_not_the_default():
         ({"batch_key": "total_counts"}, "`batch_key` names total_counts"),
         ({"label_key": "kept"}, "`label_key` names kept, which"),
         ({"label_key": "cell/type"}, r"`label_key` names cell/type; .*rename\(columns={.cell/type.: .cell_type.}\)"),
+        ({"umap": {"min_dist": 2}}, r"`umap: min_dist` \(2\) exceeds `umap: spread` \(1.0\)"),
+        ({"hvg": {"flavor": "seurat", "n_top_genes": None, "min_mean": 4}}, r"`hvg: min_mean` \(4\) is not below"),
+        ({"cells": {"mad": 5, "mad_metrics": ["genes"]}}, "`cells: mad_metrics` names 'genes', no metric of cells"),
         ({"device": "cuda"}, "`device` is 'cuda', not one of auto, cpu, gpu"),
     ],
 )

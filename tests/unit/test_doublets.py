@@ -274,6 +274,20 @@ def test_a_handful_of_cells_is_scored_or_told(tmp_path, notices, n_cells):
     assert bool(simulated) or any("not scored for doublets: few" in text for text in notices)
 
 
+def test_more_components_and_neighbours_than_a_batch_has_are_cut(tmp_path, notices):
+    """With a component for nearly each cell all distances are equal, and most cells would be called."""
+    X, planted = mixture(289, 20)
+    write_store(tmp_path / "counts.h5ad", X, ["few"] * 289)
+    table, _ = run_stage(tmp_path, n_prin_comps=200, n_neighbors=1000)
+    assert notices[-2:] == [
+        "doublets: n_prin_comps: 200 is too many for batches of few cells: 96 in few (289)",
+        "doublets: n_neighbors: 1000 is too many for batches of few cells: 144 in few (289)",
+    ]
+    table, _ = run_stage(tmp_path, n_prin_comps=200)
+    assert table["predicted_doublet"].mean() < 0.2
+    assert table["doublet_score"][planted].median() > 1.2 * table["doublet_score"][~planted].median()
+
+
 def continuum(width: float, seed: int = 0) -> sp.csr_matrix:
     """1,000 progenitors along a path whose genes switch on and off over `width` of it; no doublets."""
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 from hvg import Batches, highly_variable_genes
-from lib.inputs.config import hvg_passes
+from lib.inputs.config import hvg_options, hvg_passes
 from lib.inputs.sections import Hvg
 from lib.methods.hvg import dispersions, seurat_v3, shared
 from lib.run.errors import UserError
@@ -343,6 +343,86 @@ def test_tiny_batches_of_all_kinds_are_ranked_without_a_crash(flavor):
     table, of_batches = chosen(sp.csr_matrix(X), codes, flavor, n_top_genes=20)
     assert table["highly_variable"].sum() == 20
     assert of_batches["ranked"].to_numpy()[[0, 3]].all()
+
+
+def odd_batch(kind: str, X: np.ndarray) -> np.ndarray:
+    """Six cells: with 1 to 5 genes that vary, without counts, with one gene or one count only, with huge counts ..."""
+    same = np.tile(X[:1], (6, 1))
+    if kind.startswith("vary"):
+        same[:3, : int(kind[4:])] += 1
+        return same
+    only = np.zeros_like(same)
+    if kind == "one gene":
+        only[:, 0] = np.arange(6)
+    elif kind == "one count":
+        only[0, 0] = 1
+    elif kind == "a gene each":
+        only[np.arange(6), np.arange(6)] = 1
+    return {"huge": X[:6] * 30000, "multiples": np.outer(np.arange(1, 7), X[0])}.get(kind, only)
+
+
+ODD = [*(f"vary{n}" for n in range(6)), "nothing", "one gene", "one count", "a gene each", "huge", "multiples"]
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_an_odd_batch_beside_others_or_alone_is_ranked_or_told(flavor, kind):
+    """With the keys that the flavour is given in a run: those that it reads."""
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.lognormal(-0.5, 1, 60), (45, 60))
+    read = hvg_options({"hvg": DEFAULTS | {"flavor": flavor, "n_top_genes": 20}})
+    odd = odd_batch(kind, X)
+    for cells, codes in ((np.vstack([X, odd]), np.repeat([0, 1], [45, 6])), (odd, np.zeros(6, int))):
+        counts, batches = InMemory(sp.csr_matrix(cells)), Batches(codes, ["many", "odd"][: codes.max() + 1])
+        every = np.ones(60, bool)
+        try:
+            passes = passes_of(counts, batches, read)
+            table, of_batches = hvg.select(passes, batches, read, ~every, every, counts.device)
+        except UserError as error:
+            refused = str(error)
+            assert "no gene can be called highly variable" in refused
+            assert len(codes) == 6
+            continue
+        assert table["highly_variable"].sum() == 20
+        if len(cells) > 6:
+            assert of_batches["ranked"][0]
+            statistic = table.filter(regex="_norm$|residual_variances$|enrichment$").iloc[:, 0]
+            assert np.isfinite(statistic).sum() > 50
+
+
+def test_a_batch_without_a_finite_dispersion_ranks_nothing(monkeypatch):
+    """Where all genes of a bin but one are equally dispersed, cell_ranger divides by zero."""
+    found = {"means": np.ones(3), "dispersions": np.ones(3), "dispersions_norm": np.array([np.inf, np.nan, np.inf])}
+    monkeypatch.setattr(dispersions, "normalized_dispersions", lambda *_: found)
+    batches, settings = Batches(np.repeat([0], 4), ["a"]), DEFAULTS | {"flavor": "cell_ranger"}
+    sums = np.array([[[4.0, 2, 3]], [[6.0, 4, 9]]])
+    assert dispersions.batch_dispersions(sums, batches, settings, np.ones(3, bool), np.array([True])) == {}
+
+
+@pytest.mark.parametrize("span", [1e-300, 1e-9, 3e-3])
+def test_a_span_too_narrow_for_a_quadratic_is_widened(simulated, span):
+    """scikit-misc ends the process where no gene is in the window of its loess."""
+    X, codes = simulated
+    table, of_batches = chosen(X, codes, span=span)
+    assert of_batches["span"].tolist() == [0.4] * 3
+    wide, _ = chosen(X, codes, span=0.4)
+    np.testing.assert_array_equal(table["highly_variable"], wide["highly_variable"])
+
+
+@pytest.mark.parametrize("flavor", hvg.CUTOFFS)
+def test_cutoffs_without_an_upper_end(simulated, flavor):
+    X, codes = simulated
+    none, high = (find(X, codes, flavor=flavor, n_top_genes=None, max_mean=at, max_disp=at) for at in (None, 1e9))
+    np.testing.assert_array_equal(none["highly_variable"], high["highly_variable"])
+    assert none["highly_variable"].sum() > 20
+
+
+def test_too_few_genes_are_told_with_the_keys_to_loosen():
+    hvg.refuse_few(3, DEFAULTS)
+    with pytest.raises(UserError, match=r"2 genes are highly variable, too few .*: loosen hvg: n_top_genes \(100\)"):
+        hvg.refuse_few(2, DEFAULTS)
+    with pytest.raises(UserError, match=r"hvg: min_mean \(0.0125\), .* hvg: max_disp \(None\)"):
+        hvg.refuse_few(0, DEFAULTS | {"n_top_genes": None})
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)

@@ -48,6 +48,7 @@ mpl.rcParams.update(
 
 KEPT, LIMIT, BACKGROUND = "#A9B1B8", "#444444", "#DDDDDD"
 MAX_DRAWN = 500_000  # points of one scatter; of more cells a random sample is drawn
+FAR = 10  # panels between the data and a limit that is drawn
 MANY = 20_000  # from this number on, points of a scatter are drawn as `Dots`, and more transparent
 RUN = 64  # points of one colour, on average, that are drawn at once
 
@@ -203,8 +204,17 @@ def rgba(colours: Iterable[str]) -> np.ndarray:
 
 
 def draw_limits(ax: Axes, axis: str, at: Iterable[float]) -> None:
-    """Draw dashed lines with their values across the panel at the limits of the metric on the `axis` "x" or "y"."""
+    """Draw dashed lines with their values across the panel at the limits of the metric on the `axis` "x" or "y".
+
+    A limit that is farther away than FAR panels is left out: the panel, or the image, would be stretched to it.
+    """
+    ends = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    scale = (ax.xaxis if axis == "x" else ax.yaxis).get_transform().transform
+    low, high = sorted(scale(np.array(ends, float)))
     for value in at:
+        with np.errstate(all="ignore"):
+            if not -FAR <= (scale(np.array([value], float))[0] - low) / (high - low) <= FAR:
+                continue
         line, text = (ax.axvline, (value, 1.0)) if axis == "x" else (ax.axhline, (1.0, value))
         line(value, color=LIMIT, lw=0.9, ls=(0, (4, 2)), zorder=3)
         coords = ax.get_xaxis_transform() if axis == "x" else ax.get_yaxis_transform()

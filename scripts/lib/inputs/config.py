@@ -73,6 +73,8 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         for name in config[section][key]:
             if name.startswith("pct_counts_") and not _is_metric(name, config):
                 yield f"`{section}: {key}` names {name}, but `qc: gene_families` has only {', '.join(families)}"
+            elif section == "cells" and not _is_metric(name, config):
+                yield f"`cells: mad_metrics` names {name!r}, no metric of cells; there are {', '.join(QC_COLUMNS)} ..."
     if config["harmony"]["enabled"] is False and config["neighbors"]["use_rep"] == "X_pca_harmony":
         yield "`neighbors: use_rep` is X_pca_harmony, but `harmony: enabled` is false"
     clusterings = clustering_names(config)

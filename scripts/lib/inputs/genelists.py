@@ -74,7 +74,7 @@ def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -
     by_symbol, by_id = [written(name) for name in genes.symbols], None
     masks = {}
     for name, spec in config.items():
-        wanted = read_names(spec) if isinstance(spec, str) else spec
+        wanted = read_names(spec, f"qc: gene_families: {name}") if isinstance(spec, str) else spec
         find = listed if isinstance(spec, str) else beginning
         mask, how = find(wanted, genes.symbols, by_symbol), "symbol"
         if not mask.any():
@@ -133,9 +133,14 @@ def flagged(family: str, genes: GeneNames) -> tuple[np.ndarray, str]:
     return np.zeros(len(genes.symbols), bool), ""
 
 
-def read_names(path: str | Path) -> list[str]:
-    """The names in a file, one per line, without blank lines and comments (#)."""
-    if not Path(path).is_file():
-        raise UserError(f"gene list {path} does not exist. Give the path of a file with one gene symbol a line.")
-    lines = (line.split("#")[0].strip() for line in Path(path).read_text().splitlines())
+def read_names(path: str | Path, key: str) -> list[str]:
+    """The names in the file that a key of the config names, one per line, without blank lines and comments (#)."""
+    try:
+        text = Path(path).read_text(errors="replace")
+    except (OSError, ValueError):  # of a name that no file can have
+        raise UserError(
+            f"{key}: the gene list {path} does not exist or cannot be read. Give the path of a file with one gene "
+            "symbol a line."
+        ) from None
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]

@@ -24,6 +24,7 @@ from lib.inputs.keys import (
     key,
 )
 
+Resolution = Annotated[Number, Field(gt=0, le=100)]  # above, cells are clusters of their own
 WHOLE, INPUT, CELLS = "The whole", "Input", "Cells and genes"
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs
 FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
@@ -37,6 +38,7 @@ class Gpu(Section):
     memory_gb: Number | None = key(
         None,
         ge=2,
+        le=1e6,
         means="GPU memory of a job at most, a hard cap; null: its rule's `vram_mb`, from the samples' sizes",
         elsewhere="article's `rmm.reinitialize`",
     )
@@ -54,12 +56,16 @@ class Limits(Section):
 
     mem_gb: Positive | None = key(
         None,
+        le=1e6,
         means="memory of a node; `snakemake preflight` names the jobs that request more. null: not checked",
         comment="memory of a node",
     )
-    gpu_memory_gb: Positive | None = key(None, means="memory of a card; null: not checked", comment="memory of a card")
+    gpu_memory_gb: Positive | None = key(
+        None, le=1e6, means="memory of a card; null: not checked", comment="memory of a card"
+    )
     runtime_h: Positive | None = key(
         None,
+        le=1e5,
         means="hours that the cluster allows a job to run; null: not checked",
         comment="hours that the cluster allows a job to run",
     )
@@ -136,10 +142,10 @@ class Doublets(Section):
         "often as simulated doublets (all cells similar, continua)",
         comment="false: only flag them, as in batches with unreliable calls",
     )
-    expected_doublet_rate: Number = key(0.05, gt=0, lt=1, means="used for the score", elsewhere="same")
-    sim_doublet_ratio: Number = key(2.0, gt=0, means="simulated doublets per cell", elsewhere="same")
+    expected_doublet_rate: Number = key(0.05, ge=1e-4, lt=1, means="used for the score", elsewhere="same")
+    sim_doublet_ratio: Number = key(2.0, ge=0.1, le=100, means="simulated doublets per cell", elsewhere="same")
     n_prin_comps: Integer = key(
-        30, ge=1, means="components of the space in which neighbours are searched", elsewhere="same"
+        30, ge=1, le=1000, means="components of the space in which neighbours are searched", elsewhere="same"
     )
     n_neighbors: Integer | None = key(
         None,
@@ -187,7 +193,7 @@ class Cells(Section):
         gt=0,
         means="also remove cells more than this many median absolute deviations from the median of their batch in "
         "their sample (percentages: above it); 5 is usual. null: no such limit",
-        comment="median absolute deviations, per sample, beyond which a cell is an outlier; null: fixed limits only",
+        comment="median absolute deviations, per batch, beyond which a cell is an outlier; null: fixed limits only",
         elsewhere="`is_outlier` of sc-best-practices",
     )
     mad_metrics: list[str] = key(
@@ -236,8 +242,10 @@ class Normalize(Section):
 
     heading = FEATURES
 
-    target_sum: Positive | None = key(
+    target_sum: Number | None = key(
         1e4,
+        ge=1,
+        le=1e9,
         means="counts per cell after normalisation, before log1p; null: the median of the cells' totals",
         elsewhere="`sc.pp.normalize_total`",
     )
@@ -259,7 +267,7 @@ class Hvg(Section):
     )
     n_top_genes: Integer | None = key(
         5000,
-        ge=2,
+        ge=3,
         means="number of genes, all if there are fewer; null (only seurat, cell_ranger): by the cutoffs below",
         elsewhere="same",
     )
@@ -274,7 +282,9 @@ class Hvg(Section):
         elsewhere="same",
         only=("seurat_v3", "seurat_v3_paper"),
     )
-    n_bins: Integer = key(20, ge=2, means="bins of mean expression, seurat", elsewhere="same", only=("seurat",))
+    n_bins: Integer = key(
+        20, ge=2, le=1000, means="bins of mean expression, seurat", elsewhere="same", only=("seurat",)
+    )
     min_mean: Number = key(
         0.0125, means="cutoff of seurat and cell_ranger without n_top_genes", elsewhere="same", only=CUTOFFS
     )
@@ -282,14 +292,19 @@ class Hvg(Section):
     min_disp: Number = key(0.5, means="same kind of cutoff", elsewhere="same", only=CUTOFFS)
     max_disp: Number | None = key(None, means="same kind of cutoff; null: none", elsewhere="same", only=CUTOFFS)
     theta: Number = key(
-        100, gt=0, means="overdispersion of pearson_residuals", elsewhere="same", only=("pearson_residuals",)
+        100, ge=0.01, means="overdispersion of pearson_residuals", elsewhere="same", only=("pearson_residuals",)
     )
     clip: Number | None = key(
-        None, ge=0, means="clip of pearson_residuals; null: sqrt(cells)", elsewhere="same", only=("pearson_residuals",)
+        None,
+        ge=0.1,
+        means="clip of pearson_residuals; null: sqrt(cells)",
+        elsewhere="same",
+        only=("pearson_residuals",),
     )
     n_samples: Integer | None = key(
         10000,
-        ge=1,
+        ge=100,
+        le=10**9,
         means="draws of poisson_gene_selection; null: the exact probability",
         elsewhere="`n_samples` of scvi-tools",
         only=("poisson_gene_selection",),
@@ -304,9 +319,13 @@ class Hvg(Section):
     )
 
     def contradictions(self) -> Iterator[str]:
-        """A missing number of genes, if the flavour needs one."""
+        """A missing number of genes, if the flavour needs one; cut-offs that no gene passes."""
         if self.n_top_genes is None and self.flavor not in CUTOFFS:
             yield f"`hvg: n_top_genes` is null, which only seurat and cell_ranger can do; {self.flavor} needs a number"
+        for low, high in (("min_mean", "max_mean"), ("min_disp", "max_disp")):
+            cuts = getattr(self, low), getattr(self, high)
+            if self.n_top_genes is None and None not in cuts and cuts[0] >= cuts[1]:
+                yield f"`hvg: {low}` ({cuts[0]}) is not below `hvg: {high}` ({cuts[1]}): no gene would be selected"
 
 
 class RegressOut(Section):
@@ -329,8 +348,8 @@ class Scale(Section):
     heading = FEATURES
 
     enabled: bool = key(True, means="scale the features to unit variance", elsewhere="`sc.pp.scale`")
-    max_value: Positive | None = key(
-        10, means="clip at this many standard deviations; null: no clipping", elsewhere="same"
+    max_value: Number | None = key(
+        10, ge=0.1, le=1e6, means="clip at this many standard deviations; null: no clipping", elsewhere="same"
     )
 
 
@@ -340,7 +359,7 @@ class Pca(Section):
     heading = FEATURES
 
     n_comps: Integer = key(
-        100, ge=2, means="components, at most one fewer than cells or features", elsewhere="`sc.pp.pca`"
+        100, ge=2, le=10_000, means="components, at most one fewer than cells or features", elsewhere="`sc.pp.pca`"
     )
 
 
@@ -360,11 +379,13 @@ class Harmony(Section):
         means="obs columns to integrate over; null: `batch_key`",
         elsewhere="`vars_use` of harmonypy",
     )
-    theta: Number = key(2, ge=0, means="diversity penalty", elsewhere="same")
-    sigma: Number = key(0.1, gt=0, means="width of soft clusters", elsewhere="same")
-    lamb: Positive | None = key(None, means="ridge penalty; null: estimated for each cluster", elsewhere="same")
+    theta: Number = key(2, ge=0, le=100, means="diversity penalty", elsewhere="same")
+    sigma: Number = key(0.1, ge=0.01, le=10, means="width of soft clusters", elsewhere="same")
+    lamb: Number | None = key(
+        None, ge=1e-6, le=1e9, means="ridge penalty; null: estimated for each cluster", elsewhere="same"
+    )
     max_iter_harmony: Integer = key(
-        10, ge=1, means="maximal number of rounds; a notice says if they do not suffice", elsewhere="same"
+        10, ge=1, le=1000, means="maximal number of rounds; a notice says if they do not suffice", elsewhere="same"
     )
 
 
@@ -376,6 +397,7 @@ class Neighbors(Section):
     n_neighbors: Integer = key(
         15,
         ge=2,
+        le=10_000,
         means="size of the neighbourhood, the cell itself included; at most the number of cells",
         elsewhere="`sc.pp.neighbors`",
     )
@@ -397,14 +419,23 @@ class Umap(Section):
 
     heading = GRAPH
 
-    min_dist: Number = key(0.5, ge=0, means="minimal distance of points", elsewhere="`sc.tl.umap`")
+    min_dist: Number = key(0.5, ge=0, le=10, means="minimal distance of points", elsewhere="`sc.tl.umap`")
     spread: Number = key(
-        1.0, gt=0, means="scale of the distances; with min_dist it sets how dense clusters are", elsewhere="same"
+        1.0,
+        ge=0.1,
+        le=10,
+        means="scale of the distances, min_dist at least; with it it sets how dense clusters are",
+        elsewhere="same",
     )
     n_epochs: Integer | None = key(
-        None, ge=1, means="rounds; null: 500 up to 10,000 cells, 200 above", elsewhere="`maxiter`"
+        None, ge=1, le=10_000, means="rounds; null: 500 up to 10,000 cells, 200 above", elsewhere="`maxiter`"
     )
     init_pos: Literal["spectral", "random"] = key("spectral", means="initial positions of the points", elsewhere="same")
+
+    def contradictions(self) -> Iterator[str]:
+        """Points that are farther apart than the scale of the distances."""
+        if self.min_dist > self.spread:
+            yield f"`umap: min_dist` ({self.min_dist}) exceeds `umap: spread` ({self.spread}), the scale of distances"
 
 
 class Tsne(Section):
@@ -413,16 +444,17 @@ class Tsne(Section):
     heading = GRAPH
 
     enabled: bool = key(True, means="compute a t-SNE in addition to the UMAP", elsewhere="`sc.tl.tsne`")
-    perplexity: Number = key(30, gt=1, means="effective number of neighbours", elsewhere="same")
+    perplexity: Number = key(30, gt=1, le=1000, means="effective number of neighbours", elsewhere="same")
     early_exaggeration: Number = key(
-        12, ge=1, means="factor of the attraction in the first 250 rounds", elsewhere="same"
+        12, ge=1, le=100, means="factor of the attraction in the first 250 rounds", elsewhere="same"
     )
     learning_rate: Positive | None = key(
         None,
+        le=1e6,
         means="in scanpy's units; null: cells / early_exaggeration (Belkina et al. 2019)",
         elsewhere="same (scanpy: 1000, the article: 200)",
     )
-    n_iter: Integer = key(750, ge=1, means="rounds, the first 250 included")
+    n_iter: Integer = key(750, ge=1, le=10_000, means="rounds, the first 250 included")
 
 
 class Leiden(Clustering):
@@ -430,10 +462,10 @@ class Leiden(Clustering):
 
     heading, each = GRAPH, "resolutions"
 
-    resolutions: Distinct[Positive] = key(
+    resolutions: Distinct[Resolution] = key(
         [0.6], means="one clustering each, `leiden_{resolution}`", elsewhere="`sc.tl.leiden`"
     )
-    n_iterations: Integer = key(2, ge=-1, means="rounds; -1: until nothing changes", elsewhere="same")
+    n_iterations: Integer = key(2, ge=-1, le=1000, means="rounds; -1: until nothing changes", elsewhere="same")
 
     def contradictions(self) -> Iterator[str]:
         """No rounds, which would leave each cell a cluster of its own."""
@@ -446,7 +478,7 @@ class Louvain(Clustering):
 
     heading, each = GRAPH, "resolutions"
 
-    resolutions: Distinct[Positive] = key(
+    resolutions: Distinct[Resolution] = key(
         [0.6], means="one clustering each, `louvain_{resolution}`", elsewhere="`sc.tl.louvain`"
     )
 
@@ -456,7 +488,7 @@ class Kmeans(Clustering):
 
     heading, each = GRAPH, "n_clusters"
 
-    n_clusters: Distinct[Annotated[Integer, Field(ge=2)]] = key(
+    n_clusters: Distinct[Annotated[Integer, Field(ge=2, le=10_000)]] = key(
         [8],
         means="one clustering each, `kmeans_{k}`, with at most as many clusters as cells",
         elsewhere="article's k-means",
@@ -479,8 +511,8 @@ class Density(Section):
 class Logreg(Section):
     """Markers by logistic regression."""
 
-    C: Positive = key(1.0, means="inverse strength of the penalty", elsewhere="same")
-    max_iter: Integer = key(100, ge=1, means="maximal number of rounds", elsewhere="same")
+    C: Number = key(1.0, ge=1e-6, le=1e6, means="inverse strength of the penalty", elsewhere="same")
+    max_iter: Integer = key(100, ge=1, le=100_000, means="maximal number of rounds", elsewhere="same")
     use_scaled: bool = key(
         True, means="fit on the regressed, scaled matrix, as in the article; false: on log-normalised values"
     )

@@ -156,6 +156,10 @@ def write_clusters(membership: np.ndarray, column: str, obs_names: pd.Index, pat
     codes = by_falling_size(np.asarray(membership))
     sizes = np.bincount(codes)
     labels = pd.Categorical.from_codes(codes, [str(i) for i in range(len(sizes))])
+    alone = int((sizes == 1).sum())
+    if 2 * alone > len(sizes):
+        key = column.partition("_")[0]
+        stage.notice("%s: %d of its %d clusters are single cells: set a lower %s", column, alone, len(sizes), key)
     stage.log.info("%s: %d clusters of %s cells", column, len(sizes), ", ".join(map(str, sizes)))
     write_table(pd.DataFrame({column: labels}, index=obs_names), path, "cohort", "obs", {column: {"params": params}})
 

@@ -53,6 +53,20 @@ def where_cells_went(cells: Sequence[str | Path], batch_key: str) -> str:
     return f"Where the cells went, by {batch_key}: {'; '.join(said)}{more}."
 
 
+def keys_of_limits(cells: Sequence[str | Path]) -> str:
+    """The config's keys of the limits that removed cells, those that removed most first."""
+    reasons = pd.concat([read_table(path, ["reason"])["reason"].astype(str) for path in cells])
+    return ", ".join(
+        dict.fromkeys(f"`{key_of_limit(reason)}`" for reason in reasons[reasons != ""].value_counts().index)
+    )
+
+
+def key_of_limit(reason: str) -> str:
+    """The config's key of a limit, by its name in the ledger."""
+    begins = next(name for name in LIMITS if reason.startswith(name))
+    return LIMITS[begins][0] + ("" if begins == "mad_" else reason.removeprefix(begins))
+
+
 def shares_taken(ledger: pd.DataFrame) -> pd.DataFrame:
     """The share of each batch's cells that each limit removed, 0 to 1.
 
@@ -87,9 +101,8 @@ def describe_limit(reason: str, shares: pd.Series, cells: pd.DataFrame, batch_ke
         The limit's value, if it is known.
     """
     begins = next(name for name in LIMITS if reason.startswith(name))
-    key, metric, advice = LIMITS[begins]
-    rest = reason.removeprefix(begins)
-    key, metric = (key, metric + rest) if begins == "mad_" else (key + rest, metric + rest)
+    _, metric, advice = LIMITS[begins]
+    key, metric = key_of_limit(reason), metric + reason.removeprefix(begins)
     values = cells[metric] if metric in cells else pd.Series(float("nan"), cells.index)
     medians = values.groupby([cells["sample"].astype(str), cells[batch_key].astype(str)]).median()
     falling = shares.sort_values(ascending=False, kind="stable")

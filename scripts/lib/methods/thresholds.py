@@ -76,5 +76,5 @@ def _metric(qc: pd.DataFrame, name: str) -> pd.Series | None:
     if name not in qc and name.startswith(PERHAPS):
         return None
     if name not in qc:
-        raise UserError(f"cells: there is no metric {name}; there are {', '.join(qc.columns)}")
+        raise UserError(f"cells: mad_metrics: there is no metric {name!r}; there are {', '.join(qc.columns)}")
     return qc[name]

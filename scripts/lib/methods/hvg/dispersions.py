@@ -105,8 +105,8 @@ def batch_dispersions(
     for code in np.flatnonzero(differs):
         present = sums[0, code] > 0 if hvg["per_batch"] else np.ones(n_vars, bool)
         mean, variance = mean_and_variance(sums[:, code, present], batches.sizes[code])
-        found = normalized_dispersions(mean, variance, hvg["flavor"], hvg["n_bins"])
-        if np.isnan(found["dispersions_norm"][eligible[present]]).all():
+        found = normalized_dispersions(mean, variance, hvg["flavor"], hvg.get("n_bins"))
+        if not np.isfinite(found["dispersions_norm"][eligible[present]]).any():
             continue
         found["variable"] = _variable(found, eligible[present], hvg)
         rows = pd.DataFrame(0.0, index=range(n_vars), columns=list(found))
@@ -134,7 +134,9 @@ def normalized_sums(counts: Stream, batches: Batches, target_sum: float, log1p: 
     return accumulate(tallied, batches, values, "normalised sums")
 
 
-def normalized_dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int) -> dict[str, np.ndarray]:
+def normalized_dispersions(
+    mean: np.ndarray, variance: np.ndarray, flavor: str, n_bins: int | None
+) -> dict[str, np.ndarray]:
     """Dispersion of each gene, as it is and standardised among genes of similar mean.
 
     The dispersion is variance / mean. seurat takes log(dispersion) and log(1 + mean), cuts the means into `n_bins` of
@@ -145,6 +147,8 @@ def normalized_dispersions(mean: np.ndarray, variance: np.ndarray, flavor: str, 
     ----------
     mean, variance
         Of each gene's normalised values (cell_ranger: their logarithms).
+    n_bins
+        Of seurat; cell_ranger does not read it.
 
     Returns
     -------
@@ -181,6 +185,6 @@ def _variable(found: Mapping[str, np.ndarray], eligible: np.ndarray, hvg: Mappin
 
 def _within_cutoffs(means: np.ndarray, norm: np.ndarray, hvg: Mapping[str, Any]) -> np.ndarray:
     norm = np.nan_to_num(norm, posinf=np.finfo(np.float64).max)
-    max_disp = np.inf if hvg["max_disp"] is None else hvg["max_disp"]
-    by_mean = (means > hvg["min_mean"]) & (means < hvg["max_mean"])
+    max_mean, max_disp = (np.inf if hvg[name] is None else hvg[name] for name in ("max_mean", "max_disp"))
+    by_mean = (means > hvg["min_mean"]) & (means < max_mean)
     return by_mean & (norm > hvg["min_disp"]) & (norm < max_disp)

@@ -32,7 +32,7 @@ from lib.store.stream import Stream
 
 WIDER = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # spans of loess that are tried where the config's has no fit
 POOLED = 0.0  # in place of a span: the fit of all batches together
-FEWEST = 3  # points: on no more, scikit-misc's loess ends the process
+FEWEST = 3  # points in the window: a quadratic has no fit on these, and without any scikit-misc ends the process
 JOINS = {"deviation": np.fmax, "spans": np.fmax}  # NaN in the shards that have no cell of a batch
 
 
@@ -177,8 +177,8 @@ def widening_fit(x: np.ndarray, y: np.ndarray, span: float) -> tuple[float, np.n
 
 
 def fitted_loess(x: np.ndarray, y: np.ndarray, span: float) -> Any | None:
-    """A quadratic loess of y on x; None where it finds no fit, or has no more than FEWEST points."""
-    if len(x) <= FEWEST:
+    """A quadratic loess of y on x; None where it finds no fit, or has no more than FEWEST points in its window."""
+    if int(span * len(x) + 1e-5) <= FEWEST:
         return None
     from skmisc.loess import loess
 

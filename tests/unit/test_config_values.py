@@ -1,0 +1,188 @@
+"""Every key of the config with some 25 values: refused by name before any job, or right results, or a message.
+
+The values that the config takes run the stages that read them, on a tiny cohort, each in its own process
+(`stage_runs`). Keys are those of the schema: a new key is tried without a change here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lib.inputs import config as settings
+from lib.inputs.sections import Config
+from lib.run.errors import UserError
+from stage_runs import ODD, TINY, merged
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("values")]
+
+HOME = Path(__file__).parents[2]
+Path_ = tuple[str, ...]
+
+NUMBERS = [0, -1, 1, 5.0, 5.5, 40, 300, 1e-9, 1e-300, 1e4, 1e9, 1e15, 1e308, math.nan, math.inf, -math.inf]
+TEXTS = ["", "5", "1e-5", "../../x", "a/b", "{sample}", "x\ny", "n" * 300, ".", "..", " ", "CellType", "PatientNumber"]
+OTHERS = [[], {}, None, True, datetime.date(2020, 1, 1)]
+# Other keys with which a key is tried, so that a stage reads it
+CONTEXTS: dict[Path_, list[dict[str, Any]]] = {
+    ("cells", "mad_metrics"): [{"cells": {"mad": 5}}],
+    ("normalize", "target_sum"): [{}, {"hvg": {"flavor": "seurat"}}, {"hvg": {"flavor": "cell_ranger"}}],
+    ("harmony", "lamb"): [{}, {"harmony": {"keys": ["sample", "CellType"]}}],
+    ("markers", "logreg", "C"): [{}, {"markers": {"logreg": {"use_scaled": False}}}],
+}
+FLAVORS = yaml.safe_load((HOME / "config" / "schemas" / "config.schema.yaml").read_text())["properties"]["hvg"]
+FLAVORS = FLAVORS["properties"]["flavor"]["enum"]
+
+
+def schemas(schema: dict[str, Any], path: Path_ = ()) -> Iterator[tuple[Path_, dict[str, Any]]]:
+    """Each key's path and JSON schema."""
+    for name, inner in schema["properties"].items():
+        if "properties" in inner:
+            yield from schemas(inner, (*path, name))
+        else:
+            yield (*path, name), inner
+
+
+KEYS = dict(schemas(yaml.safe_load((HOME / "config" / "schemas" / "config.schema.yaml").read_text())))
+
+
+def types_of(schema: dict[str, Any]) -> list[str]:
+    types = schema.get("type", "string")
+    return types if isinstance(types, list) else [types]
+
+
+def limits_of(schema: dict[str, Any]) -> Iterator[Any]:
+    """Values at the limits of a schema, just inside and just outside."""
+    whole = "integer" in types_of(schema)
+    for name, inward in (("minimum", 1), ("exclusiveMinimum", 1), ("maximum", -1), ("exclusiveMaximum", -1)):
+        if name in schema:
+            at = schema[name]
+            step = 1 if whole else max(abs(at), 1) * 1e-6
+            yield from (at, at + inward * step, at - inward * step)
+
+
+def values_of(schema: dict[str, Any]) -> Iterator[Any]:
+    """The values for a key."""
+    types = set(types_of(schema))
+    if types & {"number", "integer"}:
+        yield from [*limits_of(schema), *NUMBERS, *OTHERS, "", "5", "1e-5"]
+        return
+    yield from [*schema.get("enum", []), False, *OTHERS, 0, -1, 5.5, math.nan, math.inf]
+    if "array" in types:
+        inner = list(values_of(schema["items"]))
+        yield from ([value] for value in inner if not isinstance(value, list | dict))
+        yield from ([value, value] for value in inner[:2])
+        yield [value for value in inner if isinstance(value, str if "string" in types_of(schema["items"]) else float)][
+            :4
+        ]
+    if "object" in types:
+        inner = values_of(schema["additionalProperties"])
+        yield from ({"MT": value} for value in inner)
+        yield from ({name: 5} for name in TEXTS)
+        yield from ({name: None} for name in ("MT", "RIBO", "HB"))
+    if "array" not in types or "string" in types:
+        yield from [*TEXTS, *ODD]
+
+
+def nested(path: Path_, value: Any) -> dict[str, Any]:
+    return {path[0]: nested(path[1:], value)} if path else value
+
+
+def contexts(path: Path_) -> list[dict[str, Any]]:
+    """Configs in which stages read the key: of a flavour's key each of its flavours."""
+    if path[0] != "hvg" or path[1] in ("flavor", "include", "exclude"):
+        return CONTEXTS.get(path, [{}])
+    field = Config.sections()["hvg"].model_fields[path[1]]
+    only = field.json_schema_extra.get("only", FLAVORS)
+    cut = path[1].startswith(("min_", "max_"))
+    return [{"hvg": {"flavor": name} | ({"n_top_genes": None} if cut else {})} for name in only]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A function that tries configs in the stages; see `stage_runs`."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    paths = f"sys.path.insert(0, {str(HOME / 'tests')!r}); sys.path.append({str(HOME / 'scripts')!r})"
+    start = f"import sys; {paths}; import stage_runs; stage_runs.serve({str(tmp_path_factory.mktemp('values'))!r})"
+    command = [sys.executable, "-c", start]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout.readline() == "[]\n"
+
+        def tried(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            process.stdin.write(json.dumps(configs) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield tried
+        process.stdin.close()
+
+
+def cases_of(path: Path_) -> list[dict[str, Any]]:
+    """The configs for a key: each value, in each context."""
+    found: dict[str, dict[str, Any]] = {}
+    for value in values_of(KEYS[path]):
+        for context in contexts(path):
+            config = merged(context, nested(path, value))
+            found.setdefault(repr(config), config)
+    return list(found.values())
+
+
+def named_in(text: str, path: Path_) -> bool:
+    """Whether a message names the key: `hvg: span` or `hvg: {span}`."""
+    return ": ".join(path) in text
+
+
+def refusal(config: dict[str, Any]) -> str:
+    """The message by which `complete` refuses a config; empty if it takes it."""
+    try:
+        settings.complete(merged(TINY, config))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+COUNTS: Counter = Counter()
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_each_value_is_refused_by_name_or_gives_right_results(server, path):
+    cases = cases_of(path)
+    refused = [refusal(config) for config in cases]
+    assert not [case for case, text in zip(cases, refused, strict=True) if text and f"`{': '.join(path)}" not in text]
+    taken = [config for config, text in zip(cases, refused, strict=True) if not text]
+    wrong = {}
+    for config, outcome in zip(taken, server(taken), strict=True):
+        told = outcome.get("told") or outcome.get("refused") or ""
+        if "wrong" in outcome:
+            wrong[repr(config)[:200]] = outcome["wrong"]
+        elif told and not named_in(told, path):
+            wrong[repr(config)[:200]] = f"the message does not name the key: {told}"
+        COUNTS["right" if not told else "told"] += 1
+    COUNTS["refused"] += len(cases) - len(taken)
+    assert not wrong, "\n".join(f"{config}\n    {text}" for config, text in wrong.items())
+
+
+OF_LABELS = {
+    "label_key": {"label_key": "labels"},
+    "batch_key": {"batch_key": "labels", "doublets": {"min_cells": 10}},
+    "harmony: keys": {"harmony": {"keys": ["sample", "labels"]}},
+    "density: groupby": {"density": {"groupby": "labels"}},
+    "markers: groupings": {"markers": {"groupings": ["labels"]}},
+    "names that differ by case": {"label_key": "x", "batch_key": "X", "markers": {"groupings": ["x", "X"]}},
+}
+
+
+@pytest.mark.parametrize("config", OF_LABELS.values(), ids=OF_LABELS)
+def test_odd_labels_of_a_column_work_to_the_atlas_and_the_figures(server, config):
+    (outcome,) = server([config])
+    assert not {"wrong", "told", "refused"} & outcome.keys(), outcome
+    assert "atlas" in outcome["ran"]
