@@ -52,3 +52,10 @@ def test_doctor_fails_where_the_config_wants_a_gpu_and_there_is_none(run, cohort
     done = run.snakemake("doctor", check=False)
     assert done.returncode
     assert re.search(r"^WRONG GPU: not usable", done.stdout, re.M)
+
+
+def test_the_demo_is_made_and_carried_to_the_end(run):
+    """In an empty folder, with the workflow's own config and sheet."""
+    jobs = run.jobs()
+    assert jobs.count("simulate") == jobs.count("ingest") == 3
+    assert {"atlas", "report", "umap"} <= set(jobs)

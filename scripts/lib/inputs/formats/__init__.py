@@ -19,7 +19,7 @@ from lib.inputs.formats.base import (
     Question,
     Reader,
     Tell,
-    check_regular,
+    check_there,
     content_of,
     refuse,
     unreadable,
@@ -39,18 +39,13 @@ TEXT, SUFFIXES = ("csv", "tsv", "txt"), ("csv", "tsv", "txt", "h5ad", "h5", "hdf
 
 
 def format_of(path: Path) -> str:
-    """The format by a path's suffix: 10x folder, zarr, text, h5ad, h5 or loom.
+    """The format by a path's suffix: 10x folder, zarr, text, h5ad, h5 or loom; the file need not exist yet.
 
     Raises
     ------
     UserError
         If it is none of them.
     """
-    try:
-        if not path.exists():
-            raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
-    except (OSError, RuntimeError) as error:  # a loop of links
-        raise UserError(f"{path} cannot be read: {error}. Correct its path in the sample sheet.") from None
     suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if path.is_dir():
         if any((path / name).exists() for name in ("zarr.json", ".zgroup")) or suffix == "zarr":
@@ -142,9 +137,8 @@ def _readable(path: str | Path) -> Iterator[None]:
 def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Reader:
     """The reader for a file's format; without `data` it reads only the metadata of a zarr."""
     path = Path(question.path)
+    check_there(path)
     form = format_of(path)
-    if not path.is_dir():
-        check_regular(path)
     if form == "10x folder":
         from lib.inputs.formats.tenx_folder import TenxFolder
 
