@@ -137,8 +137,8 @@ def _readable(path: str | Path) -> Iterator[None]:
 def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Reader:
     """The reader for a file's format; without `data` it reads only the metadata of a zarr."""
     path = Path(question.path)
-    check_there(path)
     form = format_of(path)
+    check_there(path)
     if form == "10x folder":
         from lib.inputs.formats.tenx_folder import TenxFolder
 

@@ -316,7 +316,7 @@ def kind_of(path: Path) -> str:
 
 
 def check_there(path: Path) -> None:
-    """Refuse what does not exist, what is neither file nor folder, as a pipe would be read for ever, and empty files."""
+    """Refuse what does not exist, what is neither file nor folder (a pipe is read for ever), and empty files."""
     try:
         if not path.exists():
             raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
