@@ -145,7 +145,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
 
     counts, cells = ([f"{name}/{file}" for name in samples] for file in ("counts.h5ad", "cells.parquet"))
     whole = {"counts": counts, "cells": cells, "genes": "genes.parquet"}
-    params = {"samples": samples, "batch_key": batch_key, "genes": config["genes"], "gene_key": gene_key}
+    params = {"samples": samples, "batch_key": batch_key, "genes": settings.genes_options(config), "gene_key": gene_key}
     params["gene_families"] = families
     add("genes", {"counts": counts, "cells": cells}, {"genes": "genes.parquet"}, params)
     params = {"samples": samples, "seed": seed, "gene_key": gene_key, "batch_key": batch_key, "target_sum": target_sum}
@@ -163,9 +163,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         params = {"seed": seed, "vars_use": config["harmony"]["keys"] or [batch_key], "harmony": config["harmony"]}
         add("harmony", {"pca": "pca.h5", "obs": "obs.parquet"}, {"harmony": "harmony.h5"}, params)
     space = {"pca": "pca.h5", "harmony": harmony}
-    params = {"seed": seed, "neighbors": config["neighbors"]}
-    params["perplexity"] = config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None
-    add("neighbors", space, {"neighbors": "neighbors.h5"}, params)
+    add("neighbors", space, {"neighbors": "neighbors.h5"}, {"seed": seed, "neighbors": config["neighbors"]})
     graph, obs = {"neighbors": "neighbors.h5"}, {"obs": "obs.parquet"}
     for basis in ["umap", *(["tsne"] if config["tsne"]["enabled"] else [])]:
         params = {"seed": seed, basis: config[basis]}
