@@ -1,7 +1,7 @@
 """The stages of a tiny cohort in one process, without Snakemake; and judgement of what they write.
 
 `serve` tries configs, each in a forked child: what ends a process or hangs is the failure of that config alone. It
-reads lines of JSON (a list of configs) and answers each with a line (a list of outcomes).
+reads lines of JSON (a number and a list of configs) and answers each with a line (a list of outcomes).
 """
 
 from __future__ import annotations
@@ -519,8 +519,8 @@ class Server:
         sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in found})
         return config
 
-    def try_all(self, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The outcome of each config; those with the same jobs run once."""
+    def try_all(self, figures_of_every: int, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The outcome of each config; those with the same jobs run once. Figures, the slowest, are of every n-th."""
         outcomes, same, jobs = [], {}, {}
         for i, config in enumerate(given):
             try:
@@ -534,6 +534,8 @@ class Server:
             asked = steps(complete, self.sheet)
             key = json.dumps([vars(step) for step in asked.values()], default=str)
             key = same.setdefault(key, i)
+            if key not in jobs and len(jobs) % figures_of_every:
+                asked = {name: step for name, step in asked.items() if not step.stage.startswith("figures")}
             jobs.setdefault(key, (complete, asked))
             outcomes.append({"as": key})
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
@@ -583,5 +585,5 @@ class Server:
 def serve(folder: str) -> None:
     """Try the configs that come as lines; the first line that goes out says that the base run is there."""
     server = Server(Path(folder))
-    for line in chain(["[]"], sys.stdin):
-        print(json.dumps(server.try_all(json.loads(line))), flush=True)
+    for line in chain(["[1, []]"], sys.stdin):
+        print(json.dumps(server.try_all(*json.loads(line))), flush=True)
