@@ -21,7 +21,7 @@ rule genes:
     params:
         samples=SAMPLES,
         batch_key=BATCH_KEY,
-        genes=config["genes"],
+        genes=settings.genes_options(config),
         gene_key=config["ingest"]["gene_key"],
         gene_families=config["qc"]["gene_families"],
     script:

@@ -21,7 +21,6 @@ rule neighbors:
     params:
         seed=config["seed"],
         neighbors=config["neighbors"],
-        perplexity=config["tsne"]["perplexity"] if WITH_TSNE else None,
     script:
         "../scripts/neighbors.py"
 

@@ -142,7 +142,7 @@ def main(snakemake: Any) -> None:
     named = [[store.names("var", name) for name in ("_index", "gene_symbols", "gene_ids")] for store in stores]
     shared = set().union(*(named_by_id(*of_store) for of_store in named))
     keys = [gene_keys(store, params.gene_key, shared) for store in stores]
-    universe = gene_universe(keys, samples, params.genes["join"], params.genes["min_shared"])
+    universe = gene_universe(keys, samples, params.genes["join"], params.genes.get("min_shared", 0))
     union = len(pd.unique(np.concatenate(keys)))
     stage.log.info("%d genes (%s join) of %d in all samples", len(universe), params.genes["join"], union)
 

@@ -1,7 +1,8 @@
 """Find the nearest neighbours of every cell, once for UMAP, t-SNE and the clusterings, and compute their fuzzy graph.
 
 n_neighbors counts the cell itself, as in scanpy.pp.neighbors: the graph uses the n_neighbors - 1 nearest other cells.
-t-SNE uses 3 * perplexity others (van der Maaten 2014), so these are kept if it is enabled.
+As many are kept as t-SNE uses with its usual perplexity, 3 * 30 (van der Maaten 2014), whatever the config's is: so a
+change of t-SNE leaves the graph and all that is made of it. With a larger perplexity t-SNE searches again.
 """
 
 from lib.start import run
@@ -15,17 +16,8 @@ from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import timed
-from lib.run.resources import CUPY, MB, Job, Need
+from lib.run.resources import CUPY, KEPT, MB, Job, Need
 from lib.store.files import write_arrays
-
-
-def others_wanted(n_obs: int, n_neighbors: int, perplexity: float | None) -> int:
-    """The number of other cells to find for each of `n_obs` cells, at most n_obs - 1; t-SNE (`perplexity` given) needs
-    more than UMAP."""
-    tsne = 0 if perplexity is None else int(3 * perplexity)
-    if tsne >= n_obs:
-        stage.notice("tsne: perplexity: %d neighbours instead of %d: there are %d cells only", n_obs - 1, tsne, n_obs)
-    return max(n_neighbors - 1, min(tsne, n_obs - 1))
 
 
 def needs(job: Job) -> Need:
@@ -54,7 +46,7 @@ def main(snakemake: Any) -> None:
     if n_neighbors > len(X):
         stage.notice("neighbors: n_neighbors: %d instead of %d: there are no more cells", len(X), n_neighbors)
         n_neighbors = len(X)
-    k = others_wanted(len(X), n_neighbors, snakemake.params.perplexity)
+    k = max(n_neighbors - 1, min(KEPT, len(X) - 1))
     stage.log.info("%d neighbours of %d cells in %d dimensions of %s, %s", k, len(X), X.shape[1], use_rep, metric)
     with timed("neighbours"):
         indices, distances = nearest_neighbors(X, k, metric, snakemake.params.seed, snakemake.threads, device=device)

@@ -6,10 +6,12 @@ of the stage `neighbors`.
 
 from lib.start import run
 
+from math import log2
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from lib.methods.knn import nearest_neighbors
 from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
@@ -58,6 +60,29 @@ def embed(
         embedding, divergence = _opentsne(indices[:, :k], distances[:, :k], X[:, :2], config, seed, n_jobs)
     stage.log.info("Kullback-Leibler divergence %.4f", divergence)
     return embedding
+
+
+def enough_neighbors(
+    indices: np.ndarray,
+    distances: np.ndarray,
+    X: np.ndarray,
+    metric: str,
+    perplexity: float,
+    seed: int,
+    n_jobs: int,
+    device: devices.Device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The neighbours that t-SNE needs, 3 * perplexity: those kept with the graph, or, of more, found anew."""
+    wanted, most = int(3 * perplexity), len(X) - 1
+    if wanted > most:
+        stage.notice("tsne: perplexity: %d neighbours instead of %d: there are %d cells only", most, wanted, most + 1)
+    k = min(wanted, most)
+    if k <= indices.shape[1]:
+        return indices, distances
+    stage.log.info("%d neighbours are kept with the graph, and perplexity %g needs %d", indices.shape[1], perplexity, k)
+    with timed("neighbours"):
+        found = nearest_neighbors(X, k, metric, seed, n_jobs, device=device)
+    return device.to_host(found[0]), device.to_host(found[1])
 
 
 def _opentsne(
@@ -128,13 +153,15 @@ def _cuml(
 
 
 def needs(job: Job) -> Need:
-    """The symmetric affinities of the neighbours."""
-    affinities = 52 * job.k * job.n_kept
+    """The symmetric affinities of the neighbours; the neighbours themselves, if more are needed than are kept."""
+    k = max(job.k, int(3 * job.config["tsne"]["perplexity"]))
+    affinities = 52 * k * job.n_kept
+    searched = (k > job.k) * 5e-7 * k * job.n_kept * log2(job.n_kept + 2)
     return Need(
         mem=PYTHON + 90 * MB + affinities,
-        seconds=20 + 2e-6 * job.n_kept * job.config["tsne"]["n_iter"],
+        seconds=20 + 2e-6 * job.n_kept * job.config["tsne"]["n_iter"] + searched,
         disk=20 * job.n_kept,
-        vram=800 * MB + 110 * job.k * job.n_kept,
+        vram=800 * MB + 110 * k * job.n_kept,
         gpu_mem=job.process + CUML + 0.5 * affinities,
         reads=8 * (job.n_comps + job.k) * job.n_kept,
     )
@@ -146,8 +173,9 @@ def main(snakemake: Any) -> None:
     made_with = read_attrs(snakemake.input.neighbors)
     _, X = representation(snakemake.input.pca, snakemake.input.harmony, made_with["use_rep"], made_with["n_pcs"])
     knn = read_arrays(snakemake.input.neighbors, "indices", "distances")
-    seed, n_jobs = snakemake.params.seed, snakemake.threads
-    embedding = embed(**knn, X=X, config=snakemake.params.tsne, seed=seed, n_jobs=n_jobs, device=device)
+    seed, n_jobs, perplexity = snakemake.params.seed, snakemake.threads, snakemake.params.tsne["perplexity"]
+    knn = enough_neighbors(*knn.values(), X, made_with["metric"], perplexity, seed, n_jobs, device)
+    embedding = embed(*knn, X=X, config=snakemake.params.tsne, seed=seed, n_jobs=n_jobs, device=device)
     obs_names = read_table(snakemake.input.obs, columns=[]).index
     table = pd.DataFrame(embedding, index=obs_names, columns=["tSNE1", "tSNE2"])
     uns = {"tsne": {"params": {key: value for key, value in snakemake.params.tsne.items() if key != "enabled"}}}

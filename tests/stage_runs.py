@@ -1,7 +1,7 @@
 """The stages of a tiny cohort in one process, without Snakemake; and judgement of what they write.
 
 `serve` tries configs, each in a forked child: what ends a process or hangs is the failure of that config alone. It
-reads lines of JSON (a list of configs) and answers each with a line (a list of outcomes).
+reads lines of JSON (a number and a list of configs) and answers each with a line (a list of outcomes).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
 
     counts, cells = ([f"{name}/{file}" for name in samples] for file in ("counts.h5ad", "cells.parquet"))
     whole = {"counts": counts, "cells": cells, "genes": "genes.parquet"}
-    params = {"samples": samples, "batch_key": batch_key, "genes": config["genes"], "gene_key": gene_key}
+    params = {"samples": samples, "batch_key": batch_key, "genes": settings.genes_options(config), "gene_key": gene_key}
     params["gene_families"] = families
     add("genes", {"counts": counts, "cells": cells}, {"genes": "genes.parquet"}, params)
     params = {"samples": samples, "seed": seed, "gene_key": gene_key, "batch_key": batch_key, "target_sum": target_sum}
@@ -163,9 +163,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         params = {"seed": seed, "vars_use": config["harmony"]["keys"] or [batch_key], "harmony": config["harmony"]}
         add("harmony", {"pca": "pca.h5", "obs": "obs.parquet"}, {"harmony": "harmony.h5"}, params)
     space = {"pca": "pca.h5", "harmony": harmony}
-    params = {"seed": seed, "neighbors": config["neighbors"]}
-    params["perplexity"] = config["tsne"]["perplexity"] if config["tsne"]["enabled"] else None
-    add("neighbors", space, {"neighbors": "neighbors.h5"}, params)
+    add("neighbors", space, {"neighbors": "neighbors.h5"}, {"seed": seed, "neighbors": config["neighbors"]})
     graph, obs = {"neighbors": "neighbors.h5"}, {"obs": "obs.parquet"}
     for basis in ["umap", *(["tsne"] if config["tsne"]["enabled"] else [])]:
         params = {"seed": seed, basis: config[basis]}
@@ -521,8 +519,8 @@ class Server:
         sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in found})
         return config
 
-    def try_all(self, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The outcome of each config; those with the same jobs run once."""
+    def try_all(self, figures_of_every: int, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The outcome of each config; those with the same jobs run once. Figures, the slowest, are of every n-th."""
         outcomes, same, jobs = [], {}, {}
         for i, config in enumerate(given):
             try:
@@ -536,6 +534,8 @@ class Server:
             asked = steps(complete, self.sheet)
             key = json.dumps([vars(step) for step in asked.values()], default=str)
             key = same.setdefault(key, i)
+            if key not in jobs and len(jobs) % figures_of_every:
+                asked = {name: step for name, step in asked.items() if not step.stage.startswith("figures")}
             jobs.setdefault(key, (complete, asked))
             outcomes.append({"as": key})
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
@@ -585,5 +585,5 @@ class Server:
 def serve(folder: str) -> None:
     """Try the configs that come as lines; the first line that goes out says that the base run is there."""
     server = Server(Path(folder))
-    for line in chain(["[]"], sys.stdin):
-        print(json.dumps(server.try_all(json.loads(line))), flush=True)
+    for line in chain(["[1, []]"], sys.stdin):
+        print(json.dumps(server.try_all(*json.loads(line))), flush=True)

@@ -109,7 +109,6 @@ def cohort(tmp_path, blobs):
             params=SimpleNamespace(
                 seed=0,
                 neighbors={"n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "auto"},
-                perplexity=20,
             ),
             resources={},
             threads=1,

@@ -109,6 +109,18 @@ def test_tsne_table(cohort, blobs, job):
     assert runs[0].output.tsne.read_bytes() == runs[1].output.tsne.read_bytes()
 
 
+def test_tsne_finds_more_neighbours_than_are_kept_where_it_needs_them(blobs, notices):
+    X = blobs[0]
+    kept = nearest_neighbors(X, 90)
+    for perplexity, k in ((20, 90), (30, 90), (31, 93), (100, 300)):
+        found = tsne.enough_neighbors(*kept, X, "euclidean", perplexity, 0, 1, CPU)
+        assert found[0].shape == found[1].shape == (len(X), k)
+        np.testing.assert_array_equal(found[0][:, :90], kept[0])
+    few = tsne.enough_neighbors(*nearest_neighbors(X[:60], 59), X[:60], "euclidean", 30, 0, 1, CPU)
+    assert few[0].shape == (60, 59)
+    assert notices == ["tsne: perplexity: 59 neighbours instead of 90: there are 60 cells only"]
+
+
 def test_tsne_of_few_cells_lowers_the_perplexity(caplog):
     caplog.set_level("INFO")
     X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)

@@ -51,7 +51,7 @@ def test_the_artifact(job, cohort, blobs):
     arrays = read_arrays(cohort.neighbors, "indices", "distances")
     squared = ((X[:, None] - X[None]) ** 2).sum(2)
     np.fill_diagonal(squared, np.inf)
-    expected = np.sqrt(np.sort(squared, axis=1)[:, :60])  # 3 * perplexity
+    expected = np.sqrt(np.sort(squared, axis=1)[:, :90])  # what t-SNE usually needs
     # float32 distances by |a|^2 + |b|^2 - 2ab
     np.testing.assert_allclose(arrays["distances"], expected, rtol=1e-4)
     np.testing.assert_allclose(np.sqrt(np.take_along_axis(squared, arrays["indices"], 1)), expected, rtol=1e-4)
@@ -61,17 +61,9 @@ def test_the_artifact(job, cohort, blobs):
     assert read_attrs(cohort.neighbors) == {
         "n_neighbors": 15, "n_pcs": 8, "metric": "euclidean", "use_rep": "X_pca",
     }  # fmt: skip
-    again = job({"neighbors": "again.h5"}, {"neighbors": CONFIG, "perplexity": 20}, pca=cohort.pca, harmony=[])
+    again = job({"neighbors": "again.h5"}, {"neighbors": CONFIG}, pca=cohort.pca, harmony=[])
     neighbors.main(again)
     assert again.output.neighbors.read_bytes() == cohort.neighbors.read_bytes()
-
-
-def test_without_tsne_no_more_neighbours_are_kept(job, cohort):
-    task = job({"neighbors": "n.h5"}, {"neighbors": CONFIG, "perplexity": None}, pca=cohort.pca, harmony=[])
-    neighbors.main(task)
-    few, many = (read_arrays(path, "indices", "distances") for path in (task.output.neighbors, cohort.neighbors))
-    for name in few:
-        np.testing.assert_array_equal(few[name], many[name][:, :14])
 
 
 def test_the_integrated_space_is_used_where_there_is_one(tmp_path):
@@ -100,7 +92,7 @@ def test_there_are_no_more_neighbours_than_cells_nor_components_than_pca_found(t
     write_arrays(tmp_path / "pca.h5", {"X_pca": np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)})
     config = {"n_neighbors": 15, "n_pcs": 40, "metric": "euclidean", "use_rep": "auto"}
     inputs = {"pca": tmp_path / "pca.h5", "harmony": []}
-    neighbors.main(job({"neighbors": "neighbors.h5"}, {"neighbors": config, "perplexity": None}, **inputs))
+    neighbors.main(job({"neighbors": "neighbors.h5"}, {"neighbors": config}, **inputs))
     attrs = read_attrs(tmp_path / "neighbors.h5")
     assert (attrs["n_neighbors"], attrs["n_pcs"]) == (9, 8)
     assert read_arrays(tmp_path / "neighbors.h5", "indices")["indices"].shape == (9, 8)
@@ -108,12 +100,3 @@ def test_there_are_no_more_neighbours_than_cells_nor_components_than_pca_found(t
         "neighbors: n_pcs: 8 instead of 40: there are no more components",
         "neighbors: n_neighbors: 9 instead of 15: there are no more cells",
     ]
-
-
-def test_t_sne_does_with_fewer_neighbours(caplog):
-    assert neighbors.others_wanted(1000, 15, 30) == 90
-    assert neighbors.others_wanted(1000, 15, None) == 14
-    assert neighbors.others_wanted(1000, 200, 30) == 199
-    assert not caplog.records
-    assert neighbors.others_wanted(60, 15, 30) == 59
-    assert "59 neighbours instead of 90" in caplog.text

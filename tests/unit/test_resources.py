@@ -126,7 +126,7 @@ def test_keys_of_the_config_count():
     large = replace(SMALL, n_obs=200_000, n_kept=200_000, nnz=400_000_000, largest_batch=200_000)
     assert mem("pca", hvg=DEFAULTS["hvg"] | {"n_top_genes": 10_000}) > mem("pca")
     assert mem("harmony", large, pca={"n_comps": 200}) > mem("harmony", large)
-    assert mem("neighbors", large, tsne=DEFAULTS["tsne"] | {"enabled": False}) < mem("neighbors", large)
+    assert mem("neighbors", large, neighbors=DEFAULTS["neighbors"] | {"n_neighbors": 200}) > mem("neighbors", large)
     assert mem("tsne", large, tsne=DEFAULTS["tsne"] | {"perplexity": 100}) > mem("tsne", large)
 
 

@@ -83,7 +83,7 @@ def test_fewer_cells_than_components_and_neighbours(run, cohort_files, tmp_path)
     run.snakemake("results/atlas.h5ad")
     n_obs = len(pd.read_parquet(run.folder / "results/cohort/obs.parquet"))
     assert n_obs < 60
-    told = [text for log in ("pca", "neighbors") for text in run.record(f"logs/cohort/{log}.log")["notices"]]
+    told = [text for log in ("pca", "tsne") for text in run.record(f"logs/cohort/{log}.log")["notices"]]
     assert told == [
         f"pca: n_comps: {n_obs - 1} components instead of 90: there are {n_obs} cells x 600 highly variable genes",
         f"tsne: perplexity: {n_obs - 1} neighbours instead of 90: there are {n_obs} cells only",

@@ -52,3 +52,9 @@ def test_impossible_names_are_refused(run, cohort_files, name):
     assert done.returncode
     assert REFUSED[name] in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def rows() -> list[tuple[str, str]]:
+    """Odd names of columns, for docs/odd_input.md."""
+    planned = [(f"a column named {name[:20]!r}", "works to the end") for name in PLANNED]
+    return planned + [(f"a column named {name[:20]!r}", "refused before any job") for name in REFUSED]

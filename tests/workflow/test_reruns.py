@@ -62,6 +62,16 @@ def test_a_key_that_no_stage_reads_runs_none(copy, cohort_files, change):
     assert set(copy.jobs()) == {"atlas", "runs", "report"}  # the atlas has the whole config
 
 
+def test_another_perplexity_runs_the_tsne_alone(copy, cohort_files):
+    copy.write(sheet_of(cohort_files), tsne={"n_iter": 250, "perplexity": 31})
+    assert set(copy.jobs()) == {"tsne", "figures_embedding", "atlas", "runs", "report"}
+
+
+def test_without_a_tsne_nothing_else_runs_again(copy, cohort_files):
+    copy.write(sheet_of(cohort_files), tsne={"enabled": False})
+    assert set(copy.jobs()) == {"atlas", "runs", "report"}
+
+
 def test_another_seed_runs_what_is_random(copy, cohort_files):
     copy.write(sheet_of(cohort_files), seed=1)
     jobs = set(copy.jobs())

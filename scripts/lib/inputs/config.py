@@ -116,6 +116,12 @@ def hvg_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config["hvg"].items() if not flavors[name] or flavor in flavors[name]}
 
 
+def genes_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's `genes` section without `min_shared` for an outer join, which does not read it."""
+    outer = config["genes"]["join"] == "outer"
+    return {name: value for name, value in config["genes"].items() if not (outer and name == "min_shared")}
+
+
 def hvg_passes(flavor: str, target_sum: float | None) -> int:
     """The number of passes over the counts of a flavour of highly variable genes."""
     if flavor in ("seurat", "cell_ranger"):

@@ -444,7 +444,14 @@ class Tsne(Section):
     heading = GRAPH
 
     enabled: bool = key(True, means="compute a t-SNE in addition to the UMAP", elsewhere="`sc.tl.tsne`")
-    perplexity: Number = key(30, gt=1, le=1000, means="effective number of neighbours", elsewhere="same")
+    perplexity: Number = key(
+        30,
+        gt=1,
+        le=1000,
+        means="effective number of neighbours; above 30 t-SNE searches neighbours of its own",
+        comment="effective number of neighbours",
+        elsewhere="same",
+    )
     early_exaggeration: Number = key(
         12, ge=1, le=100, means="factor of the attraction in the first 250 rounds", elsewhere="same"
     )

@@ -30,6 +30,7 @@ CUPY, CUML = 350 * MB, 750 * MB  # their host memory, with CUDA
 THREAD = 15 * MB  # each further thread of a pass
 DRAWER = 100 * MB  # each further process that draws figures
 HVG_SHARE = 2.5  # highly variable genes hold at most this many times their share of the non-zeros
+KEPT = 90  # neighbours of a cell that are kept at least: those of t-SNE's usual perplexity
 N_GROUPS = 30  # assumed groups of a label, or of a clustering at resolution 1; the true number is not known beforehand
 
 
@@ -170,9 +171,8 @@ class Job(Load):
 
     @property
     def k(self) -> int:
-        """Neighbours stored per cell; t-SNE needs the most."""
-        tsne, others = self.config["tsne"], self.config["neighbors"]["n_neighbors"] - 1
-        return max(others, int(3 * tsne["perplexity"]) if tsne["enabled"] else 0)
+        """Neighbours stored per cell."""
+        return max(self.config["neighbors"]["n_neighbors"] - 1, KEPT)
 
     @property
     def edges(self) -> float:
