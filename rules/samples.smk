@@ -21,7 +21,7 @@ rule ingest:
     params:
         sample=lambda wildcards: wildcards.sample,
         suffix=of_line(sheets.cell_suffix),
-        sheet=of_line(sheets.sheet_obs),
+        sheet=of_line(sheets.batch_of_line, BATCH_KEY),
         options=ingest_options,
         batch_key=BATCH_KEY,
         keep=settings.kept_columns(config),
@@ -97,6 +97,7 @@ rule cells:
         **needs("cells"),
     params:
         batch_key=BATCH_KEY,
+        sheet=of_line(sheets.sheet_obs),
         cells=CELL_LIMITS,
         remove_doublets=config["doublets"]["remove"],
     script:

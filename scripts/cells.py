@@ -11,12 +11,36 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from lib.inputs.sheet import stored_names
 from lib.methods.ledgers import MUCH, describe_limit, shares_taken
 from lib.methods.thresholds import failing, threshold_reasons
 from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.counts import Counts
 from lib.store.files import read_table, replacing, write_table
+from lib.store.h5ad import constant
+
+
+def with_sheet(obs: pd.DataFrame, params: Any) -> pd.DataFrame:
+    """The store's obs with the sheet's columns; a column of the file that the sheet has too becomes `{column}_file`.
+
+    Parameters
+    ----------
+    obs
+        `sample`, the file's columns, and the batches if these come from the sheet.
+    params
+        `sheet`, the sample's line, and `batch_key`.
+    """
+    known = {"sample"} | ({params.batch_key} & params.sheet.keys())
+    columns = [name for name in obs if name not in known]
+    names = stored_names(columns, params.sheet, keep=columns)
+    if renamed := [f"{name} as {kept}" for name, kept in names.items() if kept != name]:
+        stage.notice("columns of the file with names of the sheet's columns are kept: %s", ", ".join(renamed))
+    added = {
+        name: obs[name] if name in known else constant(value, len(obs)).set_axis(obs.index)
+        for name, value in params.sheet.items()
+    }
+    return pd.concat([obs[["sample"]], obs[list(names)].rename(columns=names), pd.DataFrame(added, obs.index)], axis=1)
 
 
 def ledger(reasons: pd.Series, batches: pd.Series, sample: str, order: list[tuple[str, str]]) -> pd.DataFrame:
@@ -90,7 +114,7 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Join a sample's obs, metrics and doublets; write `cells.parquet` and `ledger.tsv`."""
     limits, sample = snakemake.params.cells, snakemake.wildcards.sample
-    obs = Counts(snakemake.input.counts).obs()
+    obs = with_sheet(Counts(snakemake.input.counts).obs(), snakemake.params)
     qc, doublets = read_table(snakemake.input.qc), read_table(snakemake.input.doublets)
     batches = obs[snakemake.params.batch_key]
     reasons = threshold_reasons(qc, limits, batches.to_numpy())

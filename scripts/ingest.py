@@ -28,6 +28,7 @@ from lib.run.resources import KB, MB, Job, Need
 from lib.store.compressed import pool
 from lib.store.counts import CountsWriter
 from lib.store.files import replacing
+from lib.store.h5ad import constant, storable
 from lib.store.stream import Chunk
 
 
@@ -39,7 +40,7 @@ def cell_table(
     batch_key: str,
     keep: Collection[str],
 ) -> pd.DataFrame:
-    """The store's obs: `sample`, the file's columns, the sheet's columns, under unique names of cells.
+    """The store's obs: `sample`, the file's columns, the batch from the sheet, under unique names of cells.
 
     A column of the file becomes `{column}_file` if the sheet has it too, or this workflow writes it. Strings become
     categories. A cell is named `{barcode}-{suffix}`, or `{barcode}-{batch}-{suffix}` if barcodes repeat across the
@@ -54,7 +55,7 @@ def cell_table(
     suffix
         The suffix of its cell names.
     sheet
-        The sample's values in the sheet's other columns: None is a missing text, NaN a missing number.
+        The sample's value in the sheet's column of batches, if the sheet has it; `cells` adds the other columns.
     batch_key
         Column that names the batches.
     keep
@@ -74,8 +75,7 @@ def cell_table(
         pairs = ", ".join(f"{name} as {kept}" for name, kept in renamed.items())
         say = stage.notice if renamed.keys() - {"sample"} else stage.log.info
         say("sample %s: columns of the file with names of the run's or the sheet's columns are kept: %s", sample, pairs)
-    for name, value in sheet.items():
-        columns[name] = pd.Series([value] * len(obs), dtype=object if value is None or isinstance(value, str) else None)
+    columns |= {name: constant(value, len(obs)) for name, value in sheet.items()}
     stored = {name: storable(values) for name, values in columns.items() if name != "_index"}
     if odd := [name for name in columns if stored.get(name) is None]:
         kinds = ", ".join(f"{name} ({columns[name].dtype})" for name in odd)
@@ -92,37 +92,6 @@ def cell_table(
         )
     table.index = cell_names(obs.index.to_numpy(str), suffix, table[batch_key].to_numpy(str))
     return table
-
-
-def storable(values: pd.Series) -> pd.Series | None:
-    """A column in the form of the store: plain numbers and booleans, strings as categories; None for other types.
-
-    Integers and booleans with missing values become float64 with NaN.
-    """
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        categories = values.cat.categories
-        if is_text(categories):
-            if any("\0" in str(name) for name in categories):
-                return None
-            return values.cat.rename_categories(pd.Index(categories.map(str), dtype=object))
-        return values if pd.api.types.is_numeric_dtype(categories) else None
-    if is_text(values):
-        values = values.astype(object)
-        if not values.map(pd.api.types.is_scalar).all():
-            return None
-        strings = values.map(lambda v: v.decode() if isinstance(v, bytes) else str(v), na_action="ignore")
-        names = pd.Index(sorted(strings.dropna().unique()), dtype=object)
-        return None if any("\0" in name for name in names) else pd.Series(pd.Categorical(strings, names))
-    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
-        return None
-    if pd.api.types.is_extension_array_dtype(values):
-        return values.astype(np.float64 if values.hasnans else values.dtype.numpy_dtype)
-    return values
-
-
-def is_text(values: pd.Series | pd.Index) -> bool:
-    """Whether values are strings, or Python objects that are written as strings."""
-    return pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)
 
 
 def cell_names(barcodes: np.ndarray, suffix: str, batches: np.ndarray) -> pd.Index:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cells
 import numpy as np
 import pandas as pd
@@ -128,6 +130,24 @@ def test_shares_and_where_cells_went(lost, tmp_path):
     )
 
 
+def test_the_sheets_columns_join_the_files(notices):
+    index = pd.Index(["x", "y"])
+    obs = pd.DataFrame(
+        {"sample": "s1", "donor": "d1", "site": ["p", "q"], "site_file": [1, 2], "total_counts_file": 3}, index
+    )
+    sheet = {"age": 45, "dose": float("nan"), "donor": "d1", "site": "Ghent", "group": None}
+    found = cells.with_sheet(obs, SimpleNamespace(sheet=sheet, batch_key="donor"))
+    assert list(found) == ["sample", "site_file_file", "site_file", "total_counts_file", *sheet]
+    assert found["site_file_file"].tolist() == ["p", "q"]
+    assert found["site"].tolist() == ["Ghent", "Ghent"]
+    assert found["age"].dtype == np.int64
+    assert found["dose"].dtype == np.float64
+    assert found["group"].isna().all()
+    assert found["donor"].equals(obs["donor"])
+    assert found.index.equals(index)
+    assert notices == ["columns of the file with names of the sheet's columns are kept: site as site_file_file"]
+
+
 @pytest.mark.parametrize(("trusted", "kept"), [(True, 1), (False, 3)])
 def test_doublets_that_are_not_trusted_stay(tmp_path, job, trusted, kept):
     writer = CountsWriter(tmp_path / "counts.h5ad", 2)
@@ -139,7 +159,7 @@ def test_doublets_that_are_not_trusted_stay(tmp_path, job, trusted, kept):
     write_table(called, tmp_path / "doublets.parquet")
     stage_job = job(
         {"cells": "cells.parquet", "ledger": "ledger.tsv"},
-        {"batch_key": "sample", "cells": {}, "remove_doublets": True},
+        {"batch_key": "sample", "cells": {}, "remove_doublets": True, "sheet": {"site": "Ghent"}},
         {"sample": "S"},
         **{
             name: tmp_path / f"{name}.{end}"
@@ -151,3 +171,4 @@ def test_doublets_that_are_not_trusted_stay(tmp_path, job, trusted, kept):
     assert found["kept"].sum() == kept
     assert found["predicted_doublet"].tolist() == [True, True, False]
     assert "trusted" not in found
+    assert found["site"].astype(str).tolist() == ["Ghent"] * 3

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from ingest import cell_table, gene_table, make_unique, storable
+from ingest import cell_table, gene_table, make_unique
 from lib.inputs.formats import blocks
 from lib.run.errors import UserError
+from lib.store.h5ad import storable
 
 
 @pytest.fixture

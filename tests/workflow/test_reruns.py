@@ -175,6 +175,13 @@ def test_a_record_that_is_gone_or_new_runs_nothing(copy):
     assert copy.jobs() == []
 
 
+def test_a_new_column_of_the_sheet_reads_no_file_again(copy, cohort_files):
+    copy.write([line | {"site": "Ghent"} for line in sheet_of(cohort_files)])
+    jobs = copy.jobs()
+    assert jobs.count("cells") == 3
+    assert not {"ingest", "qc", "doublets"} & set(jobs)
+
+
 def test_one_samples_limits_run_that_sample_and_the_cohort(copy, cohort_files):
     sheet = sheet_of(cohort_files)
     copy.write([{**line, "max_genes": "700" if line["sample"] == "P2" else ""} for line in sheet])

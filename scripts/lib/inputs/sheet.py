@@ -166,6 +166,11 @@ def sheet_obs(sheet: pd.DataFrame, sample: str) -> dict[str, Any]:
     return found
 
 
+def batch_of_line(sheet: pd.DataFrame, sample: str, batch_key: str) -> dict[str, Any]:
+    """The sample's batch, if a column of the sheet tells the batches."""
+    return {name: value for name, value in sheet_obs(sheet, sample).items() if name == batch_key}
+
+
 def obs_columns(sheet: pd.DataFrame) -> list[str]:
     """The sheet's columns that become obs."""
     return [name for name in sheet if name not in NOT_OBS and not name.startswith("max_pct_counts_")]

@@ -78,3 +78,39 @@ def _write_array(group: h5py.Group, name: str, values: np.ndarray) -> None:
 
 def _mark(element: h5py.Group | h5py.Dataset, encoding: str) -> None:
     element.attrs.update({"encoding-type": encoding, "encoding-version": "0.2.0"})
+
+
+def constant(value: Any, n: int) -> pd.Series:
+    """A column of `n` equal values in the form of the store: None is a missing text, NaN a missing number."""
+    return storable(pd.Series([value] * n, dtype=object if value is None or isinstance(value, str) else None))
+
+
+def storable(values: pd.Series) -> pd.Series | None:
+    """A column in the form of the store: plain numbers and booleans, strings as categories; None for other types.
+
+    Integers and booleans with missing values become float64 with NaN.
+    """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        categories = values.cat.categories
+        if is_text(categories):
+            if any("\0" in str(name) for name in categories):
+                return None
+            return values.cat.rename_categories(pd.Index(categories.map(str), dtype=object))
+        return values if pd.api.types.is_numeric_dtype(categories) else None
+    if is_text(values):
+        values = values.astype(object)
+        if not values.map(pd.api.types.is_scalar).all():
+            return None
+        strings = values.map(lambda v: v.decode() if isinstance(v, bytes) else str(v), na_action="ignore")
+        names = pd.Index(sorted(strings.dropna().unique()), dtype=object)
+        return None if any("\0" in name for name in names) else pd.Series(pd.Categorical(strings, names))
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
+        return None
+    if pd.api.types.is_extension_array_dtype(values):
+        return values.astype(np.float64 if values.hasnans else values.dtype.numpy_dtype)
+    return values
+
+
+def is_text(values: pd.Series | pd.Index) -> bool:
+    """Whether values are strings, or Python objects that are written as strings."""
+    return pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)
