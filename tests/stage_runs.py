@@ -299,7 +299,7 @@ def run_steps(asked: Mapping[str, Step], folder: Path, base: Path, before: Mappi
         figure, inputs = step.stage.startswith(ONLY_ASKED), step.files("input")
         differs = name not in before or without_seed(before[name]) != without_seed(step)
         level = 0 if differs else min((depth[path] + 1 for path in inputs if path in depth), default=DEPTH + 1)
-        level -= step.stage == "features" and not differs  # the genes of `hvg`, in which `pca` fails if any stage
+        level -= step.stage == "features" and level == 1  # whether genes of `hvg` are enough, `pca` tells
         if level <= DEPTH and (differs or not (figure or stale.intersection(inputs))):
             run(step, level)
         elif stale.union(depth).intersection(inputs):
@@ -507,16 +507,17 @@ class Server:
         for step in self.before.values():  # in this process, so that its children have all libraries, compiled
             run_step(step, self.base)
             judge(step, self.base, self.base)
-        asked = sizes.questions(self.sheet, self.config)
-        self.load = Load.of(list(sizes.read_headers(asked, folder / "sizes.json")[0].values()))
+        self.asked = sizes.questions(self.sheet, self.config)
+        self.load = Load.of(list(sizes.read_headers(self.asked, folder / "sizes.json")[0].values()))
+        needs_are_right(self.config, self.load, dict.fromkeys(step.stage for step in self.before.values()))
 
     def accept(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The complete config, checked like the rules do before any job."""
         config = settings.complete(merged(merged(TINY, {"samples": self.config["samples"]}), given))
         sheet = sheets.read_sheet(self.config["samples"], config)
-        columns = sizes.column_problems(sheet, config)
-        found, problems = sizes.read_headers(sizes.questions(sheet, config), self.folder / "none" / "sizes.json")
-        sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in found})
+        columns, asked = sizes.column_problems(sheet, config), sizes.questions(sheet, config)
+        problems = {} if asked == self.asked else sizes.read_headers(asked, self.folder / "sizes.json")[1]
+        sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in asked})
         return config
 
     def try_all(self, figures_of_every: int, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
