@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import odd_files
@@ -23,7 +24,7 @@ def file_rows(results: dict | None = None) -> list[Row]:
     if results is None:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "results.json"
-            subprocess.run([sys.executable, odd_files.__file__, str(target)], check=True)
+            subprocess.run([sys.executable, odd_files.__file__, str(target)], check=True, stderr=subprocess.DEVNULL)
             results = json.loads(target.read_text())
     return [(case.name, case.about, _outcome(results[case.name])) for case in odd_files.cases()]
 
@@ -37,7 +38,17 @@ def _outcome(result: dict) -> str:
     return (text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} ...") if text else READ
 
 
-SECTIONS: dict[str, Callable[[], list[Row]]] = {"Files": file_rows}
+def rows_of(test: str) -> Callable[[], list[Row]]:
+    """The rows that a module of tests gives."""
+    return lambda: import_module(test).rows()
+
+
+SECTIONS: dict[str, Callable[[], list[Row]]] = {
+    "Files": file_rows,
+    "Values of the config": rows_of("test_config_values"),
+    "Names of columns": rows_of("test_odd_names"),
+    "Runs that are cut off": rows_of("test_killed"),
+}
 
 
 def markers(title: str) -> tuple[str, str]:
@@ -73,5 +84,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+    home = Path(__file__).parents[1]
+    sys.path += [str(home / name) for name in ("scripts", "tests/unit", "tests/workflow")]
     main()

@@ -124,7 +124,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         given = {"counts": config["ingest"]["counts"], "orientation": "auto", "genome": config["ingest"]["genome"]}
         path = sheets.path_of(sheet, name)
         read = {"sample": name, "suffix": sheets.cell_suffix(sheet, name), "batch_key": batch_key}
-        read |= {"sheet": sheets.sheet_obs(sheet, name), "keep": settings.kept_columns(config)}
+        read |= {"sheet": sheets.batch_of_line(sheet, name, batch_key), "keep": settings.kept_columns(config)}
         read |= {"options": formats.options_of(Path(path), given), "version": []}
         add("ingest", {"file": path}, {"counts": at["counts"]}, read, sample=name)
         qc = {"gene_families": families, "percent_top": config["qc"]["percent_top"]}
@@ -135,6 +135,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         outputs = {"doublets": at["doublets"], "simulated": f"{name}/doublets_simulated.h5"}
         add("doublets", {"counts": at["counts"], "qc": at["qc"]}, outputs, doublets, sample=name)
         keep = {"batch_key": batch_key, "cells": limits, "remove_doublets": config["doublets"]["remove"]}
+        keep["sheet"] = sheets.sheet_obs(sheet, name)
         outputs = {"cells": f"{name}/cells.parquet", "ledger": f"{name}/ledger.tsv"}
         add("cells", at, outputs, keep, sample=name)
         shown = {"seed": seed, "batch_key": batch_key, "families": list(families), "cells": limits}

@@ -10,21 +10,23 @@ import datetime
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import odd_table
 import pytest
 import yaml
 from lib.inputs import config as settings
 from lib.inputs.sections import Config
+from lib.inputs.sheet import read_sheet
 from lib.run.errors import UserError
-from stage_runs import ODD, TINY, merged
+from stage_runs import ODD, TINY, merged, steps, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("values")]
 
@@ -195,17 +197,38 @@ def test_each_value_is_refused_by_name_or_gives_right_results(server, path):
     assert not found.wrong, "\n".join(found.wrong)
 
 
-def rows() -> list[tuple[str, str]]:
-    """Per key of the config what became of its values, for docs/odd_input.md."""
+def test_params_are_those_of_the_rules(tmp_path):
+    """The jobs of `stage_runs` have the params that the rules name."""
+    write_cohort(tmp_path)
+    config = settings.complete(TINY | {"samples": str(tmp_path / "samples.tsv")})
+    text = "".join(path.read_text() for path in (HOME / "rules").glob("*.smk"))
+    rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))
+    of_rules = {
+        name: set(re.findall(r"^        (\w+)=", body.partition("    params:\n")[2].partition("    script:")[0], re.M))
+        for name, body in rules.items()
+    }
+    made = steps(config, read_sheet(config["samples"], config)).values()
+    assert {step.stage for step in made} >= set(rules) - {
+        *("all", "simulate", "shard", "runs", "report", "preflight", "doctor", "figures_density")
+    }
+    for step in made:
+        assert set(step.params) == of_rules[step.stage], step.stage
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Per key of the config what becomes of its values, for docs/odd_input.md."""
     table = []
-    with TemporaryDirectory() as folder, serving(Path(folder)) as server:
-        for path in KEYS:
-            found = outcomes_of(path, server)
-            assert not found.wrong
-            n = found.refused + found.right + found.told
-            told = f", {found.told} end with a message that names the key" if found.told else ""
-            table.append((f"`{': '.join(path)}`", f"{n} values: {found.refused} refused, {found.right} right{told}"))
+    for path in KEYS:
+        refused = [bool(refusal(config)) for config in cases_of(path)]
+        n = len(refused) - sum(refused)
+        taken = f"{n} taken: right results, or a message that names the key" if n else "none taken"
+        table.append((": ".join(path), f"{len(refused)} values", f"{sum(refused)} refused before any job, {taken}"))
     return table
+
+
+def test_the_table_of_values_in_the_docs_is_current():
+    page = (HOME / "docs" / "odd_input.md").read_text()
+    assert odd_table.rows_in(page, "Values of the config") == rows(), "run tests/odd_table.py"
 
 
 OF_LABELS = {

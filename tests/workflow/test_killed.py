@@ -59,3 +59,13 @@ def test_every_job_that_fails_midway_is_made_anew_with_the_same_bytes(how, finis
     told = {"report.html", "runs.tsv", "runs.png", "notices.tsv"}  # times, and the version of the copy's code
     for path in (path for path in made if path.name not in told):
         assert (run.folder / path).read_bytes() == (finished.folder / path).read_bytes(), path
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Runs that are cut off, for docs/odd_input.md."""
+    same = "the run ends with the bytes of an undisturbed run, and nothing half-written is left"
+    return [
+        ("killed jobs", "every job is killed once (SIGKILL), with its artifact half in place, and started again", same),
+        ("full disk", "every job finds the disk full once, and is started again", f"each says so by name; {same}"),
+        ("killed Snakemake", "Snakemake and all its processes are killed midway; `--unlock`, and run again", same),
+    ]
