@@ -11,9 +11,12 @@ def own_rules():
     return [rule for rule in mine if rule.script and Path(rule.script).name in scripts]
 
 
+VERSIONS = code.versions_of_code(Path(".snakemake/somersault/code.json"))
+
+
 def code_of(rule):
     """The version of the code that a rule runs."""
-    return code.version_of_code(HOME / "scripts" / Path(rule.script).name)
+    return VERSIONS[Path(rule.script).name]
 
 
 def hash_of(params):

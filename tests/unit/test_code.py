@@ -53,3 +53,20 @@ def test_version_changes_with_a_data_file_that_is_named(tmp_path, monkeypatch):
     version = versions(tmp_path, stage, lib)
     (tmp_path / "lib" / "genes.tsv").write_text("MT-ND2\n")
     assert versions(tmp_path, stage, lib) != version
+
+
+def test_versions_are_kept_until_a_file_of_the_code_changes(tmp_path, monkeypatch):
+    scripts, known = tmp_path / "scripts", tmp_path / "deep" / "code.json"
+    scripts.mkdir()
+    monkeypatch.setattr(code, "SCRIPTS", scripts)
+    first = versions(scripts, "X = 1\n", "")
+    assert code.versions_of_code(known) == {"toy.py": first}
+    monkeypatch.setattr(code, "version_of_code", lambda script: "asked")
+    assert code.versions_of_code(known) == {"toy.py": first}
+    (scripts / "lib" / "sums.py").write_text("Y = 10\n")
+    assert code.versions_of_code(known) == {"toy.py": "asked"}
+    for text in ("no JSON", "[1]"):
+        known.write_text(text)
+        assert code.versions_of_code(known) == {"toy.py": "asked"}
+    monkeypatch.undo()
+    assert set(code.versions_of_code(tmp_path / "all.json")) == {path.name for path in code.SCRIPTS.glob("*.py")}

@@ -6,9 +6,7 @@ keeps the sizes, so that jobs of a cluster, which read the workflow again, open 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from lib.inputs import sheet as sheets
 from lib.inputs.formats import header_of, version_of_file
 from lib.inputs.formats.base import COMPLETE, Header, Question, unreadable
 from lib.run.errors import UserError
+from lib.run.kept import keep, recall
 
 # Assumed for a file that cannot be read
 BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
@@ -123,10 +122,7 @@ def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, 
         A JSON file, created if it does not exist, and not written without permission. Files with problems are not
         cached.
     """
-    try:
-        known = json.loads(cache.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = recall(cache)
     found, answers, problems = {}, {}, {}
     for sample, question in asked.items():
         key = json.dumps([*asdict(question).values(), version_of_file(Path(question.path), question.genome)])
@@ -140,11 +136,7 @@ def read_headers(asked: Mapping[str, Question], cache: Path) -> tuple[dict[str, 
         else:
             answers[key] = asdict(found[sample])
     if not answers.keys() <= known.keys():
-        with contextlib.suppress(OSError):
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            partial = cache.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(answers))
-            partial.replace(cache)
+        keep(cache, answers)
     return found, problems
 
 

@@ -9,7 +9,21 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from lib.run.kept import keep, recall
+
 SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+def versions_of_code(known: Path) -> dict[str, str]:
+    """Each script's version by its name; `known` is a file that keeps them until a file of the code changes."""
+    files = (file for file in sorted(SCRIPTS.rglob("*")) if file.suffix != ".pyc" and file.is_file())
+    state = [[str(file), (about := file.stat()).st_mtime_ns, about.st_size] for file in files]
+    facts = recall(known)
+    if facts.get("state") != state:
+        versions = {script.name: version_of_code(script) for script in sorted(SCRIPTS.glob("*.py"))}
+        facts = {"state": state, "versions": versions}
+        keep(known, facts)
+    return facts["versions"]
 
 
 @cache
