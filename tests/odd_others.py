@@ -1319,7 +1319,7 @@ for VERSION in (2, 3):
     def _(store, truth):
         metadata(store / "X/indptr", shape=[1_000_000_000])
 
-    @zarr("huge_chunk", "a chunk says that it has a billion values", "says that it holds", version=VERSION)
+    @zarr("huge_chunk", "a chunk says it has a billion values", "says that it holds||not divisible", version=VERSION)
     def _(store, truth):
         grid = {"name": "regular", "configuration": {"chunk_shape": [1_000_000_000]}}
         metadata(store / "X/data", **({"chunks": [1_000_000_000]} if not is_v3(store) else {"chunk_grid": grid}))

@@ -43,6 +43,7 @@ class Served:
         script = self.folder / f"job{time.time_ns()}.py"
         script.write_text(JOB.format(scripts=str(self.scripts)) + code)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells ignore it in the background
         return subprocess.Popen([sys.executable, str(script)], env=self.env | env, cwd=self.folder, **pipes)
 
     def run(self, code: str = "", **env: str) -> tuple[int, str, str]:

@@ -347,7 +347,7 @@ def damage(path: Path, why: object) -> str:
 def is_damage(error: BaseException) -> bool:
     """Whether an error means that a file is damaged; errors of zarr's codecs have no special type."""
     return isinstance(error, (*DAMAGED, DamagedError)) or any(
-        word in str(error) for word in ("decompress", "corrupt buffer", "checksum")
+        word in str(error) for word in ("decompress", "corrupt", "truncated", "checksum")
     )
 
 
