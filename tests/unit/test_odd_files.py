@@ -90,7 +90,7 @@ def test_a_crash_a_hang_and_much_memory_are_the_failure_of_one_case(monkeypatch)
     codes = {
         "crash": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
         "hang": "import time; time.sleep(30)",
-        "memory": f"bytes({odd_files.MEMORY + (1 << 20)})",
+        "memory": f"bytes({2 * odd_files.MEMORY})",
     }
     found = odd_files.judged([odd_files.Case(name, "", build(code)) for name, code in codes.items()])
     assert found["crash"]["crash"] == "SIGKILL"

@@ -316,14 +316,18 @@ def kind_of(path: Path) -> str:
 
 
 def check_there(path: Path) -> None:
-    """Refuse what does not exist, what is neither file nor folder (a pipe is read for ever), and empty files."""
+    """Refuse what does not exist; of what is no folder, see `check_regular`."""
     try:
         if not path.exists():
             raise UserError(f"{path} does not exist. Correct its path in the sample sheet.")
     except (OSError, RuntimeError) as error:  # a loop of links
         raise UserError(f"{path} cannot be read: {error}. Correct its path in the sample sheet.") from None
-    if path.is_dir():
-        return
+    if not path.is_dir():
+        check_regular(path)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file, as a pipe would be read for ever, and an empty file."""
     if not path.is_file():
         raise UserError(f"{path} is no file but {kind_of(path)}. Correct its path, or put the file there.")
     if not path.stat().st_size:

@@ -25,7 +25,7 @@ from lib.inputs.formats.base import (
     Question,
     Reader,
     Tell,
-    check_there,
+    check_regular,
     plain,
 )
 from lib.run.errors import UserError
@@ -231,7 +231,7 @@ class TextFile:
     """The lines of a file, which may be gzipped whatever its name says; its errors name it."""
 
     def __init__(self, path: Path) -> None:
-        check_there(path)
+        check_regular(path)
         self.path, self.file = path, igzip.open(path) if is_gzipped(path) else path.open("rb")
         self.longest, self.number = LONGEST + path.stat().st_size, 0
 
