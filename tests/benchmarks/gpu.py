@@ -112,7 +112,7 @@ def run_workflow(
     limits = ["jobs=1"] * one_by_one + ([] if memory_gb is None else [f"vram_mb={int(memory_gb * 1024)}"])
     command += ["--resources", *limits] if limits else []
     command += ["--no-hooks", "--", "results/atlas.h5ad"] if one_by_one else []
-    for name in ("results", "benchmarks", "logs", ".snakemake"):  # of earlier runs
+    for name in ("results", "logs", ".snakemake"):  # of earlier runs
         shutil.rmtree(folder / name, ignore_errors=True)
     lines: list[tuple[float, str]] = []
     launched = time.time()

@@ -3,9 +3,8 @@
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
 writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads and peak
-memory. The peak is the larger of the kernel's maximum for the process (the run record) and Snakemake's samples of all
-its processes, which count shared pages once (`max_pss` of the benchmark). The samples' files must still exist;
-`run.py --folder` keeps them.
+memory: the kernel's maximum for the job's process. The run must have `warm: false`, as the models count the libraries,
+which a fork shares. The samples' files must still exist; `run.py --folder` keeps them.
 """
 
 from __future__ import annotations
@@ -18,18 +17,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 HOME = Path(__file__).resolve().parents[2]
 sys.path.append(str(HOME / "scripts"))
+
+from lib.start import FORKED  # noqa: E402
 
 from lib.inputs import config as settings  # noqa: E402
 from lib.inputs import sheet as sheets  # noqa: E402
 from lib.inputs.sizes import questions, sizes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-OF_THE_MACHINE = ("samples", "device", "gpu", "limits")  # keys without effect on the peaks
+OF_THE_MACHINE = ("samples", "device", "gpu", "limits", "warm")  # keys without effect on the peaks
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
@@ -37,12 +37,9 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((folder / "logs").rglob("*.run.json")):
         record = json.loads(path.read_text())
-        benchmark = folder / "benchmarks" / path.relative_to(folder / "logs")
-        benchmark = benchmark.with_name(benchmark.name.replace(".run.json", ".tsv"))
-        measured = pd.read_csv(benchmark, sep="\t", na_values="-")["max_pss"].max() if benchmark.exists() else 0
-        peak = round(max(record["peak_rss_mb"], 0 if pd.isna(measured) else float(measured)), 1)
-        job = {name: record[name] for name in ("rule", "wildcards", "threads", "peak_gpu_mb")}
-        found.append(job | {"peak_rss_mb": peak})
+        if record["process"] == FORKED:
+            sys.exit(f"{path}: a fork of a warm process. Run with `--config warm=false`.")
+        found.append({name: record[name] for name in ("rule", "wildcards", "threads", "peak_gpu_mb", "peak_rss_mb")})
     return found
 
 

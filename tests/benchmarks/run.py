@@ -30,6 +30,12 @@ import pandas as pd
 import yaml
 from sklearn.metrics import adjusted_rand_score
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from lib.start import FORKED
+
+from lib.run.models import WARM_MB
+
 HOME = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
 PATIENTS = 8
@@ -68,7 +74,7 @@ def run_workflow(folder: Path, config: Path, cores: int, env: dict[str, str]) ->
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder]
     command += ["--configfile", config, "--cores", cores, "--default-resources", "jobs=1", "--resources", "jobs=1"]
-    for name in ("results", "benchmarks", "logs", ".snakemake"):  # of earlier runs
+    for name in ("results", "logs", ".snakemake"):  # of earlier runs
         shutil.rmtree(folder / name, ignore_errors=True)
     started, load = time.time(), os.getloadavg()[0]
     with (folder / "snakemake.log").open("w") as log:
@@ -80,16 +86,14 @@ def run_workflow(folder: Path, config: Path, cores: int, env: dict[str, str]) ->
 
 
 def rule_costs(folder: Path) -> dict[str, Cost]:
-    """Per rule the sum of its jobs' seconds and the largest memory, from Snakemake's benchmarks and the run records."""
+    """Per rule the sum of its jobs' seconds and the largest memory, the warm process' included; from run records."""
     costs: dict[str, Cost] = defaultdict(lambda: {"seconds": 0.0, "mb": 0.0})
-    for benchmark in sorted((folder / "benchmarks").rglob("*.tsv")):
-        log = folder / "logs" / benchmark.relative_to(folder / "benchmarks")
-        record = json.loads(log.with_name(f"{log.stem}.run.json").read_text())
-        measured = pd.read_csv(benchmark, sep="\t", na_values="-")
+    for path in sorted((folder / "logs").rglob("*.run.json")):
+        record = json.loads(path.read_text())
         cost = costs["figures" if record["rule"].startswith("figures") else record["rule"]]
-        cost["seconds"] += float(measured["s"].sum())
-        # Snakemake samples the memory and misses short peaks; the record has the kernel's maximum
-        cost["mb"] = max(cost["mb"], measured["max_rss"].fillna(0).max(), record["peak_rss_mb"])
+        cost["seconds"] += record["seconds"]
+        shared = WARM_MB if record["process"] == FORKED else 0
+        cost["mb"] = max(cost["mb"], record["peak_rss_mb"] + shared)
     return dict(costs)
 
 
