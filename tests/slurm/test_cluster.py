@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from lib import start
 from runs import Run, sheet_of
 from test_profile import CHAIN, GROUPS, filled
 
@@ -72,6 +73,8 @@ def test_stages_of_a_sample_are_one_job(run, cohort_files):
     assert "sample" in job["what"]
     assert list(run.folder.glob("logs/slurm/*/*.log"))
     assert (run.folder / CELLS[0]).is_file()
+    started = {rule: run.record(f"logs/samples/P1/{rule}.log")["process"] for rule in ("ingest", "qc", "cells")}
+    assert set(started.values()) == {start.FORKED}, started  # of a warm process within the job
 
 
 @pytest.mark.slow

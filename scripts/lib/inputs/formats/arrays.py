@@ -41,8 +41,8 @@ class File:
     def find(self, name: str) -> Any:
         """An element, or None."""
         try:
-            found = ".." not in name.split("/") and name in self.root
-            return self.root[name] if found else None
+            outside = not isinstance(self.root, h5py.Group) and ".." in name.split("/")  # to HDF5 ".." is a name
+            return self.root[name] if not outside and name in self.root else None
         except (LookupError, RuntimeError):  # links that lead nowhere
             return None
 
