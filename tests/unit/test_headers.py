@@ -85,13 +85,43 @@ def test_columns_of_the_sheet_that_the_config_names(adata, problems):
     adata.write_h5ad("a.h5ad")
     adata.write_h5ad("b.h5ad")
     sheet = {"A": {"path": "a.h5ad", "bmi": "20.5", "sex": "m"}, "B": {"path": "b.h5ad", "bmi": "", "sex": ""}}
-    assert problems({"A": sheet["A"]}, batch_key="sex", regress_out={"keys": ["bmi"]}) == {}
+    both = sheet | {"B": {"path": "b.h5ad", "bmi": "31", "sex": "f"}}
+    assert problems(both, batch_key="sex", regress_out={"keys": ["bmi"]}) == {}
+    same = {"A": sheet["A"], "B": sheet["A"] | {"path": "b.h5ad"}}
+    assert (
+        "bmi has the same value for all samples: there is nothing"
+        in problems(same, regress_out={"keys": ["bmi"]})["B"][0]
+    )
     assert problems(sheet, label_key="sex") == {}
     assert problems(sheet, regress_out={"keys": ["bmi"]}) == {
         "B": ["regress_out: keys: the sheet's column bmi is blank: fill it"]
     }
     assert problems(sheet, batch_key="sex") == {"B": ["batch_key: the sheet's column sex is blank: fill it"]}
     assert "sheet's column sex is text, not numeric" in problems(sheet, regress_out={"keys": ["sex"]})["A"][0]
+
+
+def test_values_that_cannot_be_regressed_out_or_be_groups(adata, problems):
+    adata.obs["gap"] = np.where(np.arange(N_OBS) == 3, np.nan, np.arange(N_OBS))
+    adata.obs["infinite"] = np.where(np.arange(N_OBS) < 2, np.inf, np.arange(N_OBS))
+    adata.obs["constant"] = 3
+    adata.write_h5ad("a.h5ad")
+    sheet = {"A": {"path": "a.h5ad"}}
+    for name, text in (
+        ("gap", "is missing or infinite for 1 of 20 cells. Fill it"),
+        ("infinite", "is missing or infinite for 2 of 20 cells. Fill it"),
+        ("constant", "has the value 3 in all cells: there is nothing to regress out"),
+    ):
+        assert text in one(problems(sheet, regress_out={"keys": [name]}))
+        assert problems(sheet, label_key=name) == {}
+    assert problems(sheet | {"B": sheet["A"]}, regress_out={"keys": ["constant"]}) == {}
+    many = ad.concat([adata] * 6, index_unique="-")
+    many.obs["score"] = np.linspace(0, 1, many.n_obs)
+    many.obs["number"] = np.arange(many.n_obs) + 0.0
+    many.write_h5ad("many.h5ad")
+    for config in ({"label_key": "score"}, {"markers": {"groupings": ["score"]}}, {"density": {"groupby": "score"}}):
+        text = one(problems({"A": {"path": "many.h5ad"}}, **config))
+        assert "score of many.h5ad has 120 different values, not all of them whole: it is continuous" in text
+    assert problems({"A": {"path": "many.h5ad"}}, label_key="number", regress_out={"keys": ["score"]}) == {}
 
 
 def test_counts_and_layouts(adata, problems):

@@ -69,6 +69,7 @@ def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Quest
             wanted=wanted,
             sheet=tuple(name for name in columns if name != "sample"),
             keep=tuple(settings.kept_columns(config)),
+            alone=len(sheet) == 1,
         )
     return asked
 
@@ -81,10 +82,15 @@ def column_problems(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str,
             continue
         must = name in config["regress_out"]["keys"]
         text = must and not pd.api.types.is_numeric_dtype(sheet[name])
+        constant = must and sheet[name].nunique(dropna=False) == 1
         for sample, value in sheet[name].items():
             if text:
                 problems.setdefault(sample, []).append(
                     f"{key}: the sheet's column {name} is text, not numeric: name another, or make it numbers"
+                )
+            elif constant and not pd.isna(value):
+                problems.setdefault(sample, []).append(
+                    f"{key}: the sheet's column {name} has the same value for all samples: nothing to regress out"
                 )
             elif pd.isna(value) and (must or key in COMPLETE):
                 problems.setdefault(sample, []).append(f"{key}: the sheet's column {name} is blank: fill it")

@@ -24,6 +24,7 @@ from lib.run.errors import UserError
 from lib.run.imports import import_lean
 
 SPARSE = ("csr_matrix", "csc_matrix")  # AnnData's encoding-type
+MANY_VALUES = 100  # more, not all of them whole, are no names of groups
 OLD = "was written by anndata before version 0.7. Write it anew, in Python: anndata.read_h5ad(OLD).write_h5ad(NEW)."
 
 
@@ -123,7 +124,7 @@ class AnnDataFile(MatrixReader):
         return pd.Index(self.file.strings(name, values), dtype=object)
 
     def column_problem(self, name: str, numeric: bool, complete: bool) -> str | None:
-        """The problem of a column of obs: it is no column, not numeric, or incomplete (not checked for a zarr)."""
+        """The problem of a column of obs: it is no column, or (of zarr not checked) its values are unfit."""
         column = self.file.find(f"obs/{name}")
         if column is None:
             return None
@@ -141,16 +142,28 @@ class AnnDataFile(MatrixReader):
             return None
         if kind == "categorical":
             missing = column["codes"][...] < 0
-        elif single and np.dtype(column.dtype).kind == "f":
-            missing = np.isnan(column[...])
+        elif single and np.dtype(column.dtype).kind in NUMBERS:
+            numbers = column[...]
+            missing = ~np.isfinite(numbers) if numeric else np.isnan(numbers)
+            if problem := self._numbers_problem(numbers[~missing], numeric):
+                return problem
         elif not single and "mask" in column:
             missing = column["mask"][...]
         else:
             return None
         if missing.size and missing.all():
             return "has no value: each cell's is missing"
-        if complete and missing.any():
-            return f"is missing for {int(missing.sum())} of {missing.size} cells. Fill it, or remove these cells"
+        if (complete or numeric) and missing.any():
+            what = "missing or infinite" if numeric else "missing"
+            return f"is {what} for {int(missing.sum())} of {missing.size} cells. Fill it, or remove these cells"
+        return None
+
+    def _numbers_problem(self, numbers: np.ndarray, numeric: bool) -> str | None:
+        """Why the values of a column cannot be regressed out (`numeric`), or be groups."""
+        if numeric and self.question.alone and len(numbers) and (numbers == numbers[0]).all():
+            return f"has the value {numbers[0]} in all cells: there is nothing to regress out. Name another"
+        if not numeric and (numbers != np.floor(numbers)).any() and (n := len(np.unique(numbers))) > MANY_VALUES:
+            return f"has {n} different values, not all of them whole: it is continuous. Name a column of groups"
         return None
 
     def header(self) -> Header:

@@ -81,6 +81,8 @@ class Question:
         Columns of obs that come from the sheet.
     keep
         Columns that the config takes from the file although stages may write columns of the same names.
+    alone
+        Whether it is the only file of the sheet.
     """
 
     path: str
@@ -92,6 +94,7 @@ class Question:
     wanted: tuple[tuple[str, str, bool], ...] = ()
     sheet: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
