@@ -89,7 +89,7 @@ def test_columns_of_the_sheet_that_the_config_names(adata, problems):
     assert problems(both, batch_key="sex", regress_out={"keys": ["bmi"]}) == {}
     same = {"A": sheet["A"], "B": sheet["A"] | {"path": "b.h5ad"}}
     assert (
-        "bmi has the same value for all samples: there is nothing"
+        "bmi has the same value for all samples: nothing to regress out"
         in problems(same, regress_out={"keys": ["bmi"]})["B"][0]
     )
     assert problems(sheet, label_key="sex") == {}
