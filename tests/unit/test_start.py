@@ -165,6 +165,7 @@ def test_a_killed_warm_process_fails_its_jobs_and_the_next_run_without_it(served
     assert served.servers() == []
 
 
+@pytest.mark.slow
 def test_a_warm_process_without_work_ends_and_the_next_job_starts_another(served, tmp_path):
     served.sockets.mkdir(mode=0o700)
     name = f"{start.names_itself(served.process.pid, '').strip()}-{start.version()}-cpu"
@@ -174,6 +175,7 @@ def test_a_warm_process_without_work_ends_and_the_next_job_starts_another(served
     assert served.run()[1].strip() == start.FORKED
 
 
+@pytest.mark.slow
 def test_other_code_is_served_by_another_process(tmp_path):
     scripts = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
