@@ -20,7 +20,6 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +32,8 @@ from lib.run.imports import hidden, import_lean
 
 GPU_LIBRARIES = ("cupy", "cupyx", "rmm", "cuvs", "pylibcugraph", "cuml")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-FIRST = 40  # of the modules, the most common first, that are imported before the first job
+# What is imported before the first job: with these come NumPy, pandas, h5py and SciPy's sparse matrices
+FIRST = ("snakemake.script", "snakemake.logging", "lib.run.stage", "lib.store.cohort")
 IDLE = 60  # seconds without a job after which it ends
 WITHIN = 5.0  # seconds for a request to arrive
 PR_SET_PDEATHSIG = 1
@@ -64,13 +64,12 @@ def serve(folder: str, name: str) -> None:
         if clock.born(int(pid)) != born:
             raise ProcessLookupError(f"Snakemake, {pid}, has ended")
         set_environment()
-        modules = imported_names()
-        for module in modules[:FIRST]:
+        for module in FIRST:
             import_if_there(module, kind)
         with start.address(folder, name) as address:
             listener.bind(address)
         listener.listen(128)
-        Server(listener, served, kind).serve(modules[FIRST:])
+        Server(listener, served, kind).serve()
     finally:
         for file in (path, path.with_name(f"{name}.log")):
             file.unlink(missing_ok=True)
@@ -83,8 +82,8 @@ def set_environment() -> None:
 
 
 def imported_names() -> list[str]:
-    """The modules that the scripts and their library import anywhere: Snakemake's for scripts, then the most common."""
-    found = Counter({"snakemake.script": 1000, "snakemake.iocontainers": 1000, "snakemake.logging": 1000})
+    """The modules that the scripts and their library import anywhere, the most common first."""
+    found: Counter[str] = Counter()
     for path in sorted(SCRIPTS.rglob("*.py")):
         for node in ast.walk(syntax_tree(path)):
             if isinstance(node, ast.Import):
@@ -121,9 +120,10 @@ class Server:
         self.events.register(listener, selectors.EVENT_READ, self.accept)
         self.events.register(served, selectors.EVENT_READ, self.leave)
 
-    def serve(self, modules: Iterable[str]) -> None:
-        """Run jobs until there is none for a minute, or Snakemake ends; import these modules while no request waits."""
-        for module in modules:
+    def serve(self) -> None:
+        """Run jobs until there is none for a minute, or Snakemake ends; while no request waits, import the rest."""
+        self.handle(0.1)  # the job that started this process
+        for module in imported_names():
             self.handle(0)
             import_if_there(module, self.kind)
         gc.collect()
