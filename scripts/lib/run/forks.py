@@ -162,11 +162,14 @@ class Server:
             connection.close()
             return
         connection.settimeout(None)
+        with contextlib.suppress(OSError):  # a client that is gone is seen as an event
+            connection.send(start.ACCEPTED)
         sys.stdout.flush()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries: each handles forks
             pid = os.fork()
         if pid == 0:
+            start.ASKED.append(connection)
             self.work(request, files)
         os.setpgid(pid, pid)
         for file in files:
@@ -175,8 +178,6 @@ class Server:
         self.jobs[process] = job
         self.events.register(process, selectors.EVENT_READ, self.end)
         self.events.register(connection, selectors.EVENT_READ, lambda _: self.signal(job))
-        with contextlib.suppress(OSError):  # a client that is gone is seen as an event
-            connection.send(start.ACCEPTED)
 
     def signal(self, job: Job) -> None:
         """Pass a signal on to a job; kill it if the process that asked for it is gone."""
@@ -232,6 +233,7 @@ class Server:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
+        start.tell(code)
         os._exit(code)
 
 
