@@ -37,7 +37,6 @@ OWN, FORKED = "in its own process", "in a fork of a warm process"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 20  # seconds to wait for a warm process that has just been started
 
-ASKED: list[socket.socket] = []  # in a fork, the connection to the process that asked for the job
 HOW = OWN  # how this job was started, for its log and run record
 
 
@@ -46,13 +45,6 @@ def run(main: Callable[[Any], None], snakemake: Any) -> None:
     from lib.run import stage
 
     stage.run(main, snakemake)
-
-
-def tell(status: int) -> None:
-    """In a fork, tell the process that asked for the job how it ends: the warm process may be busy with an import."""
-    for connection in ASKED:
-        with contextlib.suppress(OSError):
-            connection.send(STATUS.pack(status))
 
 
 def names_itself(pid: int, kinds: str) -> str:

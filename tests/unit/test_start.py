@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,8 +53,14 @@ class Served:
         out, err = job.communicate(timeout=60)
         return job.returncode, out, err
 
+    def settle(self) -> int:
+        """Wait until the heir has taken over from the process that it is a fork of; the heir."""
+        self.run()
+        until(lambda: len(self.servers()) == 1)
+        return self.servers()[0]
+
     def servers(self) -> list[int]:
-        """The warm processes of this test."""
+        """The warm processes of this test, and their jobs."""
         return [pid for pid, command in processes() if str(self.sockets) in command]
 
 
@@ -65,6 +72,10 @@ def processes() -> list[tuple[int, str]]:
         except OSError:
             continue
     return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def until(holds, seconds: float = 60) -> None:
@@ -137,8 +148,7 @@ def test_a_killed_client_ends_its_job_and_a_signal_reaches_it(warmed):
         assert job.stdout.read() == cleaned
         assert job.wait(60) != 0
         until(lambda pid=pid: clock.born(pid) is None)
-    assert len(warmed.servers()) == 1
-    assert warmed.run()[0] == 0
+    warmed.settle()
 
 
 def test_warm_processes_and_jobs_end_with_snakemake(served):
@@ -152,11 +162,36 @@ def test_warm_processes_and_jobs_end_with_snakemake(served):
     assert not list(served.sockets.iterdir())
 
 
+def test_jobs_run_while_the_heir_imports_and_after_it_took_over(served):
+    job = served.begin(SLEEPING)
+    assert job.stdout.readline().strip() == start.FORKED
+    first = parent_of(int(job.stdout.readline()))
+    until(lambda: served.run("print(os.getppid())")[1].split()[-1] != str(first))
+    assert clock.born(first)  # its job still runs
+    job.send_signal(signal.SIGINT)
+    assert job.wait(60) == 1
+    until(lambda: clock.born(first) is None)
+    assert served.run()[1].strip() == start.FORKED
+
+
+def test_a_request_that_is_cut_off_ends_no_warm_process(served):
+    heir = served.settle()
+    name = next(path.name for path in served.sockets.iterdir() if path.is_socket())
+    for sent in (b"", b"1", start.STATUS.pack(100) + b"{", start.STATUS.pack(2) + b"{}", start.STATUS.pack(-1)):
+        with socket.socket(socket.AF_UNIX) as connection:
+            assert start.connected(connection, served.sockets, name)
+            connection.send(sent)
+    assert served.run()[1].strip() == start.FORKED
+    assert served.settle() == heir
+
+
 def test_a_killed_warm_process_fails_its_jobs_and_the_next_run_without_it(served):
+    heir = served.settle()
     job = served.begin(SLEEPING)
     job.stdout.readline()
     pid = int(job.stdout.readline())
-    os.kill(served.servers()[0], signal.SIGKILL)
+    assert parent_of(pid) == heir
+    os.kill(heir, signal.SIGKILL)
     assert job.wait(60) == 1
     assert "The warm process of this job ended" in job.stderr.read()
     until(lambda: clock.born(pid) is None)
@@ -166,12 +201,19 @@ def test_a_killed_warm_process_fails_its_jobs_and_the_next_run_without_it(served
 
 
 @pytest.mark.slow
-def test_a_warm_process_without_work_ends_and_the_next_job_starts_another(served, tmp_path):
+@pytest.mark.parametrize("heir", ["", "forks.imported_names = lambda: os._exit(9)"])
+def test_a_warm_process_without_work_ends_and_the_next_job_starts_another(served, heir):
+    """Its heir too, and one whose heir died."""
     served.sockets.mkdir(mode=0o700)
     name = f"{start.names_itself(served.process.pid, '').strip()}-{start.version()}-cpu"
-    server = start.SERVER.replace("serve(*", "from lib.run import forks; forks.IDLE = 0.3; serve(*")
-    assert subprocess.run([sys.executable, "-P", "-c", server, str(SCRIPTS), str(served.sockets), name]).returncode == 0
-    assert not list(served.sockets.iterdir())
+    server = start.SERVER.replace(
+        "serve(*", f"from lib.run import forks; import os; forks.IDLE = 2; {heir or 0}; serve(*"
+    )
+    process = subprocess.Popen([sys.executable, "-P", "-c", server, str(SCRIPTS), str(served.sockets), name])
+    until(lambda: (served.sockets / name).is_socket())
+    assert served.run()[1].strip() == start.FORKED
+    assert process.wait(60) == 0
+    until(lambda: not list(served.sockets.iterdir()))
     assert served.run()[1].strip() == start.FORKED
 
 
@@ -184,7 +226,7 @@ def test_other_code_is_served_by_another_process(tmp_path):
         assert served.run()[1].strip() == start.FORKED
         (scripts / "lib" / "new.py").write_text("1 / 0")
         assert served.run()[1].strip() == start.FORKED
-        assert len(served.servers()) == 2
+        until(lambda: len(served.servers()) == 2)
     finally:
         served.process.kill()
         served.process.wait()

@@ -1,5 +1,8 @@
 """A warm process: it has imported the libraries, and runs each job that it is given in a fork of itself.
 
+It takes jobs once it has imported what most need. Its heir, a fork that meanwhile imports the rest, then takes them
+instead: so no job waits for an import, which may take long where nothing is compiled yet.
+
 It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
 the process that asked for it (`lib.start`).
 """
@@ -16,6 +19,7 @@ import runpy
 import selectors
 import signal
 import socket
+import struct
 import sys
 import traceback
 import warnings
@@ -58,7 +62,7 @@ def serve(folder: str, name: str) -> None:
         The socket's name: `{pid}-{born}-{version}-{kind}` of Snakemake, of the code, and of the jobs.
     """
     pid, born, _, kind = name.split("-")
-    path, listener = Path(folder) / name, socket.socket(socket.AF_UNIX)
+    path, listener, server = Path(folder) / name, socket.socket(socket.AF_UNIX), None
     try:
         served = os.pidfd_open(int(pid))
         if clock.born(int(pid)) != born:
@@ -69,10 +73,43 @@ def serve(folder: str, name: str) -> None:
         with start.address(folder, name) as address:
             listener.bind(address)
         listener.listen(128)
-        Server(listener, served, kind).serve()
+        listener.setblocking(False)  # for a while two processes take jobs
+        server = Server(listener, served, heir(kind))
+        server.serve()
     finally:
-        for file in (path, path.with_name(f"{name}.log")):
-            file.unlink(missing_ok=True)
+        if server is None or not server.replaced:
+            for file in (path, path.with_name(f"{name}.log")):
+                file.unlink(missing_ok=True)
+
+
+def heir(kind: str) -> int | None:
+    """Fork the heir, which imports the rest; it returns None once it has, and here a pipe that says when."""
+    ready, done = os.pipe()
+    pid = os.getpid()
+    if os.fork():
+        os.close(done)
+        return ready
+    try:
+        os.close(ready)
+        ends_with(pid)
+        for name in imported_names():
+            import_if_there(name, kind)
+        gc.collect()
+        gc.freeze()  # the collector of a fork then leaves the pages of these objects shared
+        ends_with(None)
+        os.write(done, b"+")
+        os.close(done)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    return None
+
+
+def ends_with(parent: int | None) -> None:
+    """Have this process killed when its parent ends; None: no longer."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL if parent else 0)
+    if parent and os.getppid() != parent:  # it ended before that call
+        os._exit(1)
 
 
 def set_environment() -> None:
@@ -110,26 +147,29 @@ class Server:
         The socket at which processes ask for jobs.
     served
         The pidfd of Snakemake.
-    kind
-        The kind of its jobs, cpu or gpu.
+    ready
+        The pipe that says when the heir takes the jobs; None in the heir.
+
+    Attributes
+    ----------
+    replaced
+        Whether the heir has taken over.
     """
 
-    def __init__(self, listener: socket.socket, served: int, kind: str) -> None:
-        self.kind, self.listener, self.events, self.pid = kind, listener, selectors.DefaultSelector(), os.getpid()
+    def __init__(self, listener: socket.socket, served: int, ready: int | None) -> None:
+        self.listener, self.events, self.pid = listener, selectors.DefaultSelector(), os.getpid()
         self.jobs: dict[int, Job] = {}  # by the pidfd of their processes
+        self.waits_for_heir, self.replaced = ready is not None, False
         self.events.register(listener, selectors.EVENT_READ, self.accept)
         self.events.register(served, selectors.EVENT_READ, self.leave)
+        if ready is not None:
+            self.events.register(ready, selectors.EVENT_READ, self.hand_on)
 
     def serve(self) -> None:
-        """Run jobs until there is none for a minute, or Snakemake ends; while no request waits, import the rest."""
-        self.handle(0.1)  # the job that started this process
-        for module in imported_names():
-            self.handle(0)
-            import_if_there(module, self.kind)
-        gc.collect()
-        gc.freeze()  # the collector of a fork then leaves the pages of these objects shared
-        while self.handle(None if self.jobs else IDLE):
-            pass
+        """Run jobs until there is none for a minute, Snakemake ends, or the heir has taken over and no job is left."""
+        while not self.replaced or self.jobs:
+            if not self.handle(None if self.jobs or self.waits_for_heir else IDLE):
+                break
 
     def handle(self, timeout: float | None) -> bool:
         """Wait this long for something to happen, and handle it; whether something did."""
@@ -139,6 +179,14 @@ class Server:
                 key.data(key.fd)
         return bool(ready)
 
+    def hand_on(self, ready: int) -> None:
+        """Leave the next jobs to the heir; go on without one if it died."""
+        self.events.unregister(ready)
+        self.waits_for_heir, self.replaced = False, os.read(ready, 1) == b"+"
+        os.close(ready)
+        if self.replaced:
+            self.events.unregister(self.listener)
+
     def leave(self, _: int) -> None:
         """End all jobs, and this process, as Snakemake has ended."""
         for job in self.jobs.values():
@@ -147,19 +195,25 @@ class Server:
 
     def accept(self, _: int) -> None:
         """Take a request, and fork its job."""
-        connection, _ = self.listener.accept()
-        connection.settimeout(WITHIN)
         try:
+            connection, _ = self.listener.accept()
+        except BlockingIOError:  # the heir was faster
+            return
+        connection.settimeout(WITHIN)
+        files: list[int] = []
+        try:
+            if start.peer(connection) != os.getuid():
+                raise PermissionError("a job of another user")
             head, files, *_ = socket.recv_fds(connection, start.STATUS.size, 2)
             size, body = start.STATUS.unpack(head)[0], b""
             while len(body) < size and (part := connection.recv(size - len(body))):
                 body += part
             request = json.loads(body)
-            if start.peer(connection) != os.getuid():
-                raise PermissionError("a job of another user")
-        except (OSError, ValueError):
+        except (OSError, ValueError, struct.error):
             traceback.print_exc()
             connection.close()
+            for file in files:
+                os.close(file)
             return
         connection.settimeout(None)
         with contextlib.suppress(OSError):  # a client that is gone is seen as an event
@@ -169,7 +223,6 @@ class Server:
             warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries: each handles forks
             pid = os.fork()
         if pid == 0:
-            start.ASKED.append(connection)
             self.work(request, files)
         os.setpgid(pid, pid)
         for file in files:
@@ -207,9 +260,7 @@ class Server:
         code = 1
         try:
             os.setpgid(0, 0)
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self.pid:  # it ended before that call
-                os._exit(1)
+            ends_with(self.pid)
             for fd in [key.fd for key in self.events.get_map().values()]:
                 os.close(fd)
             for fd, target in zip(files, (1, 2), strict=True):
@@ -233,7 +284,6 @@ class Server:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        start.tell(code)
         os._exit(code)
 
 
