@@ -113,14 +113,10 @@ def of_line(function, *given):
 
 
 def ingest_options(wildcards):
-    """The options of a sample's file that the reader of its format reads; the sheet's own replace the config's."""
-    sample = wildcards.sample
-    given = {
-        "counts": sheets.counts_slot(SHEET, sample, config),
-        "orientation": sheets.orientation(SHEET, sample, config),
-        "genome": config["ingest"]["genome"],
-    }
-    return formats.options_of(Path(SHEET.loc[sample, "path"]), given)
+    """The options of a sample's file that the reader of its format reads."""
+    path = Path(sheets.path_of(SHEET, wildcards.sample))
+    given = sheets.file_options(SHEET, wildcards.sample, config)
+    return formats.options_of(path, given)
 
 
 def file_version(wildcards):
@@ -256,7 +252,7 @@ def cores(stage):
 
 
 def few_cores(stage, most=4):
-    """Threads of a rule that runs beside others; `most` if it computes on the GPU."""
+    """Threads of a rule that runs beside others; at most `most` if it computes on the GPU."""
     return lambda wildcards: min(most if GPU else 16, cores(stage)(wildcards))
 
 

@@ -121,7 +121,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     for name in samples:
         at = {file.partition(".")[0]: f"{name}/{file}" for file in ("counts.h5ad", "qc.parquet", "doublets.parquet")}
         limits = sheets.cell_limits(sheet, name, config["cells"])
-        given = {"counts": config["ingest"]["counts"], "orientation": "auto", "genome": config["ingest"]["genome"]}
+        given = sheets.file_options(sheet, name, config)
         path = sheets.path_of(sheet, name)
         read = {"sample": name, "suffix": sheets.cell_suffix(sheet, name), "batch_key": batch_key}
         read |= {"sheet": sheets.batch_of_line(sheet, name, batch_key), "keep": settings.kept_columns(config)}

@@ -364,6 +364,14 @@ def test_sheet_keeps_order_obs_and_overrides(sheet):
     assert cells == complete()["cells"]
 
 
+def test_options_of_the_file_of_a_sample(sheet):
+    read = sheet("sample\tpath\tcounts\tgenome\nA\ta.h5ad\traw\thg19\nB\tb.h5ad\t\thg38\n")
+    config = complete(ingest={"genome": "GRCh38", "obs_names": "barcode"})
+    whole = {"counts": "X", "genome": "GRCh38", "orientation": "auto", "obs_names": "barcode", "var_names": None}
+    assert sheets.file_options(read, "A", config) == whole | {"counts": "raw"}
+    assert sheets.file_options(read, "B", config) == whole  # a column genome is one of obs
+
+
 def test_doublet_options_of_a_sample(sheet):
     read = sheet("sample\tpath\texpected_doublet_rate\tdoublet_threshold\nA\ta.h5ad\t0.08\t\nB\tb.h5ad\t\t0.3\n")
     doublets = complete()["doublets"]

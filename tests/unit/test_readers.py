@@ -474,8 +474,24 @@ def test_names_of_genes_in_loom(tmp_path, truth):
     write_loom(tmp_path / "b.loom", truth, ["Accession"])
     assert list(read(tmp_path / "b.loom")[0].gene_symbols) == list(truth.ids)
     write_loom(tmp_path / "c.loom", truth, ["Chromosome"])
-    with pytest.raises(UserError, match=r"has none of Gene, .*, to name its cells or genes; it has Chromosome\. Give"):
+    with pytest.raises(UserError, match=r"has none of Gene, .*, to name its cells or genes; it has Chromosome\. Name"):
         read(tmp_path / "c.loom")
+
+
+def test_attributes_of_a_loom_that_the_config_names(tmp_path, truth):
+    with h5py.File(tmp_path / "a.loom", "w") as file:
+        file["matrix"] = truth.X.T.astype(np.float32)
+        file["col_attrs/CellID"], file["col_attrs/mine"] = [f"other{i}" for i in range(40)], truth.barcodes
+        file["row_attrs/gene_name"], file["row_attrs/mine"] = [f"other{i}" for i in range(30)], truth.symbols
+        file["row_attrs/Accession"] = truth.ids
+    named = {"obs_names": "mine", "var_names": "mine"}
+    with open_counts(tmp_path / "a.loom", **named) as reader:
+        check(truth, reader, sp.vstack(list(reader.chunks())).toarray())
+    with (
+        pytest.raises(UserError, match=r"has none of yours, .* it has Accession, gene_name, mine.*ingest: var_names"),
+        open_counts(tmp_path / "a.loom", var_names="yours"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

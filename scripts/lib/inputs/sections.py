@@ -98,6 +98,18 @@ class Ingest(Section):
         comment="tables of text: auto (lines are cells, else refused) | cells_by_genes | genes_by_cells",
         elsewhere="`.T` of `sc.read_csv`",
     )
+    obs_names: Text | None = key(
+        None,
+        kind="loom attribute",
+        means="the attribute of looms that names cells; null: CellID, or another name that programs write",
+        elsewhere="`obs_names` of `sc.read_loom`",
+    )
+    var_names: Text | None = key(
+        None,
+        kind="loom attribute",
+        means="the attribute of looms that names genes; null: Gene, or another name that programs write",
+        elsewhere="`var_names` of `sc.read_loom`",
+    )
 
 
 class Qc(Section):

@@ -124,14 +124,10 @@ def path_of(sheet: pd.DataFrame, sample: str) -> str:
     return sheet.loc[sample, "path"]
 
 
-def counts_slot(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
-    """The place of the counts in a sample's file: the sheet's column `counts`, or the config's `ingest: counts`."""
-    return sheet.loc[sample].get("counts") or config["ingest"]["counts"]
-
-
-def orientation(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> str:
-    """The orientation of a table of text, from the sheet's column `orientation` or the config."""
-    return sheet.loc[sample].get("orientation") or config["ingest"]["orientation"]
+def file_options(sheet: pd.DataFrame, sample: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How a sample's file is read: the config's `ingest` section, with the values that the sheet's columns replace."""
+    line, options = sheet.loc[sample], {name: value for name, value in config["ingest"].items() if name != "gene_key"}
+    return options | {name: line[name] for name in ("counts", "orientation") if line.get(name)}
 
 
 def cell_limits(sheet: pd.DataFrame, sample: str, cells: Mapping[str, Any]) -> dict[str, Any]:

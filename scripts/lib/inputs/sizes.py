@@ -61,11 +61,9 @@ def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Quest
     for sample in sheet.index:
         asked[sample] = Question(
             path=sheet.loc[sample, "path"],
-            counts=sheets.counts_slot(sheet, sample, config),
-            genome=config["ingest"]["genome"],
+            **sheets.file_options(sheet, sample, config),
             batch_key=config["batch_key"],
             min_genes=sheets.cell_limits(sheet, sample, config["cells"])["min_genes"] or 0,
-            orientation=sheets.orientation(sheet, sample, config),
             wanted=wanted,
             sheet=tuple(name for name in columns if name != "sample"),
             keep=tuple(settings.kept_columns(config)),

@@ -30,11 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from lib import start
-from lib.run import clock
+from lib.run import clock, diagnosis
 from lib.run.code import SCRIPTS, syntax_tree
 from lib.run.imports import hidden, import_lean
 
-GPU_LIBRARIES = ("cupy", "cupyx", "rmm", "cuvs", "pylibcugraph", "cuml")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # What is imported before the first job: with these come NumPy, pandas, h5py and SciPy's sparse matrices
 FIRST = ("snakemake.script", "snakemake.logging", "lib.run.stage", "lib.store.cohort")
@@ -133,7 +132,7 @@ def imported_names() -> list[str]:
 def import_if_there(name: str, kind: str) -> None:
     """Import a module, without RAPIDS for jobs of the kind cpu; if it fails, the job that needs it tells why."""
     module, _, attribute = name.rpartition(".")
-    with hidden(GPU_LIBRARIES if kind == "cpu" else ()), contextlib.suppress(Exception):
+    with hidden(tuple(diagnosis.PACKAGES) if kind == "cpu" else ()), contextlib.suppress(Exception):
         if not hasattr(sys.modules.get(module), attribute):
             import_lean(name)
 

@@ -28,7 +28,7 @@ from lib.run.errors import UserError
 
 # Format -> the keys of the config's `ingest` that its reader reads
 OPTIONS = {"10x folder": ("genome",), "h5": ("genome", "counts"), "text": ("orientation",)}
-OPTIONS |= dict.fromkeys(("h5ad", "zarr", "loom"), ("counts",))
+OPTIONS |= {"h5ad": ("counts",), "zarr": ("counts",), "loom": ("counts", "obs_names", "var_names")}
 FORMATS = (
     "a 10x folder (give the folder, not its matrix.mtx), a 10x .h5, .h5ad, .zarr, .loom, and .csv, .tsv or .txt, or "
     "these three with .gz"
@@ -64,7 +64,7 @@ def format_of(path: Path) -> str:
 
 
 def options_of(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among `given` (counts, genome, orientation) that the reader of the file's format reads."""
+    """The options among `given` (counts, genome, orientation ...) that the reader of the file's format reads."""
     return {name: given[name] for name in OPTIONS[format_of(path)]}
 
 
@@ -92,6 +92,8 @@ def open_counts(
     genome: str | None = None,
     scratch: str | Path | None = None,
     orientation: str = "auto",
+    obs_names: str | None = None,
+    var_names: str | None = None,
 ) -> Iterator[Reader]:
     """Open a file's raw counts, and close it at the end of the block. Nothing is ever written to `path`.
 
@@ -107,13 +109,15 @@ def open_counts(
         Folder for a scratch file, if one is needed.
     orientation
         Of a table of text: cells_by_genes | genes_by_cells | auto: the first, refused if the table looks otherwise.
+    obs_names, var_names
+        Attributes of a loom that name cells and genes.
 
     Raises
     ------
     UserError
         If the file does not exist, has an unknown format, is damaged, or lacks these counts or this genome.
     """
-    question = Question(str(path), counts, genome, orientation=orientation)
+    question = Question(str(path), counts, genome, orientation=orientation, obs_names=obs_names, var_names=var_names)
     with ExitStack() as stack:
         with _readable(path):
             reader = _reader(question, refuse, stack, data=True)

@@ -71,8 +71,8 @@ class Question:
 
     Attributes
     ----------
-    path, counts, genome, orientation
-        The file, and the counts to take from it.
+    path, counts, genome, orientation, obs_names, var_names
+        The file, and the counts to take from it: see `open_counts`.
     batch_key, min_genes
         The column of the batches, and the limit of non-zeros for a kept cell.
     wanted
@@ -91,6 +91,8 @@ class Question:
     batch_key: str = "sample"
     min_genes: float = 0
     orientation: str = "auto"
+    obs_names: str | None = None
+    var_names: str | None = None
     wanted: tuple[tuple[str, str, bool], ...] = ()
     sheet: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
@@ -311,7 +313,7 @@ def refuse(problem: str) -> NoReturn:
     raise UserError(problem) from None
 
 
-def kind_of(path: Path) -> str:
+def kind_of_file(path: Path) -> str:
     """What a path is that is no regular file."""
     mode = path.stat().st_mode if path.exists() else 0
     kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
@@ -332,7 +334,7 @@ def check_there(path: Path) -> None:
 def check_regular(path: Path) -> None:
     """Refuse what is no file, as a pipe would be read for ever, and an empty file."""
     if not path.is_file():
-        raise UserError(f"{path} is no file but {kind_of(path)}. Correct its path, or put the file there.")
+        raise UserError(f"{path} is no file but {kind_of_file(path)}. Correct its path, or put the file there.")
     if not path.stat().st_size:
         raise UserError(f"{path} is empty. It may be truncated or damaged: copy or download it again.")
 

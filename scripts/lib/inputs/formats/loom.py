@@ -31,14 +31,18 @@ class Loom(MatrixReader):
         self.where = choice(self.path, "counts", question.counts, list(self.places))
         # For each table its attributes with one value per cell or gene, and the attribute with the names
         self.tables, named = [], []
-        for group, names in (("col_attrs", CELLS), ("row_attrs", GENES)):
+        for group, names in (
+            ("col_attrs", (question.obs_names,) if question.obs_names else CELLS),
+            ("row_attrs", (question.var_names,) if question.var_names else GENES),
+        ):
             attributes = {
                 name: item for name in file.group(group) if (item := file.find(f"{group}/{name}")) is not None
             }
             single = {name: item for name, item in attributes.items() if not array_problem(item, 1)}
             index = next((name for name in names if name in single), None)
             if index is None:
-                there = f"it has {', '.join(single) or 'nothing'}. Give the attribute that does one of these names."
+                key = "obs_names" if group == "col_attrs" else "var_names"
+                there = f"it has {', '.join(single) or 'nothing'}. Name the attribute that does (`ingest: {key}`)."
                 raise UserError(
                     f"{self.path}: /{group} has none of {', '.join(names)}, to name its cells or genes; {there}"
                 )
@@ -63,7 +67,8 @@ class Loom(MatrixReader):
         from lib.inputs.formats import genes
 
         self.obs, var = (self._table(*table) for table in self.tables)
-        self.gene_symbols, self.gene_ids = genes.names_in(self.path, var)
+        named = var.drop(columns=[*genes.SYMBOL_COLUMNS], errors="ignore") if self.question.var_names else var
+        self.gene_symbols, self.gene_ids = genes.names_in(self.path, named)
         self.flags = genes.flags_in(var)
 
     def _table(self, group: str, attributes: dict[str, Any], single: dict[str, Any], index: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from lib.inputs.formats.arrays import FREE, MOST, File
-from lib.inputs.formats.base import DamagedError, kind_of
+from lib.inputs.formats.base import DamagedError, kind_of_file
 from lib.inputs.formats.links import NOT_READ
 from lib.run.errors import UserError
 
@@ -78,7 +78,7 @@ def _folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
         for file in files:
             if not file.is_file():
                 raise UserError(
-                    f"{path}: {file.relative_to(path)} is no file but {kind_of(file)}. Write the zarr anew."
+                    f"{path}: {file.relative_to(path)} is no file but {kind_of_file(file)}. Write the zarr anew."
                 )
         yield Path(top), files
 
