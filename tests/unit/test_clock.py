@@ -39,3 +39,8 @@ def test_other_threads_do_not_count():
 
 def test_a_process_started_before_now():
     assert 0 < time.time() - clock.process_start() < 24 * 3600
+
+
+def test_where_there_is_no_proc_time_counts_from_the_first_import(monkeypatch):
+    monkeypatch.setattr(clock, "born", lambda pid: None)
+    assert clock.process_start() == clock._LOADED

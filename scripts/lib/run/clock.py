@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 _spent = {"import": 0.0, "read": 0.0, "write": 0.0}
+_LOADED = time.time()
 _started: list[float] = []
 _running: list[str] = []  # the kinds that the main thread is in, the innermost last
 
@@ -73,8 +74,10 @@ def process_start() -> float:
     """When this process, or the one that it works for (`starts`), started, in seconds since the epoch."""
     if _started:
         return _started[0]
+    if (ticks := born(os.getpid())) is None:  # not on Linux
+        return _LOADED
     since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time() - since_boot + int(born(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    return time.time() - since_boot + int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def starts(when: float) -> None:

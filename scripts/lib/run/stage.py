@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import sys
 import time
 import traceback
@@ -91,8 +92,10 @@ def notice(message: str, *args: object) -> None:
 
 def peak_rss_mb() -> float:
     """The highest resident memory of this process so far, in MB, without what a fork shares with the warm process."""
-    peak = _kilobytes("/proc/self/status", "VmHWM")
-    return (peak - (_kilobytes("/proc/self/smaps_rollup", "Shared_") if start.HOW == start.FORKED else 0)) / 1024
+    if not sys.platform.startswith("linux"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes on macOS
+    shared = _kilobytes("/proc/self/smaps_rollup", "Shared_") if start.HOW == start.FORKED else 0
+    return (_kilobytes("/proc/self/status", "VmHWM") - shared) / 1024
 
 
 def _kilobytes(file: str, prefix: str) -> int:
