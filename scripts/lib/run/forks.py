@@ -1,7 +1,8 @@
 """A warm process: it has imported the libraries, and runs each job that it is given in a fork of itself.
 
-It takes jobs once it has imported what most need. Its heir, a fork that meanwhile imports the rest, then takes them
-instead: so no job waits for an import, which may take long where nothing is compiled yet.
+It takes jobs once it has imported what most need. Its heir, a fork that meanwhile imports some more, then takes them
+instead, and has an heir itself until all is imported: so no job waits for an import, which may take long where nothing
+is compiled yet.
 
 It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
 the process that asked for it (`lib.start`).
@@ -21,6 +22,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -37,6 +39,7 @@ from lib.run.imports import hidden, import_lean
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # What is imported before the first job: with these come NumPy, pandas, h5py and SciPy's sparse matrices
 FIRST = ("snakemake.script", "snakemake.logging", "lib.run.stage", "lib.store.cohort")
+STEP = 0.5  # seconds of imports after which an heir takes over
 IDLE = 60  # seconds without a job after which it ends
 WITHIN = 5.0  # seconds for a request to arrive
 PR_SET_PDEATHSIG = 1
@@ -73,7 +76,10 @@ def serve(folder: str, name: str) -> None:
             listener.bind(address)
         listener.listen(128)
         listener.setblocking(False)  # for a while two processes take jobs
-        server = Server(listener, served, heir(kind))
+        ready, modules = None, None
+        while ready is None and modules != []:
+            ready, modules = heir(modules, kind)
+        server = Server(listener, served, ready)
         server.serve()
     finally:
         if server is None or not server.replaced:
@@ -81,18 +87,25 @@ def serve(folder: str, name: str) -> None:
                 file.unlink(missing_ok=True)
 
 
-def heir(kind: str) -> int | None:
-    """Fork the heir, which imports the rest; it returns None once it has, and here a pipe that says when."""
+def heir(modules: list[str] | None, kind: str) -> tuple[int | None, list[str] | None]:
+    """Fork the heir, which imports some of the modules; None: it finds out which there are.
+
+    Returns
+    -------
+    In the heir, once it has imported them, None and the modules that are left; here, the pipe that says when.
+    """
     ready, done = os.pipe()
     pid = os.getpid()
     if os.fork():
         os.close(done)
-        return ready
+        return ready, modules
     try:
         os.close(ready)
         ends_with(pid)
-        for name in imported_names():
-            import_if_there(name, kind)
+        modules = imported_names() if modules is None else modules
+        end = time.monotonic() + STEP
+        while modules and time.monotonic() < end:
+            import_if_there(modules.pop(0), kind)
         gc.collect()
         gc.freeze()  # the collector of a fork then leaves the pages of these objects shared
         ends_with(None)
@@ -101,7 +114,7 @@ def heir(kind: str) -> int | None:
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    return None
+    return None, modules
 
 
 def ends_with(parent: int | None) -> None:
