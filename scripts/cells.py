@@ -121,7 +121,7 @@ def main(snakemake: Any) -> None:
     order = [("thresholds", name) for name, _ in failing(qc, limits, batches.to_numpy())]
     trusted = doublets.pop("trusted")
     if snakemake.params.remove_doublets:
-        reasons[doublets["predicted_doublet"] & trusted & (reasons == "")] = "doublet"
+        reasons = reasons.mask(doublets["predicted_doublet"] & trusted & (reasons == ""), "doublet")
         order.append(("doublets", "doublet"))
     kept = reasons == ""
     removed = reasons[~kept].value_counts().to_dict()

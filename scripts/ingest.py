@@ -24,7 +24,7 @@ from lib.run import stage
 from lib.run.clock import counted
 from lib.run.errors import UserError
 from lib.run.progress import progress
-from lib.run.resources import KB, MB, Job, Need
+from lib.run.resources import BLOCKS, KB, MB, Job, Need
 from lib.store.compressed import pool
 from lib.store.counts import CountsWriter
 from lib.store.files import replacing
@@ -237,8 +237,8 @@ def blaming(what: object) -> Iterator[None]:
 
 def needs(job: Job) -> Need:
     """Blocks of the file and of the store, tables of cells; files by genes: scratch of 12 bytes per non-zero."""
-    block = (400 if job.turned else 300) * MB * job.chunk
-    mem = job.process + block + 0.8 * KB * job.n_obs + 1.0 * KB * job.n_vars
+    blocks = (400 if job.turned else 300) + 75 * (min(BLOCKS, job.threads) - 1)
+    mem = job.process + blocks * MB * job.chunk + 0.8 * KB * job.n_obs + 1.0 * KB * job.n_vars
     return Need(mem, 5 + 0.5e-6 * job.nnz, disk=job.store + 12 * job.turned, reads=8 * job.nnz)
 
 

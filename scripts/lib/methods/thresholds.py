@@ -66,10 +66,10 @@ def is_outlier(values: pd.Series, groups: np.ndarray, n_mads: float, upper_only:
 
 def threshold_reasons(qc: pd.DataFrame, cells: Mapping[str, Any], groups: np.ndarray | None = None) -> pd.Series:
     """The first limit that each cell fails, "" if it passes all; see `failing`."""
-    reasons = pd.Series("", index=qc.index, name="reason")
+    reasons = np.full(len(qc), "", dtype=object)
     for name, mask in failing(qc, cells, groups):
-        reasons[mask & (reasons == "").to_numpy()] = name
-    return reasons
+        reasons[mask & (reasons == "")] = name
+    return pd.Series(reasons, qc.index, dtype=object, name="reason")
 
 
 def _metric(qc: pd.DataFrame, name: str) -> pd.Series | None:

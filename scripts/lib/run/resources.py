@@ -30,6 +30,7 @@ CUPY, CUML = 350 * MB, 750 * MB  # their host memory, with CUDA
 THREAD = 15 * MB  # each further thread of a pass
 DRAWER = 100 * MB  # each further process that draws figures
 HVG_SHARE = 2.5  # highly variable genes hold at most this many times their share of the non-zeros
+BLOCKS = 4  # most blocks of a user's file that threads check at a time
 KEPT = 90  # neighbours of a cell that are kept at least: those of t-SNE's usual perplexity
 N_GROUPS = 30  # assumed groups of a label, or of a clustering at resolution 1; the true number is not known beforehand
 

@@ -62,8 +62,8 @@ def united(parts: Sequence[pd.Series]) -> pd.Series:
     every = natural_order(chain.from_iterable(part.cat.categories for part in named))
     names, unique = merged([part.cat.categories for part in named if _has_order(part)], every)
     index = pd.Index(names, dtype=object)
-    # The code of a missing value, -1, takes the last element
-    places = [np.append(index.get_indexer(part.cat.categories), -1)[part.cat.codes] for part in named]
+    # The code of a missing value, -1, takes the last element. NumPy looks a Series' attributes up among its row names
+    places = [np.append(index.get_indexer(part.cat.categories), -1)[part.cat.codes.to_numpy()] for part in named]
     ordered = unique and all(part.cat.ordered for part in named if part.notna().any())
     joined = pd.Categorical.from_codes(np.concatenate(places), index, ordered=ordered).remove_unused_categories()
     rows = parts[0].index.append([part.index for part in parts[1:]])

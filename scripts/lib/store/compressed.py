@@ -137,12 +137,19 @@ class CompressedReader:
 
 
 _POOL: ThreadPoolExecutor | None = None
+_N = 0
 
 
 def set_threads(n: int) -> None:
     """Set the number of threads that compress and decompress; by default there are as many as cores."""
-    global _POOL
-    _POOL = ThreadPoolExecutor(n)
+    global _POOL, _N
+    _POOL, _N = ThreadPoolExecutor(n), n
+
+
+def n_threads() -> int:
+    """The number of threads of `pool`."""
+    pool()
+    return _N
 
 
 def pool() -> ThreadPoolExecutor:

@@ -7,10 +7,12 @@ through a scratch file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
@@ -18,8 +20,12 @@ from scipy.sparse import csc_matrix, csr_matrix
 from lib.inputs.formats.base import LARGEST, Blocks, MatrixReader, Reader, as_counts, positions
 from lib.run import device as devices
 from lib.run.errors import UserError
+from lib.run.resources import BLOCKS
 from lib.run.stage import log
+from lib.store.compressed import n_threads, pool
 from lib.store.csr import rows_of_nonzeros, select_genes
+
+T, R = TypeVar("T"), TypeVar("R")
 
 BLOCK = 4_000_000  # non-zeros read at a time
 DENSE_BLOCK = 1 << 26  # bytes of a dense matrix read at a time
@@ -35,11 +41,21 @@ class NotSortedError(Exception):
 
 def checked(reader: Reader) -> Iterator[csr_matrix]:
     """A reader's blocks as chunks: see `Reader.chunks`."""
-    counts = (_counts(reader, start, X) for start, X in reader.blocks())
+    counts = in_order(lambda block: _counts(reader, *block), reader.blocks())
     if reader.scattered:
         turned = by_rows(counts, reader.n_obs, reader.n_vars, reader.nnz, reader.scratch)
         counts = (_fitting(reader, start, X) for start, X in turned)
     yield from counts
+
+
+def in_order(function: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
+    """The function's value of each item; threads compute it of a few items while the next one is made."""
+    waiting: deque[Future] = deque()
+    for item in items:
+        waiting.append(pool().submit(function, item))
+        if len(waiting) >= min(BLOCKS, n_threads()):
+            yield waiting.popleft().result()
+    yield from (future.result() for future in waiting)
 
 
 def by_rows(blocks: Iterator[csr_matrix], n_obs: int, n_vars: int, nnz: int, scratch: Path | None) -> Blocks:
