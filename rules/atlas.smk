@@ -4,10 +4,33 @@ GROUPED = ["sample", BATCH_KEY, LABEL_KEY, *(config["harmony"]["keys"] or [])]
 GROUPED += [DENSITY_KEY, *GROUPINGS, *CLUSTERINGS]
 
 
-rule atlas:
+rule matrices:
     input:
         counts=of_samples("counts.h5ad"),
         cells=of_samples("cells.parquet"),
+        genes=f"{COHORT}/genes.parquet",
+        obs=f"{COHORT}/obs.parquet",
+    output:
+        matrices=temp(f"{COHORT}/matrices.h5"),
+    log:
+        "logs/cohort/matrices.log",
+    conda:
+        GPU_ENV
+    threads: few_cores("matrices")
+    resources:
+        **needs("matrices"),
+        gpu=GPU,
+    params:
+        samples=SAMPLES,
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+    script:
+        "../scripts/matrices.py"
+
+
+rule atlas:
+    input:
+        matrices=rules.matrices.output.matrices,
         genes=f"{COHORT}/genes.parquet",
         obs=f"{COHORT}/obs.parquet",
         artifacts=ARTIFACTS,
@@ -16,15 +39,10 @@ rule atlas:
     log:
         "logs/atlas.log",
     conda:
-        GPU_ENV
-    threads: few_cores("atlas", 8)
+        "../envs/cpu.yaml"
     resources:
         **needs("atlas"),
-        gpu=GPU,
     params:
-        samples=SAMPLES,
-        gene_key=config["ingest"]["gene_key"],
-        target_sum=config["normalize"]["target_sum"],
         config=config_but("device", "gpu", "limits", "shards", "warm"),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),

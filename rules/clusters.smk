@@ -15,6 +15,8 @@ rule leiden:
     resources:
         **needs("leiden"),
         gpu=GPU,
+        # its many short kernels would each wait for a long one of the embeddings
+        turns=GPU * TURNS // max(1, len(config["leiden"]["resolutions"])),
     params:
         seed=config["seed"],
         n_iterations=config["leiden"]["n_iterations"],
@@ -35,6 +37,7 @@ rule louvain:
     resources:
         **needs("louvain"),
         gpu=GPU,
+        turns=GPU,
     params:
         seed=config["seed"],
     script:

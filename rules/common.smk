@@ -30,9 +30,11 @@ config.update(complete)  # in the order of the model instead of the file
 DEVICE = diagnosis.choose(config["device"])
 GPU = int(DEVICE == "gpu")  # the request of a rule that computes on it
 GPU_ENV = f"../envs/{DEVICE}.yaml"
+TURNS = 60  # for jobs with long kernels on this machine's cards; Leiden takes all
 if GPU and not diagnosis.unusable() and "vram_mb" not in workflow.global_resources:
     # Parallel jobs share this machine's cards within their memory
     workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
+    workflow.register_resource("turns", TURNS)
 
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]

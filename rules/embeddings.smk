@@ -42,6 +42,7 @@ rule umap:
     resources:
         **needs("umap"),
         gpu=GPU,
+        turns=GPU,
     params:
         seed=config["seed"],
         umap=config["umap"],
@@ -65,6 +66,7 @@ rule tsne:
     resources:
         **needs("tsne"),
         gpu=GPU,
+        turns=GPU,
     params:
         seed=config["seed"],
         tsne=config["tsne"],

@@ -1,10 +1,9 @@
-"""Write the atlas: all results of the cohort in one AnnData file, in scanpy's slots, streamed.
+"""Write the atlas: all results of the cohort in one AnnData file, in scanpy's slots.
 
-X holds log(1 + counts * target_sum / total) of the kept genes, `layers['counts']` the counts. Both have the same
-non-zeros: they share one `indices` and one `indptr` by HDF5 hard links. All other slots have scanpy's names and
-structure (pp.pca, pp.neighbors, tl.umap, tl.leiden, tl.embedding_density, tl.rank_genes_groups ...), so that scanpy's
-functions work on them; `uns['somersault']` has the config and the versions. The other slots are not compressed: most of
-them are floats, which deflate shrinks by a tenth only.
+The atlas takes over the file with X and `layers['counts']` that `matrices` wrote beside the stages before, and adds the
+other slots. These have scanpy's names and structure (pp.pca, pp.neighbors, tl.umap, tl.leiden, tl.embedding_density,
+tl.rank_genes_groups ...), so that scanpy's functions work on them; `uns['somersault']` has the config and the versions.
+They are not compressed: most of them are floats, which deflate shrinks by a tenth only.
 
 HDF5 from 1.8 and AnnData from 0.10 on read the file: no value is None, as older versions don't know its encoding.
 Columns that group cells are categories of strings, in the figures' colours. "/", a path to HDF5, becomes "_" in column
@@ -14,6 +13,7 @@ names.
 from lib.start import run
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -27,89 +27,27 @@ import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 from lib.methods.markers import FLOATS
-from lib.methods.scaling import log_normalize, target_of
-from lib.run import device as devices
 from lib.run import stage
 from lib.run.clock import spending
 from lib.run.errors import UserError
-from lib.run.progress import progress, timed
 from lib.run.resources import MB, N_GROUPS, Job, Need
+from lib.store import identity
 from lib.store.categories import as_categories, category_colours, natural_order
-from lib.store.cohort import Cohort, with_results
-from lib.store.compressed import CompressedArray
-from lib.store.csr import row_sums
+from lib.store.cohort import kept_genes, with_results
 from lib.store.files import LIBVER, read_table, replacing
 from lib.store.h5ad import plain_strings
 from lib.store.slots import Part, of_all_genes, parts_of
-from lib.store.stream import Stream
 
 RANKING = "uns/rank_genes_groups"
 PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # the atlas names their versions
 
 
-def write_matrices(
-    file: h5py.File, counts: Stream, totals: np.ndarray, target_sum: float, dtype: Any = np.uint32
-) -> int:
-    """Write X (float32) and `layers/counts` (int32) as CSR, streamed; return the number of non-zeros.
-
-    Parameters
-    ----------
-    file
-        A file open for writing.
-    counts
-        cells x genes.
-    totals, target_sum
-        See `log_normalize`.
-    dtype
-        An unsigned dtype that holds every count; a GPU's counts are copied in it.
-
-    Raises
-    ------
-    UserError
-        If a cell's counts do not sum to its total.
-    """
-    device = counts.device
-    columns = np.uint16 if counts.n_vars <= 1 << 16 else np.int32
-    X, layer = file.create_group("X"), file.create_group("layers/counts")
-    values, numbers = CompressedArray(X, "data", np.float32), CompressedArray(layer, "data", np.int32)
-    indices = CompressedArray(X, "indices", np.int32)
-    lengths = [np.zeros(1, np.int64)]
-    for chunk in progress(counts.chunks(), counts.n_obs, "X and counts"):
-        sums = device.to_host(row_sums(chunk.X, device))
-        if len(other := np.flatnonzero(sums != totals[chunk.rows])):
-            row = chunk.start + other[0]
-            raise UserError(
-                f"cell {row + 1} of the cohort has {sums[other[0]]} counts in the kept genes, but {totals[row]} by "
-                f"kept_counts of obs.parquet, which is of other cells or genes. {again('features')}"
-            )
-        normalized = log_normalize(chunk.X, totals[chunk.rows], target_sum, device)
-        values.append(device.to_host(normalized.data))
-        numbers.append(compact(chunk.X.data, dtype, device))
-        indices.append(compact(chunk.X.indices, columns, device))
-        lengths.append(np.diff(device.to_host(chunk.X.indptr)))
-    for array in (values, numbers, indices):
-        array.close()
-    indptr = np.concatenate(lengths).cumsum()
-    # SciPy wants the same dtype as for indices, if the numbers allow it
-    indptr = indptr.astype(np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64)
-    X["indptr"] = indptr
-    for name in ("indices", "indptr"):
-        layer[name] = X[name]
-    for group in (X, layer):
-        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
-        group.attrs["shape"] = np.array([counts.n_obs, counts.n_vars])
-    file["layers"].attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-    return int(indptr[-1])
-
-
-def compact(array: Any, dtype: Any, device: devices.Device) -> np.ndarray:
-    """An array on the host; an array of a GPU is copied as `dtype`."""
-    return device.to_host(array.astype(dtype) if device.is_gpu else array)
-
-
-def again(rule: str) -> str:
-    """The advice in an error about an artifact that does not fit the others."""
-    return f"Make it anew: `snakemake --forcerun {rule}`."
+def take_over(matrices: str, atlas: Path) -> None:
+    """Rename the temporary file of the matrices, nearly as large as the atlas, instead of copying it."""
+    try:
+        os.replace(matrices, atlas)
+    except FileNotFoundError:
+        raise UserError(f"an attempt that was stopped has used up {matrices}: run snakemake again") from None
 
 
 def with_categories(table: pd.DataFrame, groupings: Iterable[str]) -> pd.DataFrame:
@@ -258,26 +196,21 @@ def read_slots(paths: Iterable[str | Path]) -> Slots:
 
 
 def needs(job: Job) -> Need:
-    """Chunks that wait to be deflated; tables, components and graph of the cells; all marker tables."""
+    """Tables, components and graph of the cells; all marker tables."""
     markers = 60 * job.n_rankings * N_GROUPS * job.n_vars
     cells = job.n_kept * (8 * job.n_comps + 8 * job.k + 500) + 16 * job.edges
-    memory = job.pass_memory(500 * MB, 40 * MB + job.places + markers + cells, gpu_chunk=700 * MB)
-    disk = 6 * job.nnz + job.n_kept * (8 * job.n_comps + 500) + 16 * job.edges + markers
-    return Need(**memory, seconds=15 + 0.2e-6 * job.nnz, disk=disk, vram=job.claim(1100 * MB))
+    disk = job.n_kept * (8 * job.n_comps + 500) + 16 * job.edges + markers
+    return Need(job.process + 40 * MB + markers + cells, 10 + 2e-6 * job.n_kept, disk)
 
 
 def main(snakemake: Any) -> None:
-    """Read all artifacts of the cohort, write `atlas.h5ad`."""
+    """Read all artifacts of the cohort, turn the file of its matrices into `atlas.h5ad`."""
     files, params = snakemake.input, snakemake.params
-    cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), obs=files.obs)
     slots = read_slots(files.artifacts)
-    obs = read_table(files.obs)
-    totals = obs["kept_counts"].to_numpy()
-    target_sum = target_of(totals, params.target_sum)
-    obs = with_categories(with_results(obs, *slots.obs), params.groupings)
+    obs = with_categories(with_results(read_table(files.obs), *slots.obs), params.groupings)
     names = slot_names(obs)
     obs = obs.rename(columns=names)
-    var = cohort.genes.drop(columns="kept")
+    var = kept_genes(files.genes).drop(columns="kept")
     for table in slots.var:
         var = var.join(table[table.columns.difference(var.columns, sort=False)])
     var = var.rename(columns=slot_names(var))
@@ -288,17 +221,17 @@ def main(snakemake: Any) -> None:
         "config": json.dumps(params.config, default=str),
         "versions": {name: version(name) for name in PACKAGES},
     }
-    with replacing(snakemake.output.atlas) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
-        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        nnz = write_matrices(file, cohort, totals, target_sum, np.result_type(*(s.dtype for s in cohort.stores)))
-        elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns), "obsm": slots.obsm}
-        elements |= {"varm": {name: of_all_genes(values, selected) for name, values in slots.varm.items()}}
-        elements |= {"obsp": slots.obsp, "varp": {}}
-        with timed("the other slots"), spending("write"):
+    elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns), "obsm": slots.obsm}
+    elements |= {"varm": {name: of_all_genes(values, selected) for name, values in slots.varm.items()}}
+    elements |= {"obsp": slots.obsp, "varp": {}}
+    with replacing(snakemake.output.atlas) as partial:
+        take_over(files.matrices, partial)
+        with h5py.File(partial, "r+", libver=LIBVER) as file, spending("write"):
+            file.attrs.pop(identity.KEY, None)
             for name, element in elements.items():
                 write_elem(file, name, element)
     size = Path(snakemake.output.atlas).stat().st_size / 1e6
-    stage.log.info("%d cells x %d genes, %d non-zeros, %.0f MB", cohort.n_obs, cohort.n_vars, nnz, size)
+    stage.log.info("%d cells x %d genes, %.0f MB", len(obs), len(var), size)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ FEW, MOST = 0.01, 0.99  # shares of all pairs between which scikit-learn shuffle
 HELD = {"cpu": 48_000_000, "gpu": 80_000_000}
 TOGETHER = {"cpu": 16_000_000, "gpu": 80_000_000}  # non-zeros of several batches that are read in one pass
 HELD_CELLS = {"cpu": 4_000, "gpu": 8_000}  # cells of its chunks
+# Cells and simulated doublets of a batch of which all pairs are compared: with more it takes minutes
+ALL_PAIRS = {"cpu": 30_000, "gpu": knn.EXACT_MAX["gpu"]}
 DENSE = {"cpu": 8_000_000, "gpu": 40_000_000}  # elements of the dense chunks for the covariance
 
 
@@ -152,7 +154,7 @@ def scrublet(
     cells = embed(projected, totals, offset, xp)
     simulated = embed(projected[parents].sum(1), totals[parents].sum(1), offset, xp)
     k = round(0.5 * np.sqrt(len(totals))) if n_neighbors is None else n_neighbors
-    scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, counts.device, n_jobs)
+    scores = neighbor_scores(cells, simulated, k, expected_doublet_rate, counts.device, seed, n_jobs)
     per_cell = np.full(counts.n_obs, np.nan)
     per_cell[scored] = scores[: len(totals)]
     of_simulated = scores[len(totals) :]
@@ -325,18 +327,26 @@ def embed(projected: Any, totals: Any, offset: Any, xp: Any) -> Any:
 
 
 def neighbor_scores(
-    cells: Any, simulated: Any, n_neighbors: int, expected_doublet_rate: float, device: devices.Device, n_jobs: int
+    cells: Any,
+    simulated: Any,
+    n_neighbors: int,
+    expected_doublet_rate: float,
+    device: devices.Device,
+    seed: int = 0,
+    n_jobs: int = 1,
 ) -> np.ndarray:
     """Scores of the cells, then of the simulated doublets, from the share of simulated doublets among the neighbours.
 
-    As in scanpy, k = round(n_neighbors * (1 + r)), and the k - 1 nearest others are used.
+    As in scanpy, k = round(n_neighbors * (1 + r)), and the k - 1 nearest others are used: of more than `ALL_PAIRS`
+    points those that an inverted file finds.
     """
     rho, r = expected_doublet_rate, len(simulated) / len(cells)
     k = max(2, round(n_neighbors * (1 + r)))
     points = device.xp.concatenate([cells, simulated])
     n_simulated = device.xp.zeros(len(points))
     pace = Pace("neighbours", len(points), "cells and simulated doublets")
-    for rows, indices, _ in knn.exact_blocks(points, k - 1, n_jobs=n_jobs, device=device):
+    exact = len(points) <= ALL_PAIRS[device.name]
+    for rows, indices, _ in knn.blocks(points, k - 1, exact, seed, n_jobs, device):
         n_simulated[rows] = (indices >= len(cells)).sum(1)
         pace.step(len(indices))
     pace.end()
@@ -492,7 +502,9 @@ def needs(job: Job) -> Need:
     memory = job.pass_memory(350 * MB, 20 * MB + tables + 12 * held * (not job.gpu), gpu_chunk=470 * MB)
     covariance = 8 * min(job.n_vars, 5_000) ** 2  # rarely more highly variable genes
     vram = 400 * MB + 4 * covariance + 16 * held + 500 * MB * job.chunk + 2 * KB * points
-    return Need(**memory, seconds=5 + 1e-6 * job.nnz, disk=40 * points, vram=vram)
+    compared = points if points <= ALL_PAIRS["cpu"] else 2 * knn.LISTS * points**0.5
+    seconds = 5 + 1e-6 * job.nnz + 4e-9 * compared * points * job.n_obs / max(1, job.largest_batch)
+    return Need(**memory, seconds=seconds, disk=40 * points, vram=vram)
 
 
 def main(snakemake: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import anndata as ad
 import atlas
 import markers_ttest
+import matrices
 import numpy as np
 import pandas as pd
 import scanpy as sc
@@ -177,15 +178,12 @@ def markers_output(folder: Path) -> SimpleNamespace:
 
 
 def run_atlas(path: Path, inputs: dict[str, Any], params: dict[str, Any]) -> None:
-    """Run the stage."""
-    atlas.main(
-        SimpleNamespace(
-            input=SimpleNamespace(**inputs),
-            output=SimpleNamespace(atlas=path),
-            params=SimpleNamespace(**params),
-            resources={},
-        )
-    )
+    """Run the stages `matrices` and `atlas`."""
+    inputs, output = inputs | {"matrices": path.with_name("matrices.h5")}, SimpleNamespace(atlas=path)
+    output.matrices = inputs["matrices"]
+    given = {"input": SimpleNamespace(**inputs), "params": SimpleNamespace(**params), "resources": {}}
+    for stage in (matrices, atlas):
+        stage.main(SimpleNamespace(output=output, **given))
 
 
 def numbered(obs: pd.DataFrame) -> pd.DataFrame:

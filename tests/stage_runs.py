@@ -203,9 +203,11 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
             add("figures_markers", given, drawn, params, **wild, method=method)
 
     grouped = ["sample", batch_key, label_key, *(config["harmony"]["keys"] or []), density_key, *groupings]
-    params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum, "config": {}}
-    params["groupings"] = list(dict.fromkeys(filter(None, [*grouped, *clusterings])))
-    add("atlas", whole | obs | {"artifacts": artifacts}, {"atlas": "atlas.h5ad"}, params)
+    params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
+    add("matrices", whole | obs, {"matrices": "matrices.h5"}, params)
+    params = {"config": {}, "groupings": list(dict.fromkeys(filter(None, [*grouped, *clusterings])))}
+    given = {"matrices": "matrices.h5", "genes": whole["genes"]} | obs
+    add("atlas", given | {"artifacts": artifacts}, {"atlas": "atlas.h5ad"}, params)
     params = {"samples": samples, "seed": seed, "batch_key": batch_key, "families": list(families)}
     params["cells"] = sheets.used_limits(config["cells"])
     outputs = {name: f"qc_{name}.png" for name in ("violins", "scatter", "attrition")}

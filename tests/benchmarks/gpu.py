@@ -39,7 +39,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import yaml
-from run import HOME, PATIENTS, RESULTS, RULES, UP_TO_PCA, cpu, workflow_result, write_config
+from run import HOME, PATIENTS, RESULTS, RULES, SAME, UP_TO_PCA, cpu, workflow_result, write_config
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -156,7 +156,7 @@ def read_records(folder: Path) -> pd.DataFrame:
 
 def stage_costs(records: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Per stage the number of jobs, the sum of their seconds, and the largest memory of a job."""
-    stage = records["rule"].mask(records["rule"].str.startswith("figures"), "figures")
+    stage = records["rule"].mask(records["rule"].str.startswith("figures"), "figures").replace(SAME)
     groups = records.groupby(stage)
     costs = groups[["seconds", *KINDS]].sum(min_count=1)
     costs = costs.join(groups[["peak_gpu_mb", "peak_rss_mb"]].max()).join(groups.size().rename("jobs"))

@@ -43,6 +43,7 @@ RULES = ["ingest", "qc", "doublets", "cells", "genes", "normalize", "hvg", "feat
 UP_TO_PCA = len(RULES)
 RULES += ["harmony", "neighbors", "umap", "tsne", "density", "leiden", "louvain", "kmeans"]
 RULES += ["markers_logreg", "markers_ttest", "atlas", "figures"]
+SAME = {"matrices": "atlas"}  # rules that together do what is one stage of the peer
 PACKAGES = ["scanpy", "anndata", "numpy", "scipy", "scikit-learn", "harmonypy", "igraph", "umap-learn", "snakemake"]
 THREAD_LIMITS = ["OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"]
 
@@ -90,7 +91,7 @@ def rule_costs(folder: Path) -> dict[str, Cost]:
     costs: dict[str, Cost] = defaultdict(lambda: {"seconds": 0.0, "mb": 0.0})
     for path in sorted((folder / "logs").rglob("*.run.json")):
         record = json.loads(path.read_text())
-        cost = costs["figures" if record["rule"].startswith("figures") else record["rule"]]
+        cost = costs["figures" if record["rule"].startswith("figures") else SAME.get(record["rule"], record["rule"])]
         cost["seconds"] += record["seconds"]
         shared = WARM_MB if record["process"] == FORKED else 0
         cost["mb"] = max(cost["mb"], record["peak_rss_mb"] + shared)

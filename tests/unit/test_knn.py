@@ -51,6 +51,26 @@ def test_itself_is_first_or_left_out_even_among_duplicates():
     assert not (with_self[:, 1:] == np.arange(200)[:, None]).any()
 
 
+def test_inverted_file_finds_nearly_all_neighbours():
+    """Of 150 neighbours in 144 lists at least 98 % (here all), with their exact distances."""
+    X, k = blobs(20_000), 150
+    exact, _ = knn.nearest_neighbors(X, k)
+    found, distances = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+    for rows, *part in knn.listed_blocks(X, k):
+        found[rows], distances[rows] = part
+    sample = np.arange(0, len(X), 97)
+    assert np.mean([np.isin(exact[i], found[i]).mean() for i in sample]) > 0.98
+    assert not (found == np.arange(len(X))[:, None]).any()
+    np.testing.assert_allclose(distances[sample], np.linalg.norm(X[found[sample]] - X[sample, None], axis=2), atol=1e-3)
+
+
+def test_inverted_file_of_few_or_equal_points_is_whole():
+    X = np.repeat(blobs(30), 4, axis=0)
+    rows, found, _ = (np.concatenate(part) for part in zip(*knn.listed_blocks(X, 100), strict=True))
+    assert sorted(rows) == list(range(120))
+    assert all(len(set(indices)) == 100 for indices in found)
+
+
 @pytest.mark.parametrize(("k", "metric", "message"), [(20, "euclidean", "20 points"), (5, "hamming", "not one of")])
 def test_what_cannot_be_found_is_refused(k, metric, message):
     with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ EXACT_MAX = {"cpu": 50_000, "gpu": 1_200_000}
 SAMPLE = 1000  # points at which the recall of an approximate search is measured
 BLOCK = 8192  # points whose neighbours are found at a time
 MIN_WIDTH = 30  # neighbours that NN-descent refines: of fewer, too many are missed
+LISTS, ROUNDS = 64, 2  # of an inverted file: lists that are searched for a point, rounds of k-means
+CANDIDATES = 4  # times k: the fewest points that are searched
 METRICS = ("euclidean", "cosine", "manhattan", "correlation")
 
 
@@ -84,16 +87,28 @@ def nearest_neighbors(
     return indices, distances
 
 
-def exact_blocks(
-    X: Any, k: int, metric: str = "euclidean", n_jobs: int = 1, device: devices.Device | None = None
-) -> Iterator[tuple[slice, Any, Any]]:
+def blocks(
+    X: Any, k: int, exact: bool, seed: int, n_jobs: int, device: devices.Device
+) -> Iterator[tuple[Any, Any, Any]]:
     """The k nearest other points of a block of points at a time, for callers that need no table of all points.
+
+    Distances are Euclidean; approximate ones (`exact` false) come from an inverted file. Parameters and errors: see
+    `nearest_neighbors`.
 
     Yields
     ------
     The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k, on the
-    device. Parameters and errors: see `nearest_neighbors`.
+    device.
     """
+    if device.is_gpu:
+        return _gpu_blocks(*_prepared(X, k, "euclidean", device.xp), k, exact)
+    return exact_blocks(X, k, n_jobs=n_jobs) if exact else listed_blocks(X, k, seed, n_jobs)
+
+
+def exact_blocks(
+    X: Any, k: int, metric: str = "euclidean", n_jobs: int = 1, device: devices.Device | None = None
+) -> Iterator[tuple[slice, Any, Any]]:
+    """The k nearest other points of a block of points at a time, by comparing all pairs: see `blocks`."""
     if device is not None and device.is_gpu:
         yield from _gpu_blocks(*_prepared(X, k, metric, device.xp), k, exact=True)
         return
@@ -107,6 +122,39 @@ def exact_blocks(
             rows = slice(start, min(start + BLOCK, len(points)))
             distances, indices = search.kneighbors(points[rows])
             yield rows, *_without_self(indices, distances, np.arange(rows.start, rows.stop), angular)
+
+
+def listed_blocks(X: np.ndarray, k: int, seed: int = 0, n_jobs: int = 1) -> Iterator[tuple[np.ndarray, Any, Any]]:
+    """As `exact_blocks`, among the points of near lists of an inverted file only; for many neighbours of many points.
+
+    K-means shares out the points onto sqrt(points) lists. Each point is compared with the points of the `LISTS` lists
+    whose centres are next to its own list's, of more if these hold few points. NN-descent, which `nearest_neighbors`
+    uses, takes longer than all pairs where some hundred neighbours are wanted.
+    """
+    from scipy.spatial.distance import cdist
+    from sklearn.metrics import pairwise_distances_argmin
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    points, _, _ = _prepared(X, k, "euclidean")
+    with threadpool_limits(n_jobs):
+        n_lists = isqrt(len(points))
+        centres = points[np.random.default_rng(seed).choice(len(points), n_lists, replace=False)]
+        for _ in range(ROUNDS):
+            lists = pairwise_distances_argmin(points, centres)
+            sizes = np.bincount(lists, minlength=n_lists)[:, None]
+            sums = np.stack([np.bincount(lists, column, n_lists) for column in points.T], axis=1)
+            centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
+        lists = pairwise_distances_argmin(points, centres)
+        members = np.split(np.argsort(lists, kind="stable"), np.cumsum(np.bincount(lists, minlength=n_lists))[:-1])
+        for rows, near in zip(members, np.argsort(cdist(centres, centres), axis=1), strict=True):
+            if not len(rows):
+                continue
+            enough = np.searchsorted(np.cumsum([len(members[i]) for i in near]), min(CANDIDATES * k, len(points) - 1))
+            others = np.concatenate([members[i] for i in near[: max(LISTS, enough + 1)]])
+            search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(points[others])
+            distances, indices = search.kneighbors(points[rows])
+            yield rows, *_without_self(others[indices], distances, rows, False)
 
 
 def _gathered(blocks: Iterator[tuple[slice, Any, Any]], n: int, k: int, xp: Any) -> tuple[Any, Any]:
