@@ -55,7 +55,7 @@ rule kmeans:
         "logs/cohort/kmeans/{n_clusters}.log",
     conda:
         GPU_ENV
-    threads: few_cores("kmeans")
+    threads: few_cores("kmeans", 1)
     resources:
         **needs("kmeans"),
         gpu=GPU,

@@ -14,7 +14,7 @@ rule neighbors:
         "cohort"
     conda:
         GPU_ENV
-    threads: few_cores("neighbors")
+    threads: few_cores("neighbors", 1)
     resources:
         **needs("neighbors"),
         gpu=GPU,
@@ -62,7 +62,7 @@ rule tsne:
         "logs/cohort/tsne.log",
     conda:
         GPU_ENV
-    threads: few_cores("tsne")
+    threads: few_cores("tsne", 1)
     resources:
         **needs("tsne"),
         gpu=GPU,

@@ -13,6 +13,7 @@ rule markers_logreg:
         ranking=f"{COHORT}/markers/{{grouping}}/logreg.parquet",
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
+    priority: 1  # before figures: the atlas waits for it
     conda:
         GPU_ENV
     threads: few_cores("markers_logreg")
@@ -41,6 +42,7 @@ rule markers_ttest:
         ranking=f"{COHORT}/markers/{{grouping}}/t-test.parquet",
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
+    priority: 1  # before figures: the atlas waits for it
     conda:
         GPU_ENV
     threads: few_cores("markers_ttest")

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from lib.inputs.formats import blocks, open_counts
+from lib.inputs.formats.arrays import File
 from lib.inputs.formats.base import as_counts
 from lib.inputs.formats.blocks import NotSortedError, first_bad
 from lib.run.errors import UserError
@@ -961,3 +962,26 @@ def test_pbmc3k_in_two_formats(real_data, tmp_path):
 def read_real(path, **kwargs):
     with open_counts(path, **kwargs) as reader:
         return reader, sp.vstack(list(reader.chunks()))
+
+
+@pytest.mark.parametrize("name", ["whole", "chunks", "swapped", "flags", "lzf", "empty", "compact"])
+def test_vectors_without_filters_are_read_as_h5py_reads_them(tmp_path, name):
+    """Threads read their bytes from the file; whatever has filters or lies elsewhere is left to HDF5."""
+    values = np.random.default_rng(0).integers(0, 99, 2_500_017).astype(np.int32)
+    with h5py.File(tmp_path / "vectors.h5", "w") as file:
+        file["whole"], file["empty"] = values, values[:0]
+        file.create_dataset("chunks", data=values, chunks=(1000,))
+        file.create_dataset("swapped", data=values.astype(">f8"))
+        file.create_dataset("flags", data=values > 50, chunks=(777,))
+        file.create_dataset("lzf", data=values, compression="lzf")
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_layout(h5py.h5d.COMPACT)
+        space = h5py.h5s.create_simple((5,))
+        h5py.h5d.create(file.id, b"compact", h5py.h5t.NATIVE_INT32, space, layout)
+        file["compact"][...] = values[:5]
+    with h5py.File(tmp_path / "vectors.h5") as file:
+        elements, array = File(tmp_path / "vectors.h5", file, 1 << 30), file[name]
+        for start, stop in ((0, None), (0, 0), (5, 17), (999, 2001), (1_048_570, 2_100_001), (2_500_000, None)):
+            found = elements.read(name, array, slice(start, stop))
+            assert found.dtype == array.dtype
+            np.testing.assert_array_equal(found, array[start:stop])
