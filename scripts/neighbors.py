@@ -7,11 +7,10 @@ change of t-SNE leaves the graph and all that is made of it. With a larger perpl
 
 from lib.start import run
 
-from math import log2
 from typing import Any
 
 from lib.methods.fuzzy import fuzzy_graph
-from lib.methods.knn import EXACT_MAX, MIN_WIDTH, nearest_neighbors
+from lib.methods.knn import EXACT_MAX, LISTS, nearest_neighbors
 from lib.methods.representation import representation
 from lib.run import device as devices
 from lib.run import stage
@@ -21,13 +20,13 @@ from lib.store.files import write_arrays
 
 
 def needs(job: Job) -> Need:
-    """The neighbours of every cell, from all pairs in blocks or NN-descent's heaps and trees; and the graph."""
+    """The neighbours of every cell, from all pairs in blocks or of an inverted file; and the graph."""
     found = 8 * job.k * job.n_kept
-    search = 2 * found if job.n_kept <= EXACT_MAX["cpu"] else 90 * MB + 70 * max(job.k, MIN_WIDTH) * job.n_kept
     graph = 24 * job.edges
+    compared = job.n_kept if job.n_kept <= EXACT_MAX["cpu"] else LISTS * job.n_kept**0.5  # with each cell
     return Need(
-        mem=job.process + 50 * MB + search + graph,
-        seconds=10 + 5e-7 * job.k * job.n_kept * log2(job.n_kept + 2),
+        mem=job.process + 50 * MB + 2 * found + graph,
+        seconds=10 + 8e-9 * job.n_kept * compared,
         disk=found + 10 * job.edges,
         vram=1200 * MB + 4 * found + 12 * job.n_pcs * job.n_kept,
         gpu_mem=job.process + CUPY + 2 * found + graph,

@@ -1,9 +1,9 @@
-"""Collect the memory peaks of a finished run's jobs, for the test of the resource models (`lib.run.resources`).
+"""Collect the memory peaks and seconds of a finished run's jobs, for the test of the resource models.
 
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
-writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads and peak
-memory: the kernel's maximum for the job's process. The run must have `warm: false`, as the models count the libraries,
+writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads, seconds and
+peak memory: the kernel's maximum for the job's process. Run one job at a time on two quiet cores, for the seconds. The run must have `warm: false`, as the models count the libraries,
 which a fork shares. The samples' files must still exist; `run.py --folder` keeps them.
 """
 
@@ -29,6 +29,7 @@ from lib.inputs import sheet as sheets  # noqa: E402
 from lib.inputs.sizes import questions, sizes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
+RECORDED = ("rule", "wildcards", "threads", "peak_gpu_mb", "peak_rss_mb", "seconds")
 OF_THE_MACHINE = ("samples", "device", "gpu", "limits", "warm")  # keys without effect on the peaks
 
 
@@ -39,7 +40,7 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
         record = json.loads(path.read_text())
         if record["process"] == FORKED:
             sys.exit(f"{path}: a fork of a warm process. Run with `--config warm=false`.")
-        found.append({name: record[name] for name in ("rule", "wildcards", "threads", "peak_gpu_mb", "peak_rss_mb")})
+        found.append({name: record[name] for name in RECORDED})
     return found
 
 

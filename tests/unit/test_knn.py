@@ -51,19 +51,6 @@ def test_itself_is_first_or_left_out_even_among_duplicates():
     assert not (with_self[:, 1:] == np.arange(200)[:, None]).any()
 
 
-def test_inverted_file_finds_nearly_all_neighbours():
-    """Of 150 neighbours in 144 lists at least 98 % (here all), with their exact distances."""
-    X, k = blobs(20_000), 150
-    exact, _ = knn.nearest_neighbors(X, k)
-    found, distances = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
-    for rows, *part in knn.listed_blocks(X, k):
-        found[rows], distances[rows] = part
-    sample = np.arange(0, len(X), 97)
-    assert np.mean([np.isin(exact[i], found[i]).mean() for i in sample]) > 0.98
-    assert not (found == np.arange(len(X))[:, None]).any()
-    np.testing.assert_allclose(distances[sample], np.linalg.norm(X[found[sample]] - X[sample, None], axis=2), atol=1e-3)
-
-
 def test_inverted_file_of_few_or_equal_points_is_whole():
     X = np.repeat(blobs(30), 4, axis=0)
     rows, found, _ = (np.concatenate(part) for part in zip(*knn.listed_blocks(X, 100), strict=True))
@@ -80,11 +67,14 @@ def test_what_cannot_be_found_is_refused(k, metric, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_approximate_search_finds_nearly_all(metric):
-    X, k = blobs(5000, 40), 15
+    X, k = blobs(15_000, 40), 15  # in 122 lists
     exact, _ = knn.nearest_neighbors(X, k, metric, exact=True)
     found, distances = knn.nearest_neighbors(X, k, metric, seed=1, exact=False)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
-    assert recall > 0.99  # measured: 0.999 here, 0.997 among 200,000 points
+    assert recall > 0.99
     assert (np.diff(distances, axis=1) >= 0).all()
     assert not (found == np.arange(len(X))[:, None]).any()
+    if metric == "euclidean":
+        there = np.linalg.norm(X[found[:500]] - X[:500, None], axis=2)
+        np.testing.assert_allclose(distances[:500], there, atol=1e-3)  # float32, by |a|^2 + |b|^2 - 2ab
     np.testing.assert_array_equal(found, knn.nearest_neighbors(X, k, metric, seed=1, exact=False)[0])

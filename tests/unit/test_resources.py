@@ -23,7 +23,7 @@ from lib.inputs import config as settings
 from lib.inputs import sizes
 from lib.inputs.formats.base import Question
 from lib.inputs.sizes import Sizes, examined, read_headers, sizes_of
-from lib.run.models import model_of, read_mb, resources_of
+from lib.run.models import GPU_SPEED, model_of, read_mb, resources_of
 from lib.run.resources import N_GROUPS, Job, Load
 
 HOME = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def needed(stage, load, config=DEFAULTS, gpu=False, attempt=1, **more):
 
 
 def measured(path):
-    """Per job of a run: its rule, the need by the model, its peaks, and the run's cells."""
+    """Per job of a run: its rule, what it requests, what was measured, the run's cells, and the model's seconds."""
     run = json.loads(path.read_text())
     config = settings.complete(run["config"])
     samples = {name: Sizes(**values) for name, values in run["samples"].items()}
@@ -56,8 +56,10 @@ def measured(path):
         stage, *grouping, part = of["passed"].split("/") if "passed" in of else (job["rule"], "")
         stage, part = SAME.get(stage, (stage, part))
         more = {"threads": job["threads"], "grouping": "".join(grouping) or of.get("grouping", ""), "part": part}
-        need = needed(stage, load, config, run["device"] == "gpu", **more)
-        yield f"{stage} {part}", need, job, sum(s.n_obs for s in samples.values())
+        on_gpu = run["device"] == "gpu"
+        need, model = needed(stage, load, config, on_gpu, **more), model_of(stage)(Job.of(load, config, on_gpu, **more))
+        seconds = model.seconds / (GPU_SPEED if on_gpu and model.vram else 1)
+        yield f"{stage} {part}", need, job, sum(s.n_obs for s in samples.values()), seconds
 
 
 def test_peaks_of_20000_and_100000_cells_and_of_a_gpu_are_stored():
@@ -66,7 +68,7 @@ def test_peaks_of_20000_and_100000_cells_and_of_a_gpu_are_stored():
 
 @pytest.mark.parametrize("path", PEAKS, ids=lambda path: path.stem)
 def test_no_model_is_below_a_peak(path):
-    for rule, need, job, _ in measured(path):
+    for rule, need, job, *_ in measured(path):
         assert need["mem_mb"] >= job["peak_rss_mb"], (rule, job)
         assert need["vram_mb"] >= (job["peak_gpu_mb"] or 0), (rule, job)
 
@@ -74,12 +76,29 @@ def test_no_model_is_below_a_peak(path):
 @pytest.mark.parametrize("path", PEAKS, ids=lambda path: path.stem)
 def test_no_model_is_far_above_the_highest_peak_of_its_rule(path):
     needed, peaks = {}, {}
-    for rule, need, job, n_obs in measured(path):
+    for rule, need, job, n_obs, _ in measured(path):
         if n_obs >= 20_000:
             needed[rule] = max(needed.get(rule, 0), need["mem_mb"])
             peaks[rule] = max(peaks.get(rule, 0), job["peak_rss_mb"])
     for rule, mem_mb in needed.items():
         assert mem_mb <= 2 * peaks[rule], rule
+
+
+@pytest.mark.parametrize("path", PEAKS, ids=lambda path: path.stem)
+def test_times_are_held_to_those_measured(path):
+    """A model tells at least the seconds of every job, and at most five times those of its rule's longest.
+
+    Requests are three times the models' seconds: other machines are slower. Five, as the models do not know how the
+    cells cluster, and below ten seconds processes' starts count most.
+    """
+    longest: dict[str, float] = {}
+    for rule, _, job, _, model in measured(path):
+        if "seconds" in job:
+            assert model >= job["seconds"], (rule, model, job)
+            longest[rule] = max(longest.get(rule, 10), job["seconds"])
+    for rule, _, job, _, model in measured(path):
+        if "seconds" in job:
+            assert model <= 5 * longest[rule], (rule, model, longest[rule])
 
 
 def test_every_rule_asks_by_the_model_of_its_script():
