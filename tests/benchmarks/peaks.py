@@ -3,8 +3,8 @@
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
 writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads, seconds and
-peak memory: the kernel's maximum for the job's process. Run one job at a time on two quiet cores, for the seconds. The run must have `warm: false`, as the models count the libraries,
-which a fork shares. The samples' files must still exist; `run.py --folder` keeps them.
+peak memory: the kernel's maximum for the job's process. Run one job at a time, on two quiet cores, for the seconds. The
+run must have `warm: false`, as the models count the libraries, which a fork shares. The samples' files must still exist; `run.py --folder` keeps them.
 """
 
 from __future__ import annotations
