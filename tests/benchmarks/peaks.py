@@ -4,7 +4,8 @@
 
 writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads, seconds and
 peak memory: the kernel's maximum for the job's process. Run one job at a time, on two quiet cores, for the seconds. The
-run must have `warm: false`, as the models count the libraries, which a fork shares. The samples' files must still exist; `run.py --folder` keeps them.
+run must have `warm: false`, as the models count the libraries, which a fork shares. The samples' files must still
+exist; `run.py --folder` keeps them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
     for path in sorted((folder / "logs").rglob("*.run.json")):
         record = json.loads(path.read_text())
         if record["process"] == FORKED:
-            sys.exit(f"{path}: a fork of a warm process. Run with `--config warm=false`.")
+            sys.exit(f"{path}: a fork of a warm process. Run with `--config warm=False`.")
         found.append({name: record[name] for name in RECORDED})
     return found
 
