@@ -65,7 +65,7 @@ class Item:
 
 def items(section: type[Section], path: tuple[str, ...] = (), heading: str = "") -> Iterator[Item]:
     """Sections and keys in their order, each section before its keys."""
-    inside, schemas = section.sections(), section.model_json_schema()["properties"]
+    inside, schemas = section.inner(), section.model_json_schema()["properties"]
     for name, field in section.model_fields.items():
         inner, extra = inside.get(name), field.json_schema_extra or {}
         schema = {} if inner else tidy(schemas[name])
@@ -193,7 +193,7 @@ def readme() -> str:
 
 def computed() -> str:
     """scripts/lib/inputs/computed.py."""
-    written = {name: section.written(name) for name, section in Config.sections().items()}
+    written = {name: section.written(name) for name, section in Config.inner().items()}
     parts = [f'{text}"  # {name}\n' for name, text in written.items() if text]
     return COMPUTED + '    r"' + '    r"|'.join(parts) + ")\n"
 

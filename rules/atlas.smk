@@ -43,7 +43,7 @@ rule atlas:
     resources:
         **needs("atlas"),
     params:
-        config=config_but("device", "gpu", "limits", "shards", "warm"),
+        config=config_but("device", "gpu", "limits", "shards", "warm", "report"),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),
     script:

@@ -1,5 +1,7 @@
 # Times and resources of all jobs, from the run records beside the logs; these rules run last.
 
+import tomllib
+
 NOTICES = "results/tables/notices.tsv"
 
 
@@ -48,16 +50,32 @@ localrules:
 
 rule report:
     input:
-        rules.runs.output,
+        runs=rules.runs.output,
+        explorer=[
+            file
+            for made in workflow.rules
+            for file in made.output
+            if made.name == "explorer"
+        ],
+        logo=config["report"]["logo"] or [],
     output:
-        "results/report.html",
+        report="results/report.html",
     log:
         "logs/report.log",
     conda:
         "../envs/cpu.yaml"
+    threads: 2
     resources:
         **needs("report"),
     params:
         config=config_but("device", "gpu", "limits", "warm"),
+        version=tomllib.loads((HOME / "pyproject.toml").read_text())["project"][
+            "version"
+        ],
+        sheet=SHEET.astype(str).to_dict("list"),
+        # no inputs, so that the job of one file does not wait for those of others
+        jobs=finished_jobs,
+        marks=marked_files,
+        records=lambda wildcards, input: run_records(input.runs),
     script:
         "../scripts/report.py"

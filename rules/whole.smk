@@ -35,8 +35,13 @@ def make_literal(params):
 
 def jobs_of_all(targets):
     """The jobs of a whole run with these targets that run a script of this workflow, each after those of its inputs."""
-    mine = own_rules()
-    return [job for job in plan(mine, targets) if job.log]
+    return planned(tuple(map(str, targets)))
+
+
+@cache
+def planned(targets):
+    """See `jobs_of_all`."""
+    return [job for job in plan(own_rules(), targets) if job.log]
 
 
 def needs_of_all(targets):
@@ -107,3 +112,24 @@ def say_notices():
     records = notices.read_records(run_records(rules.all.input))
     found = notices.notices(records, rules.runs.params.versions)
     print(notices.shown(found, NOTICES), file=sys.stderr)
+
+
+def finished_jobs(wildcards, input):
+    """What the report is told of each job of a whole run: its rule, its script, its wildcards and its files."""
+    return [
+        told_job(job) | {"script": Path(job.rule.script).stem, "output": job.output}
+        for job in jobs_of_all(input.runs)
+    ]
+
+
+def marked_files(wildcards, input):
+    """The files of a whole run that their rules mark for the report, with what the marks say."""
+    return [
+        told_job(job) | mark for job in jobs_of_all(input.runs) for mark in job.marks
+    ]
+
+
+def told_job(job):
+    """The names of a job as users know them."""
+    known = {name: unescape(value) for name, value in job.wildcards.items()}
+    return {"rule": job.rule.name, "wildcards": known}

@@ -107,7 +107,7 @@ def contexts(path: Path_) -> list[dict[str, Any]]:
     """Configs in which stages read the key: of a flavour's key each of its flavours."""
     if path[0] != "hvg" or path[1] in ("flavor", "include", "exclude"):
         return CONTEXTS.get(path, [{}])
-    field = Config.sections()["hvg"].model_fields[path[1]]
+    field = Config.inner()["hvg"].model_fields[path[1]]
     only = field.json_schema_extra.get("only", FLAVORS)
     cut = path[1].startswith(("min_", "max_"))
     return [{"hvg": {"flavor": name} | ({"n_top_genes": None} if cut else {})} for name in only]

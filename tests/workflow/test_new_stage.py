@@ -77,3 +77,12 @@ def test_its_key_is_checked_and_its_column_is_ours(done, cohort_files):
 def test_a_change_of_its_key_runs_it_and_what_reads_it(done, cohort_files):
     done.write(sheet_of(cohort_files[:2]), complexity={"min_counts": 2})
     assert set(done.jobs()) == {"complexity", "atlas", "runs", "report"}
+
+
+def test_its_chapter_finding_and_methods_are_in_the_report(done):
+    text = (done.folder / "results" / "report.html").read_text()
+    values = ad.read_h5ad(done.folder / "results" / "atlas.h5ad").obs["complexity"]
+    assert f"The median complexity of {len(values):,} cells is {values.median():.2f}." in text
+    assert text.count('id="complexity"') == text.count('href="#complexity"') - 1 == 1  # the chapters' list, and its own
+    assert "The complexity of a cell is log(genes) / log(counts)." in text
+    assert ("the median complexity of the cells is" in text) == (values.median() < 0.8)

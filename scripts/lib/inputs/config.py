@@ -110,7 +110,7 @@ def clustering_names(config: Mapping[str, Any]) -> list[str]:
 
 def hvg_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config's `hvg` section without the keys that its flavour does not read."""
-    fields = _model().sections()["hvg"].model_fields
+    fields = _model().inner()["hvg"].model_fields
     flavors = {name: (field.json_schema_extra or {}).get("only", ()) for name, field in fields.items()}
     flavor = config["hvg"]["flavor"]
     return {name: value for name, value in config["hvg"].items() if not flavors[name] or flavor in flavors[name]}

@@ -100,7 +100,7 @@ class Section(BaseModel):
     def _with_sections(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return given | {name: {} for name in cls.sections() if given.get(name) is None}
+        return given | {name: {} for name in cls.inner() if given.get(name) is None}
 
     @classmethod
     def checked(cls, given: Any) -> "tuple[Section | None, list[str]]":
@@ -111,7 +111,7 @@ class Section(BaseModel):
             return None, problems(error, cls)
 
     @classmethod
-    def sections(cls) -> "dict[str, type[Section]]":
+    def inner(cls) -> "dict[str, type[Section]]":
         """The sections within this one."""
         fields = {name: field.annotation for name, field in cls.model_fields.items()}
         return {name: kind for name, kind in fields.items() if isinstance(kind, type) and issubclass(kind, Section)}
@@ -119,7 +119,7 @@ class Section(BaseModel):
     @classmethod
     def clusterings(cls) -> "dict[str, type[Clustering]]":
         """The sections within this one whose stages make clusterings."""
-        return {name: kind for name, kind in cls.sections().items() if issubclass(kind, Clustering)}
+        return {name: kind for name, kind in cls.inner().items() if issubclass(kind, Clustering)}
 
     @classmethod
     def written(cls, name: str) -> str:
@@ -128,7 +128,7 @@ class Section(BaseModel):
 
     def contradictions(self) -> Iterator[str]:
         """The contradictions within the section."""
-        for name in self.sections():
+        for name in self.inner():
             yield from getattr(self, name).contradictions()
 
 

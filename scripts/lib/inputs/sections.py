@@ -557,6 +557,28 @@ class Markers(Section):
     logreg: Logreg
 
 
+class Report(Section):
+    """The page of the run, `results/report.html`."""
+
+    heading = WHOLE
+
+    title: Text | None = key(None, means="its title; null: the number of samples")
+    logo: str | None = key(
+        None,
+        pattern=r"\.(png|jpe?g|svg|webp|gif|PNG|JPE?G|SVG)$",
+        kind="path",
+        means="a picture above the list of chapters: png, jpg, svg, webp or gif; null: none",
+        comment="a picture above the list of chapters; null: none",
+    )
+    sections: Distinct[Text] | None = key(
+        None,
+        kind="list of chapters",
+        means="the chapters to show below the findings, in their order: Quality control, Features, Embeddings, "
+        "Markers, Methods, Config, Samples, Runs, and those that further stages bring; null: all",
+        comment="the chapters to show below the findings, in their order; null: all",
+    )
+
+
 class Config(Section):
     """Every key."""
 
@@ -626,3 +648,4 @@ class Config(Section):
     kmeans: Kmeans
     density: Density
     markers: Markers
+    report: Report

@@ -12,6 +12,7 @@ from pathlib import Path
 from lib.run.kept import keep, recall
 
 SCRIPTS = Path(__file__).resolve().parents[2]
+REPORT = "report.py"
 
 
 def versions_of_code(known: Path) -> dict[str, str]:
@@ -28,9 +29,17 @@ def versions_of_code(known: Path) -> dict[str, str]:
 
 @cache
 def version_of_code(script: Path) -> str:
-    """A hash of a stage's script and of all that it imports from this workflow, without comments and docstrings."""
+    """A hash of a stage's script and of all that it imports from this workflow, without comments and docstrings.
+
+    That of the report holds what all stages tell it.
+    """
     digest = hashlib.blake2b(digest_size=6)
-    for path in sorted(closure(script)):
+    files = closure(script)
+    if script.name == REPORT:
+        files |= {file for file in (SCRIPTS / "lib" / "report").rglob("*") if file.is_file() and file.suffix != ".pyc"}
+        for path in sorted(SCRIPTS.glob("*.py")):
+            digest.update("".join(ast.unparse(node) for node in syntax_tree(path).body if _is_told(node)).encode())
+    for path in sorted(files):
         digest.update(path.name.encode() + statements(path).encode())
     return digest.hexdigest()
 
@@ -60,7 +69,8 @@ def statements(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     if path.suffix == ".py":
         tree = syntax_tree(path)
-        for node in filter(_is_model, tree.body):
+        computing = set(map(id, _computing(tree)))
+        for node in (node for node in tree.body if id(node) not in computing):
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -80,17 +90,33 @@ def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _is_model(node: ast.stmt) -> bool:
-    """Whether a statement of a module is a model of resources, or imports what these need: no result depends on it."""
-    if isinstance(node, ast.ImportFrom):
-        return node.module == "lib.run.resources"
-    return isinstance(node, ast.FunctionDef) and re.fullmatch(r"needs(_\w+)?|\w+_needs", node.name) is not None
+def _computing(tree: ast.Module) -> list[ast.stmt]:
+    """The statements of a module without those that no result depends on.
+
+    These are models of resources, what a stage tells the report, and the imports that only they need.
+    """
+    beside = ["lib.run.resources", *(["lib.report"] if any(map(_is_told, tree.body)) else [])]
+
+    def computes(node: ast.stmt) -> bool:
+        if isinstance(node, ast.ImportFrom):
+            return not f"{node.module}.".startswith(tuple(f"{module}." for module in beside))
+        return not (_is_told(node) or _is_function(node, r"needs(_\w+)?|\w+_needs"))
+
+    return list(filter(computes, tree.body))
+
+
+def _is_told(node: ast.stmt) -> bool:
+    """Whether a statement is a part of what a stage tells the report."""
+    return _is_function(node, r"tells|\w+_told")
+
+
+def _is_function(node: ast.stmt, pattern: str) -> bool:
+    return isinstance(node, ast.FunctionDef) and re.fullmatch(pattern, node.name) is not None
 
 
 def _names(tree: ast.Module) -> Iterator[str]:
     """Names that may be files: imported modules as a/b, and strings; without those that only models need."""
-    computing = [node for node in tree.body if not _is_model(node)]
-    for node in ast.walk(ast.Module(computing, [])):
+    for node in ast.walk(ast.Module(_computing(tree), [])):
         if isinstance(node, ast.ImportFrom):
             module = (node.module or "").replace(".", "/")
             yield module

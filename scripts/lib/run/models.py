@@ -1,4 +1,4 @@
-"""Find the resource models of the stages, and give what they tell in Snakemake's units."""
+"""Find what the stages' scripts declare, and give the needs of their jobs in Snakemake's units."""
 
 from __future__ import annotations
 
@@ -43,11 +43,16 @@ def model_of(stage: str) -> Model:
     Only the statements that `needs` depends on are executed: Snakemake asks all models at every start, and the
     libraries that stages compute with take seconds to import.
     """
+    return declared(stage, "needs")
+
+
+def declared(stage: str, name: str) -> Any:
+    """What a stage's script declares under a name, from the statements alone that it depends on; None: nothing."""
     path = SCRIPTS / f"{stage}.py"
-    namespace: dict[str, Any] = {"__name__": f"needs of {path.name}"}
-    body = list(_depended_on(syntax_tree(path).body, "needs"))
+    namespace: dict[str, Any] = {"__name__": f"{name} of {path.name}"}
+    body = list(_depended_on(syntax_tree(path).body, name))
     exec(compile(ast.Module(body, []), str(path), "exec"), namespace)
-    return namespace["needs"]
+    return namespace.get(name)
 
 
 def _depended_on(statements: Sequence[ast.stmt], name: str) -> Iterator[ast.stmt]:

@@ -6,6 +6,7 @@ preflight needs all jobs and their resources, and gets them from the rules by Sn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,37 @@ class Planned:
         """Its input files, as Snakemake finds them."""
         return self.rule.expand_input(self.wildcards)[0]
 
+    @cached_property
+    def _output(self) -> Any:
+        return self.rule.expand_output(self.wildcards)[0]
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """Its output files by their names in the rule: a path or a list of paths; those without a name under ""."""
+        named = {name: _plain(files) for name, files in self._output.items()}
+        told = {path for files in named.values() for path in ([files] if isinstance(files, str) else files)}
+        rest = [str(path) for path in self._output if str(path) not in told]
+        return named | ({"": rest} if rest else {})
+
+    @property
+    def marks(self) -> Iterator[dict[str, Any]]:
+        """What its rule's `report(...)` say: path, caption (a path), chapter, section and labels of a file each."""
+        from snakemake.iocontainers import Wildcards
+
+        given = Wildcards(fromdict=self.wildcards)
+
+        def filled(value: Any) -> str:
+            value = value(given) if callable(value) else value or ""
+            return re.sub(r"\{(\w+)\}", lambda found: self.wildcards.get(found[1], found[0]), str(value))
+
+        for path in self._output:
+            mark = path.flags.get("report")
+            if mark:
+                caption = mark.caption and mark.caption.get_path_or_uri(secret_free=True)
+                labels = {name: filled(value) for name, value in (mark.labels or {}).items()}
+                place = {"chapter": filled(mark.category), "section": filled(mark.subcategory)}
+                yield {"path": str(path), "caption": caption or "", **place, "labels": labels}
+
     @property
     def log(self) -> str:
         """The path of its log, "" if it has none."""
@@ -39,6 +71,10 @@ class Planned:
 
         given |= {"input": self.input, "rulename": self.rule.name, "async_run": self.rule.workflow.async_run}
         return self.rule.resources.get(name).evaluate(Wildcards(fromdict=self.wildcards), **given).value
+
+
+def _plain(files: Any) -> str | list[str]:
+    return str(files) if isinstance(files, str) else list(map(str, files))
 
 
 def plan(rules: Iterable[Any], targets: Iterable[str]) -> list[Planned]:

@@ -1,0 +1,1 @@
+"""The report: what stages tell of a finished run, and the page that shows it."""

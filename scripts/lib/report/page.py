@@ -1,0 +1,318 @@
+"""The page: chapters with figures, tables and sentences, from the marks of rules and from what stages tell."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import count, groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
+from lib.report.parts import Mark, Methods, Part, Table
+from lib.report.pictures import Picture, pictures
+
+HERE = Path(__file__).parent
+STYLES, SCRIPTS = ("vendor/tabulator.min.css", "page.css"), ("vendor/tabulator.min.js", "page.js")
+TEMPLATE = "page.html"
+EACH = 24  # figures of single samples that the page holds, for each kind of figure
+FIGURES_MB = 11  # of all of them, as text
+WIDE = 640  # pixels from which on a figure has a line of its own
+RUNS = "Runs"  # the last chapter
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page.
+
+    Attributes
+    ----------
+    number, anchor
+        "Figure 3" and its address in the page.
+    path
+        Beside the page, for readers who want the file.
+    title, of
+        What it shows; the sample or another value by which its pager finds it.
+    numbers, caption
+        The sentence with this run's numbers, and what the rst file says (HTML).
+    picture
+        None: the page does not hold it.
+    """
+
+    number: int
+    anchor: str
+    path: str
+    title: str
+    of: str
+    numbers: Markup
+    caption: Markup
+    picture: Picture | None = None
+
+    @property
+    def alt(self) -> str:
+        """The text in place of the picture."""
+        return f"{self.title}. {Markup(self.numbers).striptags()}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures that stand together: side by side, or one at a time (`paged`)."""
+
+    figures: Sequence[Figure]
+    paged: bool
+
+    @property
+    def shared(self) -> Markup:
+        """The caption that all of them have; empty if they differ."""
+        captions = {figure.caption for figure in self.figures}
+        return captions.pop() if len(captions) == 1 and len(self.figures) > 1 else Markup()
+
+    @property
+    def wide(self) -> bool:
+        """Whether each needs a line of its own."""
+        return len(self.figures) == 1 or any(f.picture and f.picture.width > WIDE for f in self.figures)
+
+    @property
+    def held(self) -> list[Figure]:
+        """Those that the page holds."""
+        return [figure for figure in self.figures if figure.picture]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of the page: the file's bytes, compressed, and how its columns are shown."""
+
+    anchor: str
+    path: str
+    title: str
+    said: Markup
+    data: str
+    columns: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The name of the file when it is downloaded: "leiden_0.6_t-test.top.tsv"."""
+        return re.sub(r"^(tables|cohort/markers|cohort)/", "", self.path).replace("/", "_")
+
+
+@dataclass
+class Section:
+    """A heading with what stands below it; a chapter has sections, the first of which has no title."""
+
+    title: str
+    anchor: str
+    paragraphs: list[Markup] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
+    sections: dict[str, Section] = field(default_factory=dict)
+
+    def within(self, title: str) -> Section:
+        """The section with this title below this one, made if there is none; itself for no title."""
+        if not title:
+            return self
+        return self.sections.setdefault(title, Section(title, anchor_of(self.anchor, title)))
+
+
+def anchor_of(*names: str) -> str:
+    """Names as an address within the page; different names give different addresses."""
+    return "-".join(map(_part_of_anchor, filter(None, names))) or "top"
+
+
+def _part_of_anchor(name: str) -> str:
+    plain = re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-")
+    told = re.fullmatch(r"[\w ./]+", name, re.ASCII)
+    return plain if told and plain else f"{plain}-{digest(name)}"
+
+
+def digest(text: str) -> str:
+    """A short hash."""
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+def sentence(text: str) -> Markup:
+    """Plain text as HTML; `name` in backticks as code, and a blank line as the end of a paragraph."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))).replace("\n\n", "</p><p>"))
+
+
+@cache
+def caption_template(path: str) -> Any:
+    """A caption's rst file, of paragraphs with ``code`` and **bold**, as a template whose values are escaped."""
+    text = re.sub(r"``(.+?)``", r"<code>\1</code>", Path(path).read_text(encoding="utf-8"))
+    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text, flags=re.S)
+    paragraphs = "".join(f"<p>{paragraph}</p>" for paragraph in re.split(r"\n\s*\n", text.strip()))
+    return Environment(autoescape=True).from_string(paragraphs)
+
+
+def caption_of(mark: Mark, config: Mapping[str, Any]) -> Markup:
+    """What a mark's rst file says of the figure, as HTML."""
+    if not mark.caption:
+        return Markup()
+    known = SimpleNamespace(wildcards=SimpleNamespace(**mark.wildcards), config=config)
+    return Markup(caption_template(mark.caption).render(snakemake=known))
+
+
+def title_of(labels: Mapping[str, str]) -> str:
+    """The title of a figure or table from the labels of its mark, with a capital."""
+    words = [value for name, value in labels.items() if name in ("figure", "table")]
+    words += [
+        value if name in ("sample", "method") else f"{name} {value}"
+        for name, value in labels.items()
+        if name not in ("figure", "table")
+    ]
+    text = ", ".join(words)
+    return text[:1].upper() + text[1:]
+
+
+def chapter_of(category: str) -> tuple[float, str]:
+    """The place and the title of a category: "3 Embeddings" is (3, "Embeddings")."""
+    found = re.fullmatch(r"(\d+)\s+(.+)", category)
+    number, title = (float(found[1]), found[2]) if found else (float("inf"), category)
+    return (float("inf"), title) if title == RUNS else (number, title)
+
+
+class Book:
+    """The chapters, filled in the order of the questions.
+
+    Parameters
+    ----------
+    root
+        The folder of the page; the paths of files are relative to it.
+    config
+        The run's.
+    """
+
+    def __init__(self, root: Path, config: Mapping[str, Any]) -> None:
+        self.root, self.config = root, config
+        self.chapters: dict[str, Section] = {}
+        self.places: dict[str, float] = {}
+        self.links: dict[str, tuple[str, str]] = {}  # path -> address and name of a figure or table
+        self._numbers = count(1)
+        self._tables = count(1)
+
+    def section(self, category: str, title: str = "") -> Section:
+        """The section of a category."""
+        place, name = chapter_of(category)
+        self.places[name] = min(place, self.places.get(name, place))
+        return self.chapters.setdefault(name, Section(name, anchor_of(name))).within(title)
+
+    def add_figures(self, marks: Sequence[Mark], numbers: Mapping[str, str], urgent: Sequence[str]) -> None:
+        """Add the marked figures, those of one caption in one section together.
+
+        Parameters
+        ----------
+        numbers
+            A figure's path -> its sentence.
+        urgent
+            Samples whose figures the page holds in any case.
+        """
+
+        def place(mark: Mark) -> tuple[float, str, str]:
+            return (*chapter_of(mark.chapter), mark.section)
+
+        sections = dict.fromkeys(map(place, marks))
+        order = {key: i for i, key in enumerate(sorted(sections, key=lambda key: (key[1] == RUNS, key[0])))}
+        for _, of_section in groupby(sorted(marks, key=lambda mark: order[place(mark)]), key=place):
+            of_section = list(of_section)
+            section = self.section(of_section[0].chapter, of_section[0].section)
+            for caption in dict.fromkeys(mark.caption for mark in of_section):
+                together = [mark for mark in of_section if mark.caption == caption]
+                paged = len(together) > 1 and all("sample" in mark.wildcards for mark in together)
+                section.groups.append(
+                    Group([self.figure(mark, numbers.get(mark.path, "")) for mark in together], paged)
+                )
+        self.urgent = {name: i for i, name in enumerate(urgent)}
+
+    def figure(self, mark: Mark, said: str) -> Figure:
+        """A figure without its picture."""
+        path = self.beside(mark.path)
+        anchor, number = anchor_of("figure", re.sub(r"^figures/|\.png$", "", path)), next(self._numbers)
+        self.links[mark.path] = f"#{anchor}", f"Figure {number}"
+        of = mark.wildcards.get("sample", "")
+        return Figure(number, anchor, path, title_of(mark.labels), of, sentence(said), caption_of(mark, self.config))
+
+    def add_pictures(self, threads: int) -> None:
+        """Read the pictures: all figures, and of those of single samples as many as fit, the urgent ones first."""
+        everywhere = [section for chapter in self.chapters.values() for section in walk(chapter)]
+        groups = [group for section in everywhere for group in section.groups]
+        chosen = [figure for group in groups if not group.paged for figure in group.figures]
+        for group in groups:
+            if group.paged:
+                late = len(self.urgent)
+                chosen += sorted(group.figures, key=lambda figure: self.urgent.get(figure.of, late))[:EACH]
+        made, room = {}, FIGURES_MB * 1e6
+        for figure, found in zip(chosen, pictures([self.root / f.path for f in chosen], threads), strict=True):
+            room -= len(found.uri)
+            if room > 0 or not figure.of:
+                made[figure.number] = found
+        for path, (_, name) in self.links.items():
+            if name.startswith("Figure ") and int(name.split()[1]) not in made:
+                self.links[path] = quote(self.beside(path)), name
+        for section in everywhere:
+            section.groups = [
+                replace(group, figures=[replace(f, picture=made.get(f.number)) for f in group.figures])
+                for group in section.groups
+            ]
+
+    def add_table(self, table: Table) -> None:
+        """Add a table to its section."""
+        data = Path(table.path).read_bytes()
+        self.section(table.chapter, table.section).sheets.append(self.sheet(table, data))
+
+    def sheet(self, table: Table, data: bytes) -> Sheet:
+        """A table of the page with these bytes."""
+        anchor = anchor_of("table", re.sub(r"^(tables|cohort)/|\.tsv$", "", self.beside(table.path)))
+        self.links[table.path] = f"#{anchor}", f"Table {next(self._tables)}"
+        packed = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
+        columns = {name: vars(column) for name, column in table.columns.items()}
+        return Sheet(anchor, self.beside(table.path), table.title, sentence(table.said), packed, columns)
+
+    def beside(self, path: str) -> str:
+        """A path relative to the page's folder."""
+        return Path(path).relative_to(self.root).as_posix() if Path(path).is_relative_to(self.root) else str(path)
+
+    def ordered(self, wanted: Sequence[str] | None) -> list[Section]:
+        """The chapters: by the numbers of their categories, then as they came; or those wanted, in their order."""
+        if wanted is None:
+            return sorted(self.chapters.values(), key=lambda chapter: self.places[chapter.title])
+        return [self.chapters[name] for name in wanted if name in self.chapters]
+
+
+def walk(section: Section) -> Iterable[Section]:
+    """A section and those below it."""
+    yield section
+    for below in section.sections.values():
+        yield from walk(below)
+
+
+def methods_of(parts: Iterable[Part]) -> tuple[Markup, list[str]]:
+    """The paragraph of methods, with numbers of the references, and these in their order."""
+    told = [part for part in parts if isinstance(part, Methods)]
+    references = list(dict.fromkeys(reference for part in told for reference in part.references))
+    said = []
+    for part in told:
+        cited = ",".join(
+            f'<a href="#reference-{n}">{n}</a>' for n in (references.index(r) + 1 for r in part.references)
+        )
+        said.append(sentence(part.said) + Markup(f"<sup>{cited}</sup>" if cited else ""))
+    return Markup(" ").join(said), references
+
+
+def rendered(**known: Any) -> str:
+    """The page's HTML; a policy within it allows its own scripts alone, and no request."""
+    scripts = [(HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
+    environment = Environment(autoescape=True, loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
+    styles = [(HERE / name).read_text(encoding="utf-8") for name in STYLES]
+    return environment.get_template(TEMPLATE).render(
+        policy=policy, styles=list(map(Markup, styles)), scripts=list(map(Markup, scripts)), **known
+    )
