@@ -7,13 +7,16 @@ batch). With `doublets: remove` it must also be no predicted doublet of a batch 
 
 from lib.start import run
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 from lib.inputs.sheet import stored_names
 from lib.methods.ledgers import MUCH, describe_limit, shares_taken
 from lib.methods.thresholds import failing, threshold_reasons
+from lib.report import batches as told_batches
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import listed
 from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.counts import Counts
@@ -109,6 +112,23 @@ def tell_losses(cells: pd.DataFrame, table: pd.DataFrame, batch_key: str, limits
 def needs(job: Job) -> Need:
     """Tables of cells, side by side."""
     return Need(job.process + 30 * MB + 1.7 * KB * job.n_obs, 5 + 2e-5 * job.n_obs, disk=200 * job.n_obs)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How many cells each batch kept, and which limits were applied."""
+    yield from told_batches.told(run)
+    limits = run.config["cells"]
+    bounds = {"genes": ("min_genes", "max_genes"), "counts": ("min_counts", "max_counts")}
+    said = [f"more than {limits[low]:,} {what}" for what, (low, _) in bounds.items() if limits[low] is not None]
+    said += [f"fewer than {limits[high]:,} {what}" for what, (_, high) in bounds.items() if limits[high] is not None]
+    said += [f"less than {at:g} % of the counts in {name} genes" for name, at in limits["max_pct_counts"].items()]
+    if limits["mad"] is not None:
+        said.append(f"metrics within {limits['mad']:g} median absolute deviations of their batch's median")
+    if said:
+        yield Methods(
+            f"Cells with {listed(said, 9)} were kept.",
+            ["limits"],
+        )
 
 
 def main(snakemake: Any) -> None:

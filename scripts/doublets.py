@@ -40,6 +40,8 @@ from lib.methods.hvg.dispersions import normalized_dispersions
 from lib.methods.hvg.shared import mean_and_variance
 from lib.methods.ledgers import shortened
 from lib.methods.thresholds import threshold_reasons
+from lib.report.parts import Finding, Finished, Methods, Numbers, Part
+from lib.report.words import count, percent
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -49,7 +51,7 @@ from lib.store.categories import name_of
 from lib.store.counts import Counts
 from lib.store.csr import column_counts, column_sums, dense, row_sums, rows_of_nonzeros, select_genes, select_rows
 from lib.store.files import LIBVER, read_table, replacing, write_table
-from lib.store.names import escape_key
+from lib.store.names import escape_key, unescape
 from lib.store.stream import Chunk, InMemory, Stream
 
 MIN_CELLS_OF_GENE = 3  # scanpy's filter within scrublet
@@ -484,13 +486,18 @@ def report(batch: str, result: Doublets) -> None:
     )
 
 
-def write_simulated(found: Mapping[str, Doublets], path: str) -> None:
-    """Write `doublets_simulated.h5`: the simulated scores and the threshold of each batch, its name escaped."""
+def write_simulated(found: Mapping[str, Doublets], path: str, expected_doublet_rate: float = 0.05) -> None:
+    """Write `doublets_simulated.h5`: the simulated scores and the threshold of each batch, its name escaped.
+
+    Attributes of a batch's scores: the threshold, whether its calls are trusted, the cells scored and called.
+    """
     with replacing(path) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         group = file.create_group("scores")
+        group.attrs["expected_doublet_rate"] = expected_doublet_rate
         for batch, result in found.items():
             dataset = group.create_dataset(escape_key(batch), data=result.simulated, track_times=False)
-            dataset.attrs["threshold"] = result.threshold
+            dataset.attrs["threshold"], dataset.attrs["trusted"] = result.threshold, result.trusted
+            dataset.attrs["scored"], dataset.attrs["called"] = np.isfinite(result.scores).sum(), result.predicted.sum()
 
 
 def needs(job: Job) -> Need:
@@ -505,6 +512,70 @@ def needs(job: Job) -> Need:
     compared = points if points <= ALL_PAIRS["cpu"] else knn.LISTS * points**0.5  # with each point
     seconds = 5 + 1e-6 * job.nnz + 8e-9 * compared * points * job.n_obs / max(1, job.largest_batch)
     return Need(**memory, seconds=seconds, disk=40 * points, vram=vram)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The rates of the batches, those that are far from the expected one, and thresholds in no valley."""
+    options = run.config["doublets"]
+    found = pd.DataFrame(
+        scores_told(run), columns=["sample", "batch", "rate", "scored", "called", "threshold", "trusted"]
+    )
+    if found.empty:
+        return
+    figures = {mark.wildcards.get("sample", ""): mark.path for mark in run.marks if is_of_doublets_told(mark.labels)}
+    for row in found.itertuples():
+        expected, share = row.rate * row.scored, row.called / max(row.scored, 1)
+        where, figure = f"Batch {row.batch}", figures.get(row.sample, next(iter(figures.values()), ""))
+        limit = f"expected {percent(row.rate)}, within a factor of {CALLED}"
+        if np.isnan(row.threshold):
+            said = "no doublet is called, as the scores of simulated doublets have no valley between two modes"
+            yield Finding(where, said, "expected two modes", 1.5, figure, row.batch)
+        elif not row.trusted:
+            said = f"{percent(share)} are called doublets at a threshold that divides single cells; they are kept"
+            yield Finding(where, said, limit, max(1.5, share / (CALLED * row.rate)), figure, row.batch)
+        elif share > CALLED * row.rate or (share < row.rate / CALLED and expected - row.called > 3 * np.sqrt(expected)):
+            said = f"{percent(share)} of {count(row.scored, 'cell')} are called doublets"
+            beyond = max(share / row.rate, row.rate / max(share, 1e-3)) / CALLED
+            yield Finding(where, said, limit, min(beyond, 5), figure, row.batch)
+    for sample, figure in figures.items():
+        mine = found[found["sample"] == sample] if sample else found
+        if len(mine):
+            yield Numbers(figure, rates_told(mine))
+    done = "removed" if options["remove"] else "flagged"
+    rate, called, scored = options["expected_doublet_rate"], found["called"].sum(), found["scored"].sum()
+    yield Methods(
+        f"Doublets were scored with Scrublet in each batch (expected rate {percent(rate)}, "
+        f"{options['sim_doublet_ratio']:g} simulated doublets per cell, {options['n_prin_comps']} components): "
+        f"{count(called)} of {count(scored, 'cell')} were called, and {done} where the threshold separated them.",
+        ["scrublet"],
+    )
+
+
+def is_of_doublets_told(labels: Mapping[str, str]) -> bool:
+    """Whether these are the labels of a figure of doublet scores."""
+    return "doublet scores" in labels.values()
+
+
+def scores_told(run: Finished) -> Iterator[tuple]:
+    """Sample, batch, expected rate, cells scored and called, threshold, and whether it is trusted, of each batch."""
+    for job in run.of("doublets"):
+        with h5py.File(job.simulated, "r", locking=False) as file:
+            rate = float(file["scores"].attrs["expected_doublet_rate"])
+            for batch, scores in file["scores"].items():
+                known = scores.attrs
+                numbers = int(known["scored"]), int(known["called"]), float(known["threshold"]), bool(known["trusted"])
+                yield job.wildcards["sample"], unescape(batch), rate, *numbers
+
+
+def rates_told(found: pd.DataFrame) -> str:
+    """A sentence on the rates of batches."""
+    share = found["called"] / found["scored"].clip(lower=1)
+    if len(found) == 1:
+        row = found.iloc[0]
+        at = "no threshold is found" if np.isnan(row["threshold"]) else f"the threshold is {row['threshold']:.3f}"
+        return f"{count(row['called'])} of {count(row['scored'], 'cell')} ({percent(share.iloc[0])}) are called; {at}."
+    ends = [f"{percent(share.loc[at])} ({found.loc[at, 'batch']})" for at in (share.idxmin(), share.idxmax())]
+    return f"Doublets of {count(len(found), 'batch', 'batches')}: called are from {ends[0]} to {ends[1]} of the cells."
 
 
 def main(snakemake: Any) -> None:
@@ -525,7 +596,7 @@ def main(snakemake: Any) -> None:
     )
     table.index = pd.Index(store.names("obs"))
     write_table(table, snakemake.output.doublets, "sample")
-    write_simulated(found, snakemake.output.simulated)
+    write_simulated(found, snakemake.output.simulated, options["expected_doublet_rate"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.figures import plots, tables, words
-from lib.methods.ledgers import MORE, MUCH, describe_limit, shares_taken
+from lib.methods.ledgers import MORE, MUCH, describe_limit, shares_taken, with_losses
 from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
@@ -195,7 +195,7 @@ def main(snakemake: Any) -> None:
     families = [f"pct_counts_{family}" for family in params.families]
     families = [metric for metric in families if any(metric in columns for columns in known.values())]
     metrics = ["total_counts", "n_genes_by_counts", *families]
-    columns = list(dict.fromkeys([*metrics, *SCORES, "kept", "sample", params.batch_key]))
+    columns = list(dict.fromkeys([*metrics, *SCORES, "predicted_doublet", "kept", "sample", params.batch_key]))
     parts = [read_table(path, columns=[c for c in columns if c in known[path]]) for path in snakemake.input.cells]
     batches = united([table[params.batch_key] for table in parts])
     cells = pd.concat(parts).assign(**{params.batch_key: batches.array.astype(str)})
@@ -219,7 +219,7 @@ def main(snakemake: Any) -> None:
     tables.write_tsv(ledger, output.attrition_table)
     counted = attrition(ledger).rename(columns=words.reason_label).reset_index()
     tables.write_html(counted, output.attrition_html, "Cells kept, and removed by each step")
-    of_batches = summary(cells, params.batch_key, metrics)
+    of_batches = with_losses(summary(cells, params.batch_key, metrics), ledger, cells)
     tables.write_tsv(of_batches, output.summary)
     tables.write_html(of_batches, output.summary_html, "Cells and medians of the kept cells, by batch")
     stage.log.info("%d of %d cells kept, %d batches", cells["kept"].sum(), len(cells), len(of_batches))

@@ -7,13 +7,15 @@ all samples (scanpy.pp.filter_genes). Samples without kept cells are ignored.
 
 from lib.start import run
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.inputs.genelists import GeneNames, gene_families
 from lib.methods.ledgers import keys_of_limits, shortened, where_cells_went
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import count
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -127,6 +129,17 @@ def needs(job: Job) -> Need:
     """Two sums per gene."""
     memory = job.pass_memory(350 * MB, job.places + 0.5 * KB * job.n_obs + 1 * KB * job.n_vars)
     return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=100 * job.n_vars, vram=job.claim(1000 * MB))
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The genes that were kept."""
+    kept, options = read_table(run.one("genes").genes, ["kept"])["kept"], run.config["genes"]
+    of = "every sample" if options["join"] == "inner" else "any sample"
+    limits = f"at least {options['min_counts']:g} counts"
+    limits += f" in at least {count(options['min_cells'], 'cell')}" if options["min_cells"] else ""
+    yield Methods(
+        f"Of {count(len(kept), 'gene')} of {of}, {count(kept.sum())} with {limits} over the kept cells were used."
+    )
 
 
 def main(snakemake: Any) -> None:

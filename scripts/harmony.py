@@ -6,18 +6,25 @@ cluster and batch. Source: Korsunsky et al. 2019; `lib.methods.harmony` has the 
 
 from lib.start import run
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 from lib.methods import harmony as algorithm
+from lib.report import facts
+from lib.report.parts import Finding, Finished, Methods, Numbers, Part
+from lib.report.words import count, percent
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.resources import CUPY, MB, PYTHON, Job, Need
 from lib.store.categories import as_categories
-from lib.store.files import read_arrays, read_table, write_arrays
+from lib.store.files import read_arrays, read_attrs, read_table, write_arrays
+
+UNMIXED = 0.5  # a larger part of the way from mixed batches to separate ones is told in the report
+SOME, MIXED = 3000, 15  # cells whose neighbours are looked at for it, and the number of these
 
 
 def batch_columns(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -42,7 +49,7 @@ def batch_columns(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def harmonize(
     X_pca: np.ndarray, obs: pd.DataFrame, config: dict[str, Any], seed: int, device: devices.Device, n_jobs: int
-) -> np.ndarray:
+) -> algorithm.Integrated:
     """The integrated components: from a cluster for every 30 cells, 100 at most.
 
     Parameters
@@ -59,10 +66,6 @@ def harmonize(
         Where to compute.
     n_jobs
         Threads of the CPU.
-
-    Returns
-    -------
-    cells x components, float32.
     """
     nclust = max(1, min(round(len(X_pca) / 30), 100))
     codes = np.stack([pd.factorize(obs[key], sort=True)[0] for key in obs], axis=1)
@@ -80,6 +83,66 @@ def needs(job: Job) -> Need:
     return Need(mem, seconds, points, 600 * MB + 6 * points + 1600 * job.n_kept, gpu_mem, reads=points)
 
 
+def tells(run: Finished) -> Iterator[Part]:
+    """Whether it converged, and how well the batches mix before and after it."""
+    if not run.of("harmony"):
+        return
+    path, config = run.one("harmony").harmony, run.config
+    known, figures = read_attrs(path), run.files("figures_pca", "components")
+    figure = next(iter(figures), "")
+    if "skipped" in known:
+        for one in figures:
+            yield Numbers(one, f"Harmony was skipped: {known['skipped']}.")
+        return
+    keys = config["harmony"]["keys"] or [config["batch_key"]]
+    if known["change"] > algorithm.EPSILON_HARMONY:
+        said = f"the objective still changed by {percent(known['change'])} in round {known['rounds']}, the last"
+        limit = f"expected at most {percent(algorithm.EPSILON_HARMONY)}; raise `harmony: max_iter_harmony`"
+        yield Finding("Harmony", said, limit, min(5, known["change"] / algorithm.EPSILON_HARMONY), figure)
+    obs = facts.obs(run, *keys)
+    codes = pd.factorize(obs[keys[0]])[0] if len(keys) == 1 else obs.groupby(keys, dropna=False).ngroup().to_numpy()
+    n_pcs = config["neighbors"]["n_pcs"]
+    before, after, chance = mixing_told(run.one("pca").pca, path, codes, n_pcs)
+    said = f"Of a cell's nearest neighbours {percent(before)} are of its own batch before Harmony and {percent(after)} "
+    said += f"after it; {percent(chance)} would be if the batches were fully mixed."
+    for one in figures:
+        yield Numbers(one, said)
+    left = (after - chance) / max(1 - chance, 1e-9)
+    if left > UNMIXED:
+        said = (
+            f"{percent(after)} of a cell's nearest neighbours are of its own batch after it, {percent(before)} before"
+        )
+        limit = f"expected at most {percent(chance + UNMIXED * (1 - chance))}; {percent(chance)} if fully mixed"
+        yield Finding("Harmony", said, limit, left / UNMIXED, figure)
+    yield Methods(
+        f"Batches (`{', '.join(keys)}`) were integrated by Harmony in {count(known['rounds'], 'round')} (theta "
+        f"{config['harmony']['theta']:g}).",
+        ["harmony"],
+    )
+
+
+def mixing_told(pca: str, harmony: str, codes: np.ndarray, n_pcs: int) -> tuple[float, float, float]:
+    """The share of the nearest neighbours of some cells, among these, that are of the cell's own batch.
+
+    Returns
+    -------
+    Among MIXED neighbours of at most SOME cells drawn at random: before Harmony, after it, and if batches were mixed.
+    """
+    rows = np.sort(np.random.default_rng(0).choice(len(codes), min(SOME, len(codes)), replace=False))
+    own, sizes = codes[rows], np.bincount(codes[rows])
+    k = min(MIXED, len(rows) - 1)
+    found = []
+    for path, name in ((pca, "X_pca"), (harmony, "X_pca_harmony")):
+        with h5py.File(path, "r", locking=False) as file:
+            X = file[name][:, :n_pcs][rows]
+        squares = (X * X).sum(1)
+        distances = squares[:, None] + squares - 2 * (X @ X.T)
+        np.fill_diagonal(distances, np.inf)
+        near = np.argpartition(distances, k - 1, axis=1)[:, :k]
+        found.append(float((own[near] == own[:, None]).mean()))
+    return *found, float((sizes * (sizes - 1)).sum() / (len(rows) * (len(rows) - 1)))
+
+
 def main(snakemake: Any) -> None:
     """Read PCA and the batches, write `harmony.h5`."""
     keys = list(snakemake.params.vars_use)
@@ -92,9 +155,10 @@ def main(snakemake: Any) -> None:
     stage.log.info("integrating over %s", {key: obs[key].nunique() for key in obs})
     X_pca = read_arrays(snakemake.input.pca, "X_pca")["X_pca"]
     device, seed = devices.of(snakemake), snakemake.params.seed
-    X = harmonize(X_pca, obs, snakemake.params.harmony, seed, device, snakemake.threads)
+    found = harmonize(X_pca, obs, snakemake.params.harmony, seed, device, snakemake.threads)
     slots = {"X_pca_harmony": "obsm/X_pca_harmony"}
-    write_arrays(snakemake.output.harmony, {"X_pca_harmony": X}, snakemake.input.pca, slots)
+    ended = {"rounds": found.rounds, "change": found.change}
+    write_arrays(snakemake.output.harmony, {"X_pca_harmony": found.X}, snakemake.input.pca, slots, **ended)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ scanpy.experimental.pp.highly_variable_genes, scvi.data.poisson_gene_selection.
 from lib.start import run
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,8 @@ from lib.inputs.genelists import read_names
 from lib.methods.hvg import dispersions, pearson_residuals, poisson_gene_selection, seurat_v3
 from lib.methods.hvg.shared import Batches, Cells, Flavor
 from lib.methods.ledgers import shortened, where_cells_went
+from lib.report.parts import Finished, Methods, Numbers, Part
+from lib.report.words import count, listed
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -291,6 +293,21 @@ def needs(job: Job) -> Need:
     memory = job.pass_memory(chunk, 40 * MB + job.places + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
     vram = job.claim(1900 * MB, sums)
     return Need(**memory, seconds=5 + 0.3e-6 * job.nnz, disk=200 * job.n_vars, vram=vram)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How many genes were selected, and the most variable ones."""
+    job, options = run.one("hvg"), run.config["hvg"]
+    table = read_table(job.hvg, ["highly_variable", "highly_variable_rank"])
+    chosen = table[table["highly_variable"]]
+    first = chosen["highly_variable_rank"].sort_values(kind="stable").index[:5]
+    said = f"{count(len(chosen))} of {count(len(table), 'gene')} are highly variable; first rank {listed(first)}."
+    for path in run.files("figures_hvg", "hvg"):
+        yield Numbers(path, said)
+    each = ", ranked in each batch" if options["per_batch"] else ""
+    flavor = options["flavor"]
+    said = f"{count(len(chosen))} highly variable genes were selected (`{flavor}`{each})."
+    yield Methods(said, [flavor.removesuffix("_paper")])
 
 
 def main(snakemake: Any) -> None:

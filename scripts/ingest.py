@@ -20,6 +20,9 @@ from lib.inputs.formats import open_counts
 from lib.inputs.formats.base import NO_CELLS, NO_GENES, Reader
 from lib.inputs.formats.blocks import NotSortedError
 from lib.inputs.sheet import stored_names
+from lib.report import facts
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import count
 from lib.run import stage
 from lib.run.clock import counted
 from lib.run.errors import UserError
@@ -240,6 +243,18 @@ def needs(job: Job) -> Need:
     blocks = (400 if job.turned else 300) + 75 * (min(BLOCKS, job.threads) - 1)
     mem = job.process + blocks * MB * job.chunk + 0.8 * KB * job.n_obs + 1.0 * KB * job.n_vars
     return Need(mem, 5 + 0.5e-6 * job.nnz, disk=job.store + 12 * job.turned, reads=8 * job.nnz)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """Where the counts come from."""
+    samples = len(run.of("ingest"))
+    n_cells = facts.batches(run)["cells"].sum()
+    said = f"Raw counts of {count(n_cells, 'cell')} in {count(samples, 'sample')} were read"
+    yield Methods(
+        f"{said} and processed with Somersault, a Snakemake workflow (Python {run.versions.get('Python', '')}, "
+        f"{run.package('anndata')}, {run.package('numpy')} and {run.package('scipy')}).",
+        ["snakemake", "anndata"],
+    )
 
 
 def main(snakemake: Any) -> None:

@@ -5,11 +5,15 @@ Source: Arthur & Vassilvitskii 2007 (k-means++); KMeans of scikit-learn, on the 
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from lib.methods.clusters import write_clusters
 from lib.methods.representation import representation
+from lib.report import clusters as told_clusters
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import listed
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.resources import CUPY, MB, Job, Need
@@ -56,6 +60,15 @@ def needs(job: Job) -> Need:
     mem, gpu_mem = job.process + 75 * MB + 5 * points, job.process + CUPY + 5 * points
     seconds, vram = 10 + 2e-4 * job.n_kept, 500 * MB + 6 * points
     return Need(mem, seconds, 20 * job.n_kept, vram, gpu_mem, reads=8 * job.n_comps * job.n_kept)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The clusters to look at."""
+    if not run.of("kmeans"):
+        return
+    yield from told_clusters.findings(run, "kmeans")
+    values = listed(run.config["kmeans"]["n_clusters"], 9)
+    yield Methods(f"k-means was run with k = {values}.")
 
 
 def main(snakemake: Any) -> None:

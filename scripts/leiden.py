@@ -7,11 +7,15 @@ communities of w / W - resolution * (d / 2W)^2, with w the weight within, d the 
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from lib.methods.clusters import by_leiden, by_louvain, cugraph_communities, graph_needs, to_igraph, write_clusters
 from lib.methods.fuzzy import read_graph
+from lib.report import clusters as told_clusters
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import listed
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.resources import Job, Need
@@ -63,6 +67,18 @@ def needs(job: Job) -> Need:
     seconds = 5 + 1e-6 * job.edges * (n_iterations if n_iterations > 0 else 20)
     refined = 95 * job.edges * (job.n_kept <= MAX_REFINED)
     return graph_needs(job, seconds, refined)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The clusters to look at."""
+    if not run.of("leiden"):
+        return
+    yield from told_clusters.findings(run, "leiden")
+    values = listed(run.config["leiden"]["resolutions"], 9)
+    yield Methods(
+        f"Clusters were found by Leiden ({run.package('igraph')}) at a resolution of {values}.",
+        ["leiden"],
+    )
 
 
 def main(snakemake: Any) -> None:

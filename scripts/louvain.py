@@ -6,11 +6,15 @@ resolution, which scanpy leaves at 1; on the GPU cuGraph's louvain. Both maximis
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from lib.methods.clusters import by_louvain, cugraph_communities, graph_needs, to_igraph, write_clusters
 from lib.methods.fuzzy import read_graph
+from lib.report import clusters as told_clusters
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import listed
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.resources import Job, Need
@@ -43,6 +47,18 @@ def louvain(connectivities: Any, resolution: float, seed: int, device: devices.D
 def needs(job: Job) -> Need:
     """The graph, and igraph's or cuGraph's copies of it."""
     return graph_needs(job, seconds=5 + 2e-6 * job.edges)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The clusters to look at."""
+    if not run.of("louvain"):
+        return
+    yield from told_clusters.findings(run, "louvain")
+    values = listed(run.config["louvain"]["resolutions"], 9)
+    yield Methods(
+        f"Louvain clusters were computed at a resolution of {values}.",
+        ["louvain"],
+    )
 
 
 def main(snakemake: Any) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from lib.methods.markers import rank_genes, read_groups, write_markers
 from lib.methods.scaling import Scaling, log_normalize, regressors
+from lib.report import markers as told_markers
+from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import Pace, timed
@@ -164,6 +166,18 @@ def needs(job: Job) -> Need:
         vram=2000 * MB + 2.2 * values,
         gpu_mem=job.process + CUPY + 100 * MB + 0.6 * KB * job.n_kept,
         reads=job.features_store + 4 * job.n_comps * job.n_kept,
+    )
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The tables of markers."""
+    if not run.of("markers_logreg"):
+        return
+    yield from told_markers.told(run, "markers_logreg", "logreg", "weight")
+    yield Methods(
+        "Marker genes were ranked by their weights in a logistic regression of the groups "
+        f"({run.package('scikit-learn')}).",
+        ["logreg"],
     )
 
 

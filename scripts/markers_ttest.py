@@ -10,13 +10,15 @@ scanpy.tl.rank_genes_groups(method="t-test").
 
 from lib.start import run
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from lib.methods.markers import rank_genes, read_groups, write_markers
 from lib.methods.scaling import log_normalize, target_of
+from lib.report import markers as told_markers
+from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run.progress import progress, timed
 from lib.run.resources import KB, MB, Job, Need
@@ -163,6 +165,18 @@ def needs(job: Job) -> Need:
     seconds = 10 + 0.2e-6 * job.nnz + 2e-5 * job.n_groups * job.n_vars
     need = Need(**memory, seconds=seconds, disk=40 * job.n_groups * job.n_vars, vram=job.claim(1200 * MB, sums))
     return job.reduced(need, 80 * MB + sums + table + 0.8 * KB * job.n_kept)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The tables of markers, and groups marked by ribosomal genes."""
+    if not run.of("markers_ttest"):
+        return
+    yield from told_markers.told(run, "markers_ttest", "t-test", "t")
+    yield Methods(
+        "Marker genes were ranked by Welch's t-test of each group against all other cells, with p-values adjusted by "
+        "Benjamini and Hochberg.",
+        ["fdr"],
+    )
 
 
 def main(snakemake: Any) -> None:

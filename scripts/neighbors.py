@@ -7,11 +7,13 @@ change of t-SNE leaves the graph and all that is made of it. With a larger perpl
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 from lib.methods.fuzzy import fuzzy_graph
 from lib.methods.knn import EXACT_MAX, LISTS, nearest_neighbors
 from lib.methods.representation import representation
+from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import timed
@@ -31,6 +33,17 @@ def needs(job: Job) -> Need:
         vram=1200 * MB + 4 * found + 12 * job.n_pcs * job.n_kept,
         gpu_mem=job.process + CUPY + 2 * found + graph,
         reads=8 * job.n_comps * job.n_kept,
+    )
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How the graph was made."""
+    options = run.config["neighbors"]
+    n_pcs = min(options["n_pcs"], run.config["pca"]["n_comps"])
+    yield Methods(
+        f"A graph of {options['n_neighbors']} nearest neighbours ({options['metric']} distance, {n_pcs} dimensions) "
+        "was computed with the weights of UMAP.",
+        ["umap"],
     )
 
 

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from lib.methods.eigen import leading_eigenpairs
 from lib.methods.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
+from lib.report.parts import Finished, Methods, Numbers, Part
+from lib.report.words import count, listed, percent
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -30,7 +32,7 @@ from lib.run.progress import progress, timed
 from lib.run.resources import CUPY, KB, MB, PYTHON, Job, Need
 from lib.store.counts import Counts, Stores
 from lib.store.csr import column_sums, rows_of_nonzeros
-from lib.store.files import read_table, write_arrays
+from lib.store.files import read_arrays, read_table, write_arrays
 from lib.store.shards import WHOLE, Arrays, Known, Passes, appended, cells_of_part
 from lib.store.stream import Stream, halving
 
@@ -377,6 +379,31 @@ def needs_of_pass(job: Job) -> Need:
         return replace(need, disk=covariance + 64 * job.n_top, gpu_mem=need.gpu_mem + covariance)
     seconds = 10 + 1e-10 * part.n_kept * job.n_top * job.n_comps + 0.2e-6 * part.features_nnz
     return replace(need, mem=need.mem - 1.1 * covariance, seconds=seconds, disk=4 * job.n_comps * part.n_kept)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The variance of the components, and how the features were scaled."""
+    config = run.config
+    shares = read_arrays(run.one("pca").pca, "variance_ratio")["variance_ratio"]
+    used = min(config["neighbors"]["n_pcs"], len(shares))
+    said = f"The first of {count(len(shares), 'component')} explains {percent(shares[0])} of the variance, "
+    said += f"the {used} used {percent(shares[:used].sum())}, and the last of these {percent(shares[used - 1])}."
+    for path in run.files("figures_pca", "variance"):
+        yield Numbers(path, said)
+    if not run.of("harmony"):
+        for path in run.files("figures_pca", "components"):
+            yield Numbers(path, said)
+    target, keys, scale = config["normalize"]["target_sum"], config["regress_out"]["keys"], config["scale"]
+    steps = [f"normalised to {target:,.0f} counts per cell" if target else "normalised to the cells' median counts"]
+    steps += ["log-transformed"] + (
+        [f"corrected for {listed(f'`{key}`' for key in keys)} by regression"] if keys else []
+    )
+    steps += ["scaled to unit variance"] if scale["enabled"] else []
+    steps += [f"clipped at {scale['max_value']:g}"] if scale["enabled"] and scale["max_value"] else []
+    yield Methods(
+        f"Counts were {listed(steps, 9)}, and {count(len(shares), 'principal component')} computed.",
+        ["scanpy"],
+    )
 
 
 def main(snakemake: Any) -> None:

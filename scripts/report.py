@@ -77,11 +77,11 @@ def main(snakemake: Any) -> None:
     """Ask the stages, gather figures and tables, write the page."""
     params, output = snakemake.params, Path(snakemake.output.report)
     config, records = params.config, read_records(params.records)
-    run = Finished(config, [Done(**job) for job in params.jobs], versions(records))
+    marks = [Mark(**mark) for mark in params.marks]
+    run = Finished(config, [Done(**job) for job in params.jobs], marks, versions(records))
     parts = list(parts_of(run))
     told = {kind: [part for part in parts if isinstance(part, kind)] for kind in (Finding, Numbers, Paragraph, Table)}
     findings = sorted(told[Finding], key=lambda finding: -finding.beyond)
-    marks = [Mark(**mark) for mark in params.marks]
     numbers = {part.figure: part.said for part in told[Numbers]}
     urgent = list(dict.fromkeys(finding.sample for finding in findings if finding.sample))
 

@@ -6,13 +6,15 @@ included, at the time when they ran.
 
 from lib.start import run
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from lib.figures import plots, tables
+from lib.report.parts import Column, Finished, Numbers, Part, Table
+from lib.report.words import count
 from lib.run import stage
 from lib.run.notices import notices, read_records
 from lib.run.resources import KB, MB, PYTHON, Job, Need
@@ -25,6 +27,19 @@ WIDTH, LANE, HEIGHT = 7.0, 0.13, 12.0  # inches: the axis' width, a lane's heigh
 COLUMNS = ["rule", "wildcards", "device", "card", "seconds", *KINDS, "peak_rss_mb", "peak_gpu_mb", "started"]
 COLUMNS += ["seed", "threads", "host", "python", "driver", "cuda", "versions"]
 UNITS = {"h": 3600, "min": 60, "s": 1}
+
+JOBS_TOLD = {
+    "rule": Column("rule"),
+    "wildcards": Column("of"),
+    "device": Column("device"),
+    "card": Column("card", hidden=True),
+    "seconds": Column("seconds"),
+    **{name: Column(f"{name}, s", hidden=True) for name in KINDS},
+    "peak_rss_mb": Column("memory, MB"),
+    "peak_gpu_mb": Column("GPU memory, MB"),
+    "started": Column("started (UTC)"),
+    **{name: Column(name, hidden=True) for name in COLUMNS[COLUMNS.index("seed") :]},
+}
 
 
 def run_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -142,6 +157,22 @@ def duration(seconds: float) -> str:
 def needs(job: Job) -> Need:
     """One line per job."""
     return Need(PYTHON + 60 * MB + 50 * KB * job.n_samples, 30 + 0.02 * job.n_samples, 20 * MB)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The table of jobs and the sentence of the timeline."""
+    job = run.one("runs")
+    table = pd.read_csv(
+        job.table, sep="\t", dtype={"wildcards": str}, keep_default_na=False, na_values={"peak_gpu_mb": ""}
+    )
+    if table.empty:
+        return
+    longest = table.loc[table["seconds"].idxmax()]
+    named = f"{longest['rule']}{' (' + longest['wildcards'] + ')' if longest['wildcards'] else ''}"
+    said = f"{count(len(table), 'job')} took {duration(table['seconds'].sum())} together; the longest, {named}, took "
+    said += f"{duration(longest['seconds'])}, and the most memory was {table['peak_rss_mb'].max() / 1000:.2g} GB."
+    yield Numbers(job.timeline, said)
+    yield Table(job.table, "Jobs", said, "Runs", columns=JOBS_TOLD)
 
 
 def main(snakemake: Any) -> None:

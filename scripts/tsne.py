@@ -6,6 +6,7 @@ of the stage `neighbors`.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from math import log2
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 from lib.methods.knn import nearest_neighbors
 from lib.methods.representation import representation
+from lib.report import embeddings
+from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import Pace, timed
@@ -164,6 +167,20 @@ def needs(job: Job) -> Need:
         vram=800 * MB + 110 * k * job.n_kept,
         gpu_mem=job.process + CUML + 0.5 * affinities,
         reads=8 * (job.n_comps + job.k) * job.n_kept,
+    )
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The sentences of its figures."""
+    if not run.of("tsne"):
+        return
+    yield from embeddings.numbers(run, "t-SNE")
+    options = run.config["tsne"]
+    rate = "cells / early exaggeration" if options["learning_rate"] is None else f"{options['learning_rate']:g}"
+    yield Methods(
+        f"A t-SNE ({run.package('opentsne')}) was computed with perplexity {options['perplexity']:g}, early "
+        f"exaggeration {options['early_exaggeration']:g} and a learning rate of {rate}.",
+        ["tsne", "tsne_rate"],
     )
 
 

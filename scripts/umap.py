@@ -6,12 +6,15 @@ on the GPU cuML's, called as rapids_singlecell.tl.umap calls it.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.methods.fuzzy import read_graph
 from lib.methods.representation import representation
+from lib.report import embeddings
+from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.imports import import_library
@@ -127,6 +130,14 @@ def needs(job: Job) -> Need:
     seconds = 15 + 4e-6 * job.n_kept * epochs(job.config["umap"]["n_epochs"], job.n_kept)
     vram = 1000 * MB + 48 * job.edges
     return Need(PYTHON + 190 * MB + graph, seconds, 20 * job.n_kept, vram, PYTHON + CUML + 0.5 * graph)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The sentences of its figures."""
+    yield from embeddings.numbers(run, "UMAP")
+    options = run.config["umap"]
+    how = f"`min_dist` {options['min_dist']:g}, `spread` {options['spread']:g}"
+    yield Methods(f"The graph was laid out in two dimensions by UMAP ({run.package('umap-learn')}; {how}).")
 
 
 def main(snakemake: Any) -> None:

@@ -47,7 +47,7 @@ def simulate(cells: int, components: int, batches: int) -> tuple[np.ndarray, np.
 
 
 def ours(X: np.ndarray, batch: np.ndarray, threads: int) -> np.ndarray:
-    return harmonize(X, batch[:, None], THETA, SIGMA, LAMB, NCLUST, MAX_ITER, SEED, devices.cpu(), threads)
+    return harmonize(X, batch[:, None], THETA, SIGMA, LAMB, NCLUST, MAX_ITER, SEED, devices.cpu(), threads).X
 
 
 def theirs(X: np.ndarray, batch: np.ndarray, threads: int) -> np.ndarray:

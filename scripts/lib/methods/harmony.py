@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, combinations
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -135,6 +135,17 @@ class SortedCells:
         return [slice(first, min(first + self.step, stop)) for first in range(start, stop, self.step)]
 
 
+class Integrated(NamedTuple):
+    """The components, corrected for the batches (cells x components, float32), and how the iteration ended.
+
+    `change` is the relative change of the objective in the last of `rounds`; up to EPSILON_HARMONY it has converged.
+    """
+
+    X: np.ndarray
+    rounds: int
+    change: float
+
+
 def harmonize(
     X: np.ndarray,
     codes: np.ndarray,
@@ -146,7 +157,7 @@ def harmonize(
     seed: int,
     device: Device,
     n_jobs: int = 1,
-) -> np.ndarray:
+) -> Integrated:
     """The components, corrected for the batches.
 
     Memory of the device: 2 x cells x components and cells x clusters in float32, 8 bytes a cell for the blocks, and on
@@ -174,10 +185,6 @@ def harmonize(
         Where to compute.
     n_jobs
         Threads of the CPU.
-
-    Returns
-    -------
-    cells x components, float32.
 
     Raises
     ------
@@ -209,7 +216,7 @@ def harmonize(
             )
     # On a CPU the memory of Z, which is not needed any more
     host[order] = device.to_host(cells.Z_corr)
-    return host
+    return Integrated(host, iteration + 1, float(abs(before - objective) / max(abs(before), TINY)))
 
 
 def _product(A: Any, B: Any, xp: ModuleType) -> Any:

@@ -86,6 +86,31 @@ def shares_taken(ledger: pd.DataFrame) -> pd.DataFrame:
     return removed[reasons].div(n_cells, axis=0)
 
 
+def with_losses(batches: pd.DataFrame, ledger: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """A table of batches with the percentage that each limit removed, and the doublets called among the cells scored.
+
+    Parameters
+    ----------
+    batches
+        A row for each batch, whose name is in the first column.
+    ledger
+        The ledgers of all samples, concatenated.
+    cells
+        All cells: that first column, `doublet_score` and `predicted_doublet`.
+    """
+    removed = ledger.pivot_table(index="batch", columns="reason", values="removed", aggfunc="sum", fill_value=0)
+    n_cells = ledger[ledger["reason"] == ""].groupby("batch")["left"].sum()
+    names, key = batches.iloc[:, 0].astype(str), batches.columns[0]
+    lost = {f"lost_pct_{r}": 100 * removed[r] / n_cells for r in ledger["reason"].unique() if r and r != "doublet"}
+    scored = cells[cells["doublet_score"].notna()]
+    of_batch = scored["predicted_doublet"].groupby(scored[key].astype(str))
+    found = pd.DataFrame({name: values.round(2) for name, values in lost.items()}, index=names)
+    found["scored"], found["doublets"] = of_batch.size(), of_batch.sum()
+    found[["scored", "doublets"]] = found[["scored", "doublets"]].fillna(0).astype(int)
+    found["doublets_pct"] = (100 * found["doublets"] / found["scored"]).round(2)
+    return pd.concat([batches, found.reset_index(drop=True)], axis=1)
+
+
 def describe_limit(reason: str, shares: pd.Series, cells: pd.DataFrame, batch_key: str, at: object = None) -> str:
     """A text that tells the shares that a limit removed of batches, the medians of its metric, and what to do.
 

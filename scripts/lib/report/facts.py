@@ -30,6 +30,9 @@ def obs(run: Finished, *names: str) -> pd.DataFrame:
     return columns(run.one("features").obs, *names)
 
 
+_clusters: dict[str, pd.Series] = {}  # by path
+
+
 @cache
 def tsv(path: str) -> pd.DataFrame:
     """A table of text; columns of numbers are numbers but for the names of samples, batches, groups and genes."""
@@ -53,7 +56,10 @@ def clustering(run: Finished, name: str) -> pd.Series:
     """Each cell's cluster, a categorical of strings."""
     method, _, value = name.partition("_")
     job = next(job for job in run.of(method) if value in job.wildcards.values())
-    return as_categories(read_table(job.output[method])[name])
+    path = job.output[method]
+    if path not in _clusters:
+        _clusters[path] = as_categories(read_table(path)[name])
+    return _clusters[path]
 
 
 def grouping(run: Finished, name: str) -> pd.Series:
@@ -61,21 +67,16 @@ def grouping(run: Finished, name: str) -> pd.Series:
     return clustering(run, name) if name in clustering_names(run.config) else as_categories(obs(run, name)[name])
 
 
-def doublets(run: Finished) -> tuple[int, int]:
-    """The number of cells called doublets, and of those scored."""
-    called = scored = 0
-    for job in run.of("doublets"):
-        table = columns(job.doublets, "doublet_score", "predicted_doublet")
-        called += int(table["predicted_doublet"].sum())
-        scored += int(table["doublet_score"].notna().sum())
-    return called, scored
+def clusterings(run: Finished) -> list[str]:
+    """The names of the run's clusterings."""
+    return clustering_names(run.config)
 
 
 def numbers(run: Finished, n_samples: int) -> list[Mapping[str, str]]:
     """The six numbers of the first screen: value, what it counts, and a remark."""
     found, cells = batches(run), obs(run, "total_counts", "n_genes_by_counts")
     n_in, kept = int(found["cells"].sum()), len(cells)
-    called, scored = doublets(run)
+    called, scored = int(found["doublets"].sum()), int(found["scored"].sum())
     name = main_clustering(run)
     n_clusters = clustering(run, name).cat.categories.size if name else 0
     n_batches = "" if len(found) == n_samples else count(len(found), "batch", "batches")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
@@ -23,7 +24,7 @@ from lib.report.pictures import Picture, pictures
 
 HERE = Path(__file__).parent
 STYLES, SCRIPTS = ("vendor/tabulator.min.css", "page.css"), ("vendor/tabulator.min.js", "page.js")
-TEMPLATE = "page.html"
+TEMPLATE, REFERENCES = "page.html", "references.yaml"
 EACH = 24  # figures of single samples that the page holds, for each kind of figure
 FIGURES_MB = 11  # of all of them, as text
 WIDE = 640  # pixels from which on a figure has a line of its own
@@ -297,13 +298,14 @@ def methods_of(parts: Iterable[Part]) -> tuple[Markup, list[str]]:
     """The paragraph of methods, with numbers of the references, and these in their order."""
     told = [part for part in parts if isinstance(part, Methods)]
     references = list(dict.fromkeys(reference for part in told for reference in part.references))
+    texts = yaml.safe_load((HERE / REFERENCES).read_text(encoding="utf-8"))
     said = []
     for part in told:
         cited = ",".join(
             f'<a href="#reference-{n}">{n}</a>' for n in (references.index(r) + 1 for r in part.references)
         )
         said.append(sentence(part.said) + Markup(f"<sup>{cited}</sup>" if cited else ""))
-    return Markup(" ").join(said), references
+    return Markup(" ").join(said), [texts.get(name, name) for name in references]
 
 
 def rendered(**known: Any) -> str:

@@ -110,7 +110,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Methods:
-    """What the stage did, in the words of a paper, with this run's values, and the publications to cite."""
+    """What the stage did, in the words of a paper, with this run's values, and the publications to cite.
+
+    These are names in references.yaml, or texts.
+    """
 
     said: str
     references: Sequence[str] = ()
@@ -163,6 +166,11 @@ class Done:
     wildcards: Mapping[str, str]
     output: Mapping[str, Any]
 
+    def files(self, name: str) -> list[str]:
+        """The paths of the output of this name; none if the rule has no such output."""
+        found = self.output.get(name, [])
+        return [found] if isinstance(found, str) else list(found)
+
     def __getattr__(self, name: str) -> Any:
         """The output of this name: `job.umap` is `job.output["umap"]`."""
         if name.startswith("_") or name not in self.output:
@@ -180,12 +188,15 @@ class Finished:
         The whole config but what does not change results.
     jobs
         All jobs, each after those that made its input.
+    marks
+        The files that rules mark for the report.
     versions
         The versions of the packages that the jobs ran with.
     """
 
     config: Mapping[str, Any]
     jobs: Sequence[Done]
+    marks: Sequence[Mark] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -203,6 +214,15 @@ class Finished:
         """The only job of a rule."""
         (job,) = self.of(rule)
         return job
+
+    def files(self, rule: str, name: str) -> list[str]:
+        """The outputs of a rule under one name, of all its jobs; none if there are none."""
+        return [path for job in self.of(rule) for path in job.files(name)]
+
+    def figure(self, *words: str) -> str:
+        """The first marked figure whose chapter, section or labels are these words; empty if there is none."""
+        told = ((mark, {mark.chapter, mark.section, mark.rule, *mark.labels.values()}) for mark in self.marks)
+        return next((mark.path for mark, known in told if known.issuperset(words)), "")
 
     def package(self, name: str) -> str:
         """A package with the version that the jobs ran with: "umap-learn 0.5.12"."""

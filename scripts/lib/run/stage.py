@@ -26,7 +26,18 @@ from lib.store.names import unescape
 P, R = ParamSpec("P"), TypeVar("R")
 log = logging.getLogger("somersault")
 
-RECORDED_PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy", "scikit-learn", "snakemake")
+RECORDED_PACKAGES = (
+    "anndata",
+    "h5py",
+    "igraph",
+    "numpy",
+    "opentsne",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "snakemake",
+    "umap-learn",
+)
 
 _NOTICES: list[str] = []  # of this job
 

@@ -1,0 +1,38 @@
+"""The sentences of the figures of an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from lib.figures.words import metric_label
+from lib.report import clusters, facts
+from lib.report.parts import Finished, Numbers
+
+
+def numbers(run: Finished, section: str) -> Iterator[Numbers]:
+    """A sentence for each figure of a section (UMAP, t-SNE) that is coloured by a column: its groups, or its values."""
+    for mark in run.marks:
+        name = mark.labels.get("coloured by", "")
+        if mark.section != section or not mark.path.endswith(".png"):
+            continue
+        name = name.removeprefix("density by ")
+        if name in facts.clusterings(run):
+            yield Numbers(mark.path, clusters.sizes(run, name))
+            continue
+        values = facts.obs(run, name).get(name)
+        if values is None:
+            continue
+        if pd.api.types.is_numeric_dtype(values) and name not in (run.config["batch_key"], run.config["label_key"]):
+            yield Numbers(mark.path, of_values(values, name))
+        else:
+            yield Numbers(mark.path, clusters.sizes(run, name))
+
+
+def of_values(values: pd.Series, name: str) -> str:
+    """The median of a metric, and where most of the cells lie."""
+    low, middle, high = values.quantile([0.05, 0.5, 0.95])
+    label = metric_label(name)
+    label = label[:1].upper() + label[1:] if not name.startswith("pct_") else label
+    return f"{label}: the median is {middle:,.4g}, and 90 % of the cells lie between {low:,.4g} and {high:,.4g}."
