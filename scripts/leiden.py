@@ -75,10 +75,8 @@ def tells(run: Finished) -> Iterator[Part]:
         return
     yield from told_clusters.findings(run, "leiden")
     values = listed(run.config["leiden"]["resolutions"], 9)
-    yield Methods(
-        f"Clusters were found by Leiden ({run.package('igraph')}) at a resolution of {values}.",
-        ["leiden"],
-    )
+    package = run.package("igraph", "leiden", "pylibcugraph")
+    yield Methods(f"Clusters were found by Leiden ({package}) at a resolution of {values}.", ["leiden"])
 
 
 def main(snakemake: Any) -> None:

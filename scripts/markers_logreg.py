@@ -174,11 +174,7 @@ def tells(run: Finished) -> Iterator[Part]:
     if not run.of("markers_logreg"):
         return
     yield from told_markers.told(run, "markers_logreg", "logreg", "weight")
-    yield Methods(
-        "Marker genes were ranked by their weights in a logistic regression of the groups "
-        f"({run.package('scikit-learn')}).",
-        ["logreg"],
-    )
+    yield Methods("Marker genes were ranked by their weights in a logistic regression of the groups.", ["logreg"])
 
 
 def main(snakemake: Any) -> None:

@@ -78,7 +78,8 @@ def main(snakemake: Any) -> None:
     params, output = snakemake.params, Path(snakemake.output.report)
     config, records = params.config, read_records(params.records)
     marks = [Mark(**mark) for mark in params.marks]
-    run = Finished(config, [Done(**job) for job in params.jobs], marks, versions(records))
+    on_gpu = {record["rule"] for record in records if record["device"] == "gpu"}
+    run = Finished(config, [Done(**job) for job in params.jobs], marks, versions(records), on_gpu)
     parts = list(parts_of(run))
     told = {kind: [part for part in parts if isinstance(part, kind)] for kind in (Finding, Numbers, Paragraph, Table)}
     findings = sorted(told[Finding], key=lambda finding: -finding.beyond)

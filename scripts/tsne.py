@@ -178,8 +178,8 @@ def tells(run: Finished) -> Iterator[Part]:
     options = run.config["tsne"]
     rate = "cells / early exaggeration" if options["learning_rate"] is None else f"{options['learning_rate']:g}"
     yield Methods(
-        f"A t-SNE ({run.package('opentsne')}) was computed with perplexity {options['perplexity']:g}, early "
-        f"exaggeration {options['early_exaggeration']:g} and a learning rate of {rate}.",
+        f"A t-SNE ({run.package('opentsne', 'tsne', 'cuml')}) was computed with perplexity {options['perplexity']:g}, "
+        f"early exaggeration {options['early_exaggeration']:g} and a learning rate of {rate}.",
         ["tsne", "tsne_rate"],
     )
 

@@ -137,7 +137,9 @@ def tells(run: Finished) -> Iterator[Part]:
     yield from embeddings.numbers(run, "UMAP")
     options = run.config["umap"]
     how = f"`min_dist` {options['min_dist']:g}, `spread` {options['spread']:g}"
-    yield Methods(f"The graph was laid out in two dimensions by UMAP ({run.package('umap-learn')}; {how}).")
+    yield Methods(
+        f"The graph was laid out in two dimensions by UMAP ({run.package('umap-learn', 'umap', 'cuml')}; {how})."
+    )
 
 
 def main(snakemake: Any) -> None:

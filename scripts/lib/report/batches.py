@@ -112,7 +112,7 @@ def table(run: Finished) -> Iterator[Table]:
         steps = facts.tsv(path)
         said = f"{count(steps['removed'].sum(), 'cell')} were removed in {count(steps['step'].nunique() - 1, 'step')}: "
         said += "the cells that each step removed from each batch, and those left after it."
-        yield Table(path, "Attrition ledger", said, QC)
+        yield Table(path, "Attrition ledger", said, QC, "Every step")
 
 
 def told(run: Finished) -> Iterator[Part]:

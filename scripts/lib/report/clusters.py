@@ -93,8 +93,8 @@ def sizes(run: Finished, name: str) -> str:
     groups = facts.grouping(run, name)
     n, of_group = len(groups), groups.value_counts()
     of_group = of_group[of_group > 0]
-    noun = "clusters" if name in facts.clusterings(run) else "groups"
-    said = f"{count(n, 'cell')} in {count(len(of_group), noun[:-1])} of `{name}`"
+    noun = "cluster" if name in facts.clusterings(run) else "group"
+    said = f"{count(n, 'cell')} in {count(len(of_group), noun)} of `{name}`"
     if len(of_group) > 1:
         ends = [
             f"{of_group.index[i]} with {count(of_group.iloc[i])} ({percent(of_group.iloc[i] / n)})" for i in (0, -1)

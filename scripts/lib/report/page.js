@@ -81,13 +81,13 @@ async function build(sheet) {
         const limit = [about.low ?? null, about.high ?? null].filter((at) => at !== null).map(shownNumber).join(" to ");
         return made("span", { textContent: shown(value, about), className: beyond ? "beyond" : "", title: beyond ? `limit ${limit}` : "" });
       },
-      headerFilter: lines.length > 3 ? "input" : false, headerFilterPlaceholder: numeric[i] ? "> < =" : "find",
+      headerFilter: lines.length > 3 ? "input" : false, headerFilterPlaceholder: numeric[i] ? "> <" : "find",
       headerFilterFunc: matches, visible: !about.hidden, minWidth: 60, headerFilterParams: { elementAttributes: { "aria-label": `filter ${title}` } },
     };
   });
   const place = sheet.querySelector(".rows");
   const table = new Tabulator(place, {
-    data: rows, columns, layout: "fitDataStretch", nestedFieldSeparator: false, ...(rows.length > ROWS ? { height: 430 } : {}),
+    data: rows, columns, layout: "fitDataTable", nestedFieldSeparator: false, ...(rows.length > ROWS ? { height: 430 } : {}),
     printAsHtml: true, printRowRange: "active", placeholder: "no rows", movableColumns: true, columnDefaults: { maxInitialWidth: 420 },
   });
   const name = data.dataset.name;

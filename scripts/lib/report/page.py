@@ -27,8 +27,9 @@ STYLES, SCRIPTS = ("vendor/tabulator.min.css", "page.css"), ("vendor/tabulator.m
 TEMPLATE, REFERENCES = "page.html", "references.yaml"
 EACH = 24  # figures of single samples that the page holds, for each kind of figure
 FIGURES_MB = 11  # of all of them, as text
-WIDE = 640  # pixels from which on a figure has a line of its own
+WIDE = 800  # pixels from which on a figure has a line of its own
 RUNS = "Runs"  # the last chapter
+RESERVED = ("top", "zoom", "findings", "methods", "methods-text", "references", "config", "config-text", "samples")
 
 
 @dataclass(frozen=True)
@@ -116,28 +117,6 @@ class Section:
     sheets: list[Sheet] = field(default_factory=list)
     sections: dict[str, Section] = field(default_factory=dict)
 
-    def within(self, title: str) -> Section:
-        """The section with this title below this one, made if there is none; itself for no title."""
-        if not title:
-            return self
-        return self.sections.setdefault(title, Section(title, anchor_of(self.anchor, title)))
-
-
-def anchor_of(*names: str) -> str:
-    """Names as an address within the page; different names give different addresses."""
-    return "-".join(map(_part_of_anchor, filter(None, names))) or "top"
-
-
-def _part_of_anchor(name: str) -> str:
-    plain = re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-")
-    told = re.fullmatch(r"[\w ./]+", name, re.ASCII)
-    return plain if told and plain else f"{plain}-{digest(name)}"
-
-
-def digest(text: str) -> str:
-    """A short hash."""
-    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
-
 
 def sentence(text: str) -> Markup:
     """Plain text as HTML; `name` in backticks as code, and a blank line as the end of a paragraph."""
@@ -196,6 +175,7 @@ class Book:
         self.chapters: dict[str, Section] = {}
         self.places: dict[str, float] = {}
         self.links: dict[str, tuple[str, str]] = {}  # path -> address and name of a figure or table
+        self._anchors: dict[str, None] = dict.fromkeys(RESERVED)
         self._numbers = count(1)
         self._tables = count(1)
 
@@ -203,7 +183,19 @@ class Book:
         """The section of a category."""
         place, name = chapter_of(category)
         self.places[name] = min(place, self.places.get(name, place))
-        return self.chapters.setdefault(name, Section(name, anchor_of(name))).within(title)
+        if name not in self.chapters:
+            self.chapters[name] = Section(name, self.anchor(name))
+        chapter = self.chapters[name]
+        if title and title not in chapter.sections:
+            chapter.sections[title] = Section(title, self.anchor(name, title))
+        return chapter.sections[title] if title else chapter
+
+    def anchor(self, *names: str) -> str:
+        """An address within the page that is made of names, and is no other's."""
+        plain = re.sub(r"[^a-z0-9._]+", "-", "-".join(names).lower()).strip("-") or "part"
+        found = next(name for n in count(1) if (name := plain if n == 1 else f"{plain}-{n}") not in self._anchors)
+        self._anchors[found] = None
+        return found
 
     def add_figures(self, marks: Sequence[Mark], numbers: Mapping[str, str], urgent: Sequence[str]) -> None:
         """Add the marked figures, those of one caption in one section together.
@@ -235,7 +227,7 @@ class Book:
     def figure(self, mark: Mark, said: str) -> Figure:
         """A figure without its picture."""
         path = self.beside(mark.path)
-        anchor, number = anchor_of("figure", re.sub(r"^figures/|\.png$", "", path)), next(self._numbers)
+        anchor, number = self.anchor("figure", re.sub(r"^figures/|\.png$", "", path)), next(self._numbers)
         self.links[mark.path] = f"#{anchor}", f"Figure {number}"
         of = mark.wildcards.get("sample", "")
         return Figure(number, anchor, path, title_of(mark.labels), of, sentence(said), caption_of(mark, self.config))
@@ -270,7 +262,7 @@ class Book:
 
     def sheet(self, table: Table, data: bytes) -> Sheet:
         """A table of the page with these bytes."""
-        anchor = anchor_of("table", re.sub(r"^(tables|cohort)/|\.tsv$", "", self.beside(table.path)))
+        anchor = self.anchor("table", re.sub(r"^(tables|cohort)/|\.tsv$", "", self.beside(table.path)))
         self.links[table.path] = f"#{anchor}", f"Table {next(self._tables)}"
         packed = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
         columns = {name: vars(column) for name, column in table.columns.items()}

@@ -11,7 +11,7 @@ in sentences `name` in backticks is set as code. Paths are those of the rules' o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -192,12 +192,15 @@ class Finished:
         The files that rules mark for the report.
     versions
         The versions of the packages that the jobs ran with.
+    on_gpu
+        The rules of which a job ran on a GPU.
     """
 
     config: Mapping[str, Any]
     jobs: Sequence[Done]
     marks: Sequence[Mark] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    on_gpu: Collection[str] = ()
 
     @cached_property
     def _by_rule(self) -> dict[str, list[Done]]:
@@ -224,6 +227,7 @@ class Finished:
         told = ((mark, {mark.chapter, mark.section, mark.rule, *mark.labels.values()}) for mark in self.marks)
         return next((mark.path for mark, known in told if known.issuperset(words)), "")
 
-    def package(self, name: str) -> str:
-        """A package with the version that the jobs ran with: "umap-learn 0.5.12"."""
+    def package(self, name: str, rule: str = "", gpu: str = "") -> str:
+        """A package with the version that the jobs ran with: "umap-learn 0.5.12"; `gpu` if the rule's ran on a GPU."""
+        name = gpu if gpu and rule in self.on_gpu else name
         return f"{name} {self.versions[name]}" if self.versions.get(name) else name

@@ -14,6 +14,7 @@ from PIL import Image
 
 COLOURS = 256
 CSS_DPI = 96  # pixels of the page per inch
+NEARLY_WHITE = 250  # the mean of a palette's colour that holds white
 LARGEST = 4000  # pixels of a side; larger pictures are scaled down
 
 
@@ -44,7 +45,9 @@ def picture(path: str | Path) -> Picture:
         if max(image.size) > LARGEST:
             image.thumbnail((LARGEST, LARGEST))
     written = BytesIO()
-    image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(written, "png")
+    image = image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.putpalette([255 if value > NEARLY_WHITE else value for value in image.getpalette()])
+    image.save(written, "png")
     data, given = written.getvalue(), Path(path).read_bytes()
     return Picture(data_uri(given if len(given) < len(data) else data, "image/png"), width, height)
 
