@@ -529,14 +529,14 @@ def tells(run: Finished) -> Iterator[Part]:
         limit = f"expected {percent(row.rate)}, within a factor of {CALLED}"
         if np.isnan(row.threshold):
             said = "no doublet is called, as the scores of simulated doublets have no valley between two modes"
-            yield Finding(where, said, "expected two modes", 1.5, figure, row.batch)
+            yield Finding(where, said, "expected two modes", 1.5, figure, row.batch, "doublet rates")
         elif not row.trusted:
             said = f"{percent(share)} are called doublets at a threshold that divides single cells; they are kept"
-            yield Finding(where, said, limit, max(1.5, share / (CALLED * row.rate)), figure, row.batch)
+            yield Finding(where, said, limit, max(1.5, share / (CALLED * row.rate)), figure, row.batch, "doublet rates")
         elif share > CALLED * row.rate or (share < row.rate / CALLED and expected - row.called > 3 * np.sqrt(expected)):
             said = f"{percent(share)} of {count(row.scored, 'cell')} are called doublets"
             beyond = max(share / row.rate, row.rate / max(share, 1e-3)) / CALLED
-            yield Finding(where, said, limit, min(beyond, 5), figure, row.batch)
+            yield Finding(where, said, limit, min(beyond, 5), figure, row.batch, "doublet rates")
     for sample, figure in figures.items():
         mine = found[found["sample"] == sample] if sample else found
         if len(mine):

@@ -250,7 +250,9 @@ def test_every_name_is_escaped_everywhere(tmp_path):
         **dict.fromkeys(("title", "version", "when", "where", "config"), EVIL),
         logo="",
         numbers=[{"value": EVIL, "name": EVIL, "remark": EVIL}],
-        findings=[(Finding(EVIL, EVIL, EVIL, 2), "#x", EVIL)],
+        n_findings=7,
+        findings=page.folded([Finding(EVIL, EVIL, EVIL, 2, EVIL, EVIL, EVIL)] * 7),
+        links={EVIL: ("#x", EVIL)},
         notices=[{"rule": EVIL, "wildcards": EVIL, "notice": EVIL}],
         explorer=EVIL,
         chapters=book.ordered(None),
@@ -335,3 +337,13 @@ def test_lists_are_cut():
     assert words.listed("ABC") == "A, B and C"
     assert words.listed(range(9), 2) == "0, 1 and 7 more"
     assert words.listed(["A"]) == "A"
+
+
+def test_of_many_findings_of_a_kind_most_are_folded_and_the_worst_come_first():
+    many = [Finding(f"Batch {n}", "said", "limit", 1 + n / 10, kind="doublet rates") for n in range(9)]
+    one = Finding("Harmony", "said", "limit", 5)
+    (first, none), (shown, others) = page.folded([*many, one])
+    assert (first, none) == ([one], [])
+    assert [finding.where for finding in shown] == ["Batch 8", "Batch 7", "Batch 6"]
+    assert len(others) == 6
+    assert page.folded(many[:5])[0][1] == []

@@ -34,23 +34,35 @@ def findings(run: Finished) -> Iterator[Finding]:
             )
             limit = f"at least {percent(KEPT)}" + (f"; the median batch keeps {percent(median)}" if several else "")
             beyond = max((1 - kept[name]) / (1 - KEPT), (median - kept[name]) / BELOW if several else 0)
-            yield Finding(where, f"{said}", f"expected {limit}", beyond, figure, str(name))
+            yield Finding(
+                where, f"{said}", f"expected {limit}", beyond, figure, str(name), "batches that keep few cells"
+            )
         for reason, share in lost.items():
             if share > LOST and not few:
                 said = (
                     f"{percent(share)} of {count(row['cells'], 'cell')} are lost to one limit, {reason_label(reason)}"
                 )
-                yield Finding(where, said, f"expected at most {percent(LOST)}", share / LOST, figure, str(name))
+                yield Finding(
+                    where,
+                    said,
+                    f"expected at most {percent(LOST)}",
+                    share / LOST,
+                    figure,
+                    str(name),
+                    "losses to one limit",
+                )
         if row["kept"] < FEW:
             said = f"{count(row['kept'], 'cell')} {'is' if row['kept'] == 1 else 'are'} kept"
-            yield Finding(where, said, f"expected at least {FEW}", FEW / max(1, row["kept"]), figure, str(name))
+            yield Finding(
+                where, said, f"expected at least {FEW}", FEW / max(1, row["kept"]), figure, str(name), "small batches"
+            )
         for family, limit in run.config["cells"]["max_pct_counts"].items():
             at = row.get(f"median_pct_counts_{family}")
             if limit and at is not None and at > NEAR * limit:
                 said = f"the median share of {family} is {at:.3g} %, near the limit of {limit:g} %"
                 expected = f"expected below {NEAR * limit:g} %"
                 violins = run.figure("metrics by batch")
-                yield Finding(where, said, expected, at / (NEAR * limit), violins, str(name))
+                yield Finding(where, said, expected, at / (NEAR * limit), violins, str(name), "medians near a limit")
 
 
 def losses(row: pd.Series) -> dict[str, float]:
@@ -70,13 +82,25 @@ def numbers(run: Finished) -> Iterator[Numbers]:
     total = {name: (table[name] * table["cells"]).sum() / 100 for name in table if name.startswith("lost_pct_")}
     lost = [f"{reason_label(name.removeprefix('lost_pct_'))} ({count(n)})" for name, n in total.items() if n >= 0.5]
     why = f"; the limits removed cells for {listed(lost)}." if lost else "; no limit removed a cell."
-    for path in run.files("figures_qc", "attrition"):
-        yield Numbers(path, said + why)
+    steps = facts.tsv(run.one("figures_qc").attrition_table)
+    for mark in run.marks:
+        if {"cells kept and removed"} & set(mark.labels.values()):
+            sample = mark.wildcards.get("sample")
+            yield Numbers(mark.path, of_sample(steps[steps["sample"] == sample], sample) if sample else said + why)
     medians = [name for name in table if name.startswith("median_") and table[name].notna().any()]
     of_metric = [f"{metric_label(name.removeprefix('median_'))} {spread(table[name].dropna())}" for name in medians]
     for path in [*run.files("figures_qc", "violins"), *run.files("figures_qc", "scatter")]:
         cells = f"{count(n_in, 'cell')} of {batches}"
         yield Numbers(path, f"{cells}; the medians of the kept cells: {listed(of_metric, 9)}.")
+
+
+def of_sample(steps: pd.DataFrame, sample: str) -> str:
+    """A sentence on the cells of a sample that were kept, and why others were not, from its part of the ledger."""
+    n_in = steps.loc[steps["step"] == "input", "left"].sum()
+    removed = steps.groupby("reason", sort=False)["removed"].sum()
+    lost = [f"{count(n)} for {reason_label(reason)}" for reason, n in removed.items() if n]
+    said = f"{count(n_in - removed.sum())} of {count(n_in, 'cell')} of {sample} are kept"
+    return f"{said}; removed are {listed(lost, 9)}." if lost else f"{said}."
 
 
 def table(run: Finished) -> Iterator[Table]:
@@ -98,13 +122,13 @@ def table(run: Finished) -> Iterator[Table]:
         if name.startswith("median_pct_counts_"):
             family = name.removeprefix("median_pct_counts_")
             limit = limits.get(family)
-            titles[name] = Column(f"median {family}, %", high=NEAR * limit if limit else None)
+            titles[name] = Column(f"median {family}, %", high=NEAR * limit if limit else None, hidden=not limit)
         elif name.startswith("lost_pct_"):
-            reason = reason_label(name.removeprefix("lost_pct_"))
-            titles[name] = Column(f"lost: {reason}, %", high=100 * LOST, hidden=not found[name].any())
+            reason = reason_label(name.removeprefix("lost_pct_")).removesuffix(" %")
+            titles[name] = Column(f"{reason}, %", high=100 * LOST, hidden=not found[name].any())
     said = (
-        f"{count(len(found), 'batch', 'batches')}, a row each; medians are of the kept cells. Coloured are values "
-        "beyond the limits of the findings above."
+        f"{count(len(found), 'batch', 'batches')}, a row each. Few genes, high MT and so on are the percentages of the "
+        "cells that a limit removed; medians are of the kept cells. Coloured are values beyond the limits of findings."
     )
     for path in run.files("figures_qc", "summary"):
         yield Table(path, "Quality by batch", said, QC, columns=titles)

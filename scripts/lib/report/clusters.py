@@ -39,7 +39,9 @@ def of_size(clusters: pd.Series, name: str, figure: str = "") -> Iterator[Findin
     for cluster, n in clusters.value_counts(sort=False).items():
         if 0 < n < FEW:
             said = f"{count(n, 'cell')}"
-            yield Finding(f"Cluster {cluster} of {name}", said, f"expected at least {FEW}", FEW / n, figure)
+            yield Finding(
+                f"Cluster {cluster} of {name}", said, f"expected at least {FEW}", FEW / n, figure, kind="small clusters"
+            )
 
 
 def of_batches(clusters: pd.Series, batches: pd.Series, name: str, figure: str = "") -> Iterator[Finding]:
@@ -52,7 +54,7 @@ def of_batches(clusters: pd.Series, batches: pd.Series, name: str, figure: str =
             said = f"{percent(share)} of its {count(cells.loc[cluster].sum(), 'cell')} are of batch {batch}"
             limit = f"expected at most {percent(ONE_BATCH)}; this batch has {percent(whole[batch])} of all cells"
             beyond = 1 + (share - ONE_BATCH) / (1 - ONE_BATCH)
-            yield Finding(f"Cluster {cluster} of {name}", said, limit, beyond, figure)
+            yield Finding(f"Cluster {cluster} of {name}", said, limit, beyond, figure, kind="clusters of one batch")
 
 
 def of_quality(clusters: pd.Series, values: pd.Series, metric: str, name: str, figure: str = "") -> Iterator[Finding]:
@@ -67,7 +69,8 @@ def of_quality(clusters: pd.Series, values: pd.Series, metric: str, name: str, f
             said = f"the median of {label} is {medians[cluster]:.3g}"
             expected = f"expected at most {limit:.3g}, three spreads above the median of all cells, {middle:.3g}"
             beyond = (medians[cluster] - middle) / (limit - middle)
-            yield Finding(f"Cluster {cluster} of {name}", said, expected, beyond, figure)
+            where, kind = f"Cluster {cluster} of {name}", "clusters of poor quality"
+            yield Finding(where, said, expected, beyond, figure, kind=kind)
 
 
 def of_labels(clusters: pd.Series, labels: pd.Series, name: str, key: str, figure: str = "") -> Iterator[Finding]:

@@ -69,8 +69,11 @@ def describe(top: pd.DataFrame) -> str:
 
 
 def findings(run: Finished, job: Done, top: pd.DataFrame, method: str) -> Iterator[Finding]:
-    """Groups with many ribosomal genes among their first markers; by the t-test alone, if there is one."""
+    """Groups with many ribosomal genes among their first markers, by the t-test if there is one, of one clustering."""
+    grouping = job.wildcards["grouping"]
     if method != "t-test" and "t-test" in run.config["markers"]["methods"]:
+        return
+    if grouping in facts.clusterings(run) and grouping != facts.main_clustering(run):
         return
     genes = run.one("genes").genes
     families = [name for name in run.config["qc"]["gene_families"] if name.upper().startswith("RIB")]
@@ -82,6 +85,6 @@ def findings(run: Finished, job: Done, top: pd.DataFrame, method: str) -> Iterat
         shares = first["names"].map(ours).fillna(False).astype(bool).groupby(first["group"], sort=False).mean()
         for group, share in shares[shares >= RIBOSOMAL].items():
             said = f"{percent(share)} of its first {FIRST} markers ({method}) are ribosomal genes"
-            where = f"Group {group} of {job.wildcards['grouping']}"
+            where = f"Group {group} of {grouping}"
             limit = f"expected fewer than {percent(RIBOSOMAL)}"
-            yield Finding(where, said, limit, share / RIBOSOMAL, job.top)
+            yield Finding(where, said, limit, share / RIBOSOMAL, job.top, kind="groups marked by ribosomal genes")

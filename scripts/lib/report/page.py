@@ -19,13 +19,14 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
-from lib.report.parts import Mark, Methods, Part, Table
+from lib.report.parts import Finding, Mark, Methods, Part, Table
 from lib.report.pictures import Picture, pictures
 
 HERE = Path(__file__).parent
 STYLES, SCRIPTS = ("vendor/tabulator.min.css", "page.css"), ("vendor/tabulator.min.js", "page.js")
 TEMPLATE, REFERENCES = "page.html", "references.yaml"
 EACH = 24  # figures of single samples that the page holds, for each kind of figure
+SHOWN = 3  # findings of a kind
 FIGURES_MB = 11  # of all of them, as text
 WIDE = 800  # pixels from which on a figure has a line of its own
 RUNS = "Runs"  # the last chapter
@@ -119,8 +120,8 @@ class Section:
 
 
 def sentence(text: str) -> Markup:
-    """Plain text as HTML; `name` in backticks as code, and a blank line as the end of a paragraph."""
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))).replace("\n\n", "</p><p>"))
+    """Plain text as HTML: `name` in backticks as code, no line break before a per cent sign."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))).replace(" %", "&nbsp;%"))
 
 
 @cache
@@ -286,6 +287,14 @@ def walk(section: Section) -> Iterable[Section]:
         yield from walk(below)
 
 
+def folded(findings: Iterable[Finding]) -> list[tuple[list[Finding], list[Finding]]]:
+    """The findings, worst first, those of one kind together: the first SHOWN, and the others if they are not few."""
+    kinds: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: -finding.beyond):
+        kinds.setdefault(finding.kind or finding.where, []).append(finding)
+    return [(of[:SHOWN], of[SHOWN:]) if len(of) > SHOWN + 2 else (of, []) for of in kinds.values()]
+
+
 def methods_of(parts: Iterable[Part]) -> tuple[Markup, list[str]]:
     """The paragraph of methods, with numbers of the references, and these in their order."""
     told = [part for part in parts if isinstance(part, Methods)]
@@ -306,6 +315,7 @@ def rendered(**known: Any) -> str:
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     environment = Environment(autoescape=True, loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["sentence"] = sentence
     styles = [(HERE / name).read_text(encoding="utf-8") for name in STYLES]
     return environment.get_template(TEMPLATE).render(
         policy=policy, styles=list(map(Markup, styles)), scripts=list(map(Markup, scripts)), **known

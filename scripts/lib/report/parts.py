@@ -36,6 +36,8 @@ class Finding:
         The figure, or the table, that shows it.
     sample
         The sample or batch that it speaks of, whose figures the page holds even if there are too many for it.
+    kind
+        What it has in common with others, in the plural: "doublet rates"; of many of one kind the page folds most.
     """
 
     where: str
@@ -44,6 +46,7 @@ class Finding:
     beyond: float
     figure: str = ""
     sample: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
