@@ -24,7 +24,7 @@ from lib.store.categories import as_categories
 from lib.store.files import read_arrays, read_attrs, read_table, write_arrays
 
 UNMIXED = 0.5  # a larger part of the way from mixed batches to separate ones is told in the report
-SOME, MIXED = 3000, 15  # cells whose neighbours are looked at for it, and the number of these
+SOME, MIXED = 2000, 15  # cells whose neighbours are looked at for it, and the number of these
 
 
 def batch_columns(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -21,48 +21,44 @@ NEAR = 0.75  # and one whose median share of a gene family is above this part of
 
 def findings(run: Finished) -> Iterator[Finding]:
     """The batches that lost many cells, that are small, or whose cells lie near a limit."""
-    table, figure = facts.batches(run), run.figure("cells kept and removed") or run.figure("metrics by batch")
+    table, limits = facts.batches(run), run.config["cells"]["max_pct_counts"]
     kept = table["kept"] / table["cells"].clip(lower=1)
-    median, several = kept.median(), len(table) > 2
+    median = kept.median() if len(table) > 2 else None
+    bars, violins = run.figure("cells kept and removed"), run.figure("metrics by batch")
     for name, row in table.iterrows():
-        where, lost = f"Batch {name}", losses(row)
-        few = kept[name] < KEPT or (several and kept[name] < median - BELOW)
-        if few:
-            most = [f"{reason_label(reason)} took {percent(share)}" for reason, share in lost.items() if share >= 0.05]
-            said = f"{percent(kept[name])} of {count(row['cells'], 'cell')} are kept" + (
-                f"; {listed(most)}" if most else ""
-            )
-            limit = f"at least {percent(KEPT)}" + (f"; the median batch keeps {percent(median)}" if several else "")
-            beyond = max((1 - kept[name]) / (1 - KEPT), (median - kept[name]) / BELOW if several else 0)
-            yield Finding(
-                where, f"{said}", f"expected {limit}", beyond, figure, str(name), "batches that keep few cells"
-            )
-        for reason, share in lost.items():
-            if share > LOST and not few:
-                said = (
-                    f"{percent(share)} of {count(row['cells'], 'cell')} are lost to one limit, {reason_label(reason)}"
-                )
-                yield Finding(
-                    where,
-                    said,
-                    f"expected at most {percent(LOST)}",
-                    share / LOST,
-                    figure,
-                    str(name),
-                    "losses to one limit",
-                )
+        about = {"where": f"Batch {name}", "sample": str(name)}
+        few = kept[name] < KEPT or (median is not None and kept[name] < median - BELOW)
+        yield from of_losses(row, kept[name], median, few, figure=bars or violins, **about)
         if row["kept"] < FEW:
             said = f"{count(row['kept'], 'cell')} {'is' if row['kept'] == 1 else 'are'} kept"
+            beyond = FEW / max(1, row["kept"])
             yield Finding(
-                where, said, f"expected at least {FEW}", FEW / max(1, row["kept"]), figure, str(name), "small batches"
+                said=said, limit=f"expected at least {FEW}", beyond=beyond, figure=bars, kind="small batches", **about
             )
-        for family, limit in run.config["cells"]["max_pct_counts"].items():
+        for family, limit in limits.items():
             at = row.get(f"median_pct_counts_{family}")
             if limit and at is not None and at > NEAR * limit:
                 said = f"the median share of {family} is {at:.3g} %, near the limit of {limit:g} %"
-                expected = f"expected below {NEAR * limit:g} %"
-                violins = run.figure("metrics by batch")
-                yield Finding(where, said, expected, at / (NEAR * limit), violins, str(name), "medians near a limit")
+                expected, beyond = f"expected below {NEAR * limit:g} %", at / (NEAR * limit)
+                about |= {"figure": violins, "kind": "medians near a limit"}
+                yield Finding(said=said, limit=expected, beyond=beyond, **about)
+
+
+def of_losses(row: pd.Series, kept: float, median: float | None, few: bool, **about: str) -> Iterator[Finding]:
+    """The finding of a batch that kept `few` of its cells; or else those of single limits that took many."""
+    lost, cells = losses(row), count(row["cells"], "cell")
+    if few:
+        most = [f"{reason_label(reason)} took {percent(share)}" for reason, share in lost.items() if share >= 0.05]
+        said = "; ".join([f"{percent(kept)} of {cells} are kept", *([listed(most)] if most else [])])
+        limit = f"expected at least {percent(KEPT)}" + (f"; the median batch keeps {percent(median)}" if median else "")
+        beyond = max((1 - kept) / (1 - KEPT), (median - kept) / BELOW if median else 0)
+        yield Finding(said=said, limit=limit, beyond=beyond, kind="batches that keep few cells", **about)
+        return
+    for reason, share in lost.items():
+        if share > LOST:
+            said = f"{percent(share)} of {cells} are lost to one limit, {reason_label(reason)}"
+            limit, beyond = f"expected at most {percent(LOST)}", share / LOST
+            yield Finding(said=said, limit=limit, beyond=beyond, kind="losses to one limit", **about)
 
 
 def losses(row: pd.Series) -> dict[str, float]:

@@ -63,8 +63,8 @@ def told(run: Finished, rule: str, method: str, score: str) -> Iterator[Part]:
 
 def describe(top: pd.DataFrame) -> str:
     """The first genes of the first groups."""
-    groups = list(dict.fromkeys(top["group"]))
-    firsts = [f"{', '.join(top.loc[top['group'] == name, 'gene_symbols'][:3])} ({name})" for name in groups]
+    groups = top.groupby("group", sort=False)["gene_symbols"].apply(lambda genes: ", ".join(genes[:3]))
+    firsts = [f"{genes} ({name})" for name, genes in groups.items()]
     return f"{count(len(groups), 'group')}; the first markers are {listed(firsts, 4)}."
 
 

@@ -36,7 +36,8 @@ def version_of_code(script: Path) -> str:
     digest = hashlib.blake2b(digest_size=6)
     files = closure(script)
     if script.name == REPORT:
-        files |= {file for file in (SCRIPTS / "lib" / "report").rglob("*") if file.is_file() and file.suffix != ".pyc"}
+        ours = (SCRIPTS / "lib" / "report").rglob("*")
+        files |= {file for file in ours if file.is_file() and file.parent.name != "__pycache__"}
         for path in sorted(SCRIPTS.glob("*.py")):
             digest.update("".join(ast.unparse(node) for node in syntax_tree(path).body if _is_told(node)).encode())
     for path in sorted(files):
