@@ -64,7 +64,7 @@ rule report:
         "logs/report.log",
     conda:
         "../envs/cpu.yaml"
-    threads: 2
+    threads: 4
     resources:
         **needs("report"),
     params:

@@ -522,10 +522,10 @@ def tells(run: Finished) -> Iterator[Part]:
     )
     if found.empty:
         return
-    figures = {mark.wildcards.get("sample", ""): mark.path for mark in run.marks if is_of_doublets_told(mark.labels)}
+    marks = [mark for mark in run.marks if "doublet scores" in mark.labels.values()]
     for row in found.itertuples():
         expected, share = row.rate * row.scored, row.called / max(row.scored, 1)
-        where, figure = f"Batch {row.batch}", figures.get(row.sample, next(iter(figures.values()), ""))
+        where, figure = f"Batch {row.batch}", run.figure("doublet scores", sample=row.sample)
         limit = f"expected {percent(row.rate)}, within a factor of {CALLED}"
         if np.isnan(row.threshold):
             said = "no doublet is called, as the scores of simulated doublets have no valley between two modes"
@@ -537,10 +537,9 @@ def tells(run: Finished) -> Iterator[Part]:
             said = f"{percent(share)} of {count(row.scored, 'cell')} are called doublets"
             beyond = max(share / row.rate, row.rate / max(share, 1e-3)) / CALLED
             yield Finding(where, said, limit, min(beyond, 5), figure, row.batch, "doublet rates")
-    for sample, figure in figures.items():
-        mine = found[found["sample"] == sample] if sample else found
-        if len(mine):
-            yield Numbers(figure, rates_told(mine))
+    for mark in marks:
+        mine = found[found["sample"] == mark.wildcards.get("sample", "")]
+        yield Numbers(mark.path, rates_told(found if mine.empty else mine))
     done = "removed" if options["remove"] else "flagged"
     rate, called, scored = options["expected_doublet_rate"], found["called"].sum(), found["scored"].sum()
     yield Methods(
@@ -549,11 +548,6 @@ def tells(run: Finished) -> Iterator[Part]:
         f"{count(called)} of {count(scored, 'cell')} were called, and {done} where the threshold separated them.",
         ["scrublet"],
     )
-
-
-def is_of_doublets_told(labels: Mapping[str, str]) -> bool:
-    """Whether these are the labels of a figure of doublet scores."""
-    return "doublet scores" in labels.values()
 
 
 def scores_told(run: Finished) -> Iterator[tuple]:

@@ -88,7 +88,8 @@ def tells(run: Finished) -> Iterator[Part]:
     if not run.of("harmony"):
         return
     path, config = run.one("harmony").harmony, run.config
-    known, figures = read_attrs(path), run.files("figures_pca", "components")
+    known = read_attrs(path)
+    figures = [*run.files("figures_pca", "components"), *run.files("figures_pca", "harmony")]
     figure = next(iter(figures), "")
     if "skipped" in known:
         for one in figures:

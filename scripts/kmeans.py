@@ -67,6 +67,7 @@ def tells(run: Finished) -> Iterator[Part]:
     if not run.of("kmeans"):
         return
     yield from told_clusters.findings(run, "kmeans")
+    yield from told_clusters.numbers(run, "kmeans")
     values = listed(run.config["kmeans"]["n_clusters"], 9)
     yield Methods(f"k-means was run with k = {values}.")
 

@@ -74,6 +74,7 @@ def tells(run: Finished) -> Iterator[Part]:
     if not run.of("leiden"):
         return
     yield from told_clusters.findings(run, "leiden")
+    yield from told_clusters.numbers(run, "leiden")
     values = listed(run.config["leiden"]["resolutions"], 9)
     package = run.package("igraph", "leiden", "pylibcugraph")
     yield Methods(f"Clusters were found by Leiden ({package}) at a resolution of {values}.", ["leiden"])

@@ -54,6 +54,7 @@ def tells(run: Finished) -> Iterator[Part]:
     if not run.of("louvain"):
         return
     yield from told_clusters.findings(run, "louvain")
+    yield from told_clusters.numbers(run, "louvain")
     values = listed(run.config["louvain"]["resolutions"], 9)
     yield Methods(
         f"Louvain clusters were computed at a resolution of {values}.",

@@ -24,8 +24,9 @@ def findings(run: Finished) -> Iterator[Finding]:
     table, limits = facts.batches(run), run.config["cells"]["max_pct_counts"]
     kept = table["kept"] / table["cells"].clip(lower=1)
     median = kept.median() if len(table) > 2 else None
-    bars, violins = run.figure("cells kept and removed"), run.figure("metrics by batch")
+    violins = run.figure("metrics by batch")
     for name, row in table.iterrows():
+        bars = run.figure("cells kept and removed", sample=str(name))
         about = {"where": f"Batch {name}", "sample": str(name)}
         few = kept[name] < KEPT or (median is not None and kept[name] < median - BELOW)
         yield from of_losses(row, kept[name], median, few, figure=bars or violins, **about)
@@ -80,7 +81,7 @@ def numbers(run: Finished) -> Iterator[Numbers]:
     why = f"; the limits removed cells for {listed(lost)}." if lost else "; no limit removed a cell."
     steps = facts.tsv(run.one("figures_qc").attrition_table)
     for mark in run.marks:
-        if {"cells kept and removed"} & set(mark.labels.values()):
+        if {"cells kept and removed", "cells that the limits remove"} & set(mark.labels.values()):
             sample = mark.wildcards.get("sample")
             yield Numbers(mark.path, of_sample(steps[steps["sample"] == sample], sample) if sample else said + why)
     medians = [name for name in table if name.startswith("median_") and table[name].notna().any()]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib.figures.words import metric_label
 from lib.report import facts
-from lib.report.parts import Finding, Finished
+from lib.report.parts import Finding, Finished, Numbers
 from lib.report.words import count, listed, percent
 
 ONE_BATCH = 0.9  # a cluster with a larger share of its cells in one batch is a finding
@@ -32,6 +32,15 @@ def findings(run: Finished, method: str) -> Iterator[Finding]:
     if run.config["label_key"]:
         labels = facts.grouping(run, run.config["label_key"])
         yield from of_labels(clusters, labels, name, run.config["label_key"], run.figure("UMAP", labels.name) or figure)
+
+
+def numbers(run: Finished, method: str) -> Iterator[Numbers]:
+    """The sentences of the figures that are about the clusterings of a method, as their label `clusters` says."""
+    names = [name for name in facts.clusterings(run) if name.startswith(f"{method}_")]
+    for mark in run.marks:
+        of = names if mark.labels.get("clusters") == method else [mark.labels.get("clusters")]
+        if set(of) <= set(names):
+            yield Numbers(mark.path, " ".join(sizes(run, name) for name in of))
 
 
 def of_size(clusters: pd.Series, name: str, figure: str = "") -> Iterator[Finding]:

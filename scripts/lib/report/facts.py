@@ -30,9 +30,6 @@ def obs(run: Finished, *names: str) -> pd.DataFrame:
     return columns(run.one("features").obs, *names)
 
 
-_clusters: dict[str, pd.Series] = {}  # by path
-
-
 @cache
 def tsv(path: str) -> pd.DataFrame:
     """A table of text; columns of numbers are numbers but for the names of samples, batches, groups and genes."""
@@ -56,15 +53,17 @@ def clustering(run: Finished, name: str) -> pd.Series:
     """Each cell's cluster, a categorical of strings."""
     method, _, value = name.partition("_")
     job = next(job for job in run.of(method) if value in job.wildcards.values())
-    path = job.output[method]
-    if path not in _clusters:
-        _clusters[path] = as_categories(read_table(path)[name])
-    return _clusters[path]
+    return _categories(job.output[method], name)
 
 
 def grouping(run: Finished, name: str) -> pd.Series:
     """A clustering, or a column of the kept cells' table, as a categorical of strings."""
-    return clustering(run, name) if name in clustering_names(run.config) else as_categories(obs(run, name)[name])
+    return clustering(run, name) if name in clusterings(run) else _categories(run.one("features").obs, name)
+
+
+@cache
+def _categories(path: str, name: str) -> pd.Series:
+    return as_categories(read_table(path, [name])[name])
 
 
 def clusterings(run: Finished) -> list[str]:

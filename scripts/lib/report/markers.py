@@ -55,8 +55,7 @@ def told(run: Finished, rule: str, method: str, score: str) -> Iterator[Part]:
         )
         yield Table(job.top, title, said + more + p, "Markers", grouping, columns)
         for mark in run.marks:
-            known = mark.wildcards
-            if known.get("grouping") == grouping and known.get("method", method) == method:
+            if mark.section == grouping and mark.labels.get("method") == method:
                 yield Numbers(mark.path, said)
         yield from findings(run, job, top, method)
 

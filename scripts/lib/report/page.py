@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 STYLES, SCRIPTS = ("vendor/tabulator.min.css", "page.css"), ("vendor/tabulator.min.js", "page.js")
 TEMPLATE, REFERENCES = "page.html", "references.yaml"
 EACH = 24  # figures of single samples that the page holds, for each kind of figure
+PLAIN = ("sample", "method", "clusters")  # labels whose values need no name
 SHOWN = 3  # findings of a kind
 FIGURES_MB = 11  # of all of them, as text
 WIDE = 800  # pixels from which on a figure has a line of its own
@@ -61,6 +62,11 @@ class Figure:
     picture: Picture | None = None
 
     @property
+    def wide(self) -> bool:
+        """Whether it needs a line of its own."""
+        return self.picture is not None and self.picture.width > WIDE
+
+    @property
     def alt(self) -> str:
         """The text in place of the picture."""
         return f"{self.title}. {Markup(self.numbers).striptags()}"
@@ -78,11 +84,6 @@ class Group:
         """The caption that all of them have; empty if they differ."""
         captions = {figure.caption for figure in self.figures}
         return captions.pop() if len(captions) == 1 and len(self.figures) > 1 else Markup()
-
-    @property
-    def wide(self) -> bool:
-        """Whether each needs a line of its own."""
-        return len(self.figures) == 1 or any(f.picture and f.picture.width > WIDE for f in self.figures)
 
     @property
     def held(self) -> list[Figure]:
@@ -145,12 +146,17 @@ def title_of(labels: Mapping[str, str]) -> str:
     """The title of a figure or table from the labels of its mark, with a capital."""
     words = [value for name, value in labels.items() if name in ("figure", "table")]
     words += [
-        value if name in ("sample", "method") else f"{name} {value}"
+        value if name in PLAIN else f"{name} {value}"
         for name, value in labels.items()
         if name not in ("figure", "table")
     ]
     text = ", ".join(words)
     return text[:1].upper() + text[1:]
+
+
+def page_of(mark: Mark) -> str:
+    """What tells a figure from others of its kind that are shown one at a time: its sample, or its page."""
+    return mark.wildcards.get("sample", "") or mark.labels.get("page", "")
 
 
 def chapter_of(category: str) -> tuple[float, str]:
@@ -219,18 +225,20 @@ class Book:
             section = self.section(of_section[0].chapter, of_section[0].section)
             for caption in dict.fromkeys(mark.caption for mark in of_section):
                 together = [mark for mark in of_section if mark.caption == caption]
-                paged = len(together) > 1 and all("sample" in mark.wildcards for mark in together)
-                section.groups.append(
-                    Group([self.figure(mark, numbers.get(mark.path, "")) for mark in together], paged)
-                )
+                paged = len(together) > 1 and all(map(page_of, together))
+                number = next(self._numbers)
+                figures = [self.figure(mark, numbers.get(mark.path, ""), number) for mark in together[:1]]
+                for mark in together[1:]:
+                    number = number if paged else next(self._numbers)
+                    figures.append(self.figure(mark, numbers.get(mark.path, ""), number))
+                section.groups.append(Group(figures, paged))
         self.urgent = {name: i for i, name in enumerate(urgent)}
 
-    def figure(self, mark: Mark, said: str) -> Figure:
+    def figure(self, mark: Mark, said: str, number: int) -> Figure:
         """A figure without its picture."""
         path = self.beside(mark.path)
-        anchor, number = self.anchor("figure", re.sub(r"^figures/|\.png$", "", path)), next(self._numbers)
+        anchor, of = self.anchor("figure", re.sub(r"^figures/|\.png$", "", path)), page_of(mark)
         self.links[mark.path] = f"#{anchor}", f"Figure {number}"
-        of = mark.wildcards.get("sample", "")
         return Figure(number, anchor, path, title_of(mark.labels), of, sentence(said), caption_of(mark, self.config))
 
     def add_pictures(self, threads: int) -> None:
@@ -238,23 +246,23 @@ class Book:
         everywhere = [section for chapter in self.chapters.values() for section in walk(chapter)]
         groups = [group for section in everywhere for group in section.groups]
         chosen = [figure for group in groups if not group.paged for figure in group.figures]
+        late = len(self.urgent)
         for group in groups:
             if group.paged:
-                late = len(self.urgent)
                 chosen += sorted(group.figures, key=lambda figure: self.urgent.get(figure.of, late))[:EACH]
         made, room = {}, FIGURES_MB * 1e6
         for figure, found in zip(chosen, pictures([self.root / f.path for f in chosen], threads), strict=True):
             room -= len(found.uri)
             if room > 0 or not figure.of:
-                made[figure.number] = found
-        for path, (_, name) in self.links.items():
-            if name.startswith("Figure ") and int(name.split()[1]) not in made:
-                self.links[path] = quote(self.beside(path)), name
+                made[figure.anchor] = found
         for section in everywhere:
             section.groups = [
-                replace(group, figures=[replace(f, picture=made.get(f.number)) for f in group.figures])
+                replace(group, figures=[replace(f, picture=made.get(f.anchor)) for f in group.figures])
                 for group in section.groups
             ]
+        for path, (link, name) in self.links.items():
+            if name.startswith("Figure") and link[1:] not in made:
+                self.links[path] = quote(self.beside(path)), name
 
     def add_table(self, table: Table) -> None:
         """Add a table to its section."""

@@ -225,10 +225,11 @@ class Finished:
         """The outputs of a rule under one name, of all its jobs; none if there are none."""
         return [path for job in self.of(rule) for path in job.files(name)]
 
-    def figure(self, *words: str) -> str:
-        """The first marked figure whose chapter, section or labels are these words; empty if there is none."""
-        told = ((mark, {mark.chapter, mark.section, mark.rule, *mark.labels.values()}) for mark in self.marks)
-        return next((mark.path for mark, known in told if known.issuperset(words)), "")
+    def figure(self, *words: str, sample: str = "") -> str:
+        """The first marked figure whose section or labels are these words, a sample's if there is one; or else ""."""
+        known = [mark for mark in self.marks if {mark.section, *mark.labels.values()}.issuperset(words)]
+        known.sort(key=lambda mark: mark.wildcards.get("sample") != sample)
+        return known[0].path if known else ""
 
     def package(self, name: str, rule: str = "", gpu: str = "") -> str:
         """A package with the version that the jobs ran with: "umap-learn 0.5.12"; `gpu` if the rule's ran on a GPU."""

@@ -41,13 +41,15 @@ def picture(path: str | Path) -> Picture:
         image.load()
         image = image.convert("RGB") if image.mode in ("P", "L", "1") else image
         if image.mode == "RGBA":
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            opaque = image.getchannel("A").getextrema()[0] == 255
+            image = image if opaque else Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
         if max(image.size) > LARGEST:
             image.thumbnail((LARGEST, LARGEST))
     written = BytesIO()
     image = image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     image.putpalette([255 if value > NEARLY_WHITE else value for value in image.getpalette()])
-    image.save(written, "png")
+    image.save(written, "png", compress_level=4)
     data, given = written.getvalue(), Path(path).read_bytes()
     return Picture(data_uri(given if len(given) < len(data) else data, "image/png"), width, height)
 
