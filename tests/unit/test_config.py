@@ -196,7 +196,7 @@ def wrong_values(schema):
     types = types_of(schema)
     yield from (value for value, kind in POOL if kind not in types)
     if "enum" in schema or "pattern" in schema:
-        yield from ("many", "", schema["default"].upper() * 2 if "default" in schema else "Many")
+        yield from ("many", "", schema["default"].upper() * 2 if schema.get("default") else "Many")
     if "minimum" in schema:
         yield from (schema["minimum"] - 1, schema["minimum"] - 1.0, -(10**12))
     if "exclusiveMinimum" in schema:
