@@ -339,6 +339,12 @@ def test_lists_are_cut():
     assert words.listed(["A"]) == "A"
 
 
+def test_a_spread_has_two_ends_or_one():
+    assert words.spread([3181.5, 1100.2]) == "from 1,100 to 3,182"
+    assert words.spread([5.64, 5.6], " %") == "from 5.6 to 5.64 %"
+    assert words.spread([2.0], " %") == "2 %"
+
+
 def test_of_many_findings_of_a_kind_most_are_folded_and_the_worst_come_first():
     many = [Finding(f"Batch {n}", "said", "limit", 1 + n / 10, kind="doublet rates") for n in range(9)]
     one = Finding("Harmony", "said", "limit", 5)

@@ -12,6 +12,7 @@ const made = (name, known = {}, ...children) => {
 
 const SMALLEST = 1e-300;
 const ROWS = 14; // of a table without a scroll bar of its own
+const PRINTED = 40; // rows of a table on paper
 
 async function bytesOf(element) {
   const packed = Uint8Array.from(atob(element.textContent.trim()), (c) => c.charCodeAt(0));
@@ -72,7 +73,7 @@ async function build(sheet) {
     const about = told[name] ?? {};
     const title = titles[i];
     return {
-      field: `c${i}`, title: "", headerTooltip: false, hozAlign: numeric[i] ? "right" : "left", headerHozAlign: numeric[i] ? "right" : "left",
+      field: `c${i}`, title: made("i", { textContent: title }).innerHTML, headerTooltip: false, hozAlign: numeric[i] ? "right" : "left", headerHozAlign: numeric[i] ? "right" : "left",
       sorter: numeric[i] ? "number" : (a, b) => a.localeCompare(b, "en", { numeric: true }),
       titleFormatter: () => made("span", { textContent: title }),
       formatter: (cell) => {
@@ -88,7 +89,7 @@ async function build(sheet) {
   const place = sheet.querySelector(".rows");
   const table = new Tabulator(place, {
     data: rows, columns, layout: "fitDataTable", nestedFieldSeparator: false, ...(rows.length > ROWS ? { height: 430 } : {}),
-    printAsHtml: true, printRowRange: "active", placeholder: "no rows", movableColumns: true, columnDefaults: { maxInitialWidth: 420 },
+    printAsHtml: true, printRowRange: () => table.getRows("active").slice(0, PRINTED), placeholder: "no rows", movableColumns: true, columnDefaults: { maxInitialWidth: 420 },
   });
   const name = data.dataset.name;
   const tools = sheet.querySelector(".tools");
@@ -125,9 +126,11 @@ const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 200));
 const next = () => {
   const [sheet] = waiting.keys();
   if (sheet) later(() => start(sheet).then(next));
-  else document.documentElement.dataset.ready = "yes";
+  else {
+    if (location.hash && !moved) follow(); // the tables above have grown since
+    document.documentElement.dataset.ready = "yes";
+  }
 };
-next();
 
 // Figures of single samples, one at a time
 
@@ -153,10 +156,15 @@ const follow = () => {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const pager = target?.closest(".pager");
   if (pager) turnTo(pager, target);
-  target?.scrollIntoView();
+  target?.scrollIntoView({ behavior: "instant" });
 };
 window.addEventListener("hashchange", follow);
+let moved = false;
+for (const kind of ["wheel", "pointerdown", "keydown", "touchstart"]) {
+  window.addEventListener(kind, () => (moved = true), { once: true, passive: true });
+}
 if (location.hash) follow();
+next();
 
 // Enlarged figures
 

@@ -28,5 +28,5 @@ def listed(names: Iterable[object], most: int = MOST) -> str:
 
 def spread(values: Sequence[float], unit: str = "") -> str:
     """The smallest and the largest value: "from 2.1 to 7.5 %"."""
-    low, high = min(values), max(values)
-    return f"{low:,.3g}{unit}" if low == high else f"from {low:,.3g} to {high:,.3g}{unit}"
+    low, high = (f"{end:,.0f}" if end >= 100 else f"{end:.3g}" for end in (min(values), max(values)))
+    return f"{low}{unit}" if low == high else f"from {low} to {high}{unit}"
