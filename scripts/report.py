@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from lib.report import facts, page
+from lib.report import facts, page, pictures
 from lib.report.page import RUNS
 from lib.report.parts import Done, Finding, Finished, Mark, Numbers, Paragraph, Part, Table
 from lib.report.words import count
@@ -102,7 +102,7 @@ def main(snakemake: Any) -> None:
         stage.notice("`report: sections` names %s, but there are %s", ", ".join(unknown), ", ".join(known))
     text = page.rendered(
         title=config["report"]["title"] or f"Atlas of {count(len(sheet), 'sample')}",
-        logo=page.logo(snakemake.input.logo) if snakemake.input.logo else "",
+        logo=pictures.logo(snakemake.input.logo) if snakemake.input.logo else "",
         version=params.version,
         when=when(records),
         where=where(records),

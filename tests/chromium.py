@@ -16,6 +16,7 @@ from typing import Any
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
 OPTIONS += ["--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"]
+KEYS = {"Enter": (13, "\r"), "Tab": (9, "\t"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
 
 
 class Page:
@@ -116,12 +117,12 @@ class Page:
                 raise TimeoutError(f"not true after {seconds} s: {condition}")
             time.sleep(0.05)
 
-    def press(self, key: str, code: str = "") -> None:
-        """Press a key."""
+    def press(self, key: str) -> None:
+        """Press a key of `KEYS`."""
+        number, text = KEYS[key]
         for kind in ("keyDown", "keyUp"):
-            known = {"Enter": "\r", "Tab": "\t"}
-            text = {"text": known[key]} if kind == "keyDown" and key in known else {}
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, **text)
+            typed = {"text": text} if kind == "keyDown" and text else {}
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=number, **typed)
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """A PNG of the window, or of the whole page."""
