@@ -254,7 +254,7 @@ def cores(stage):
 
 
 def few_cores(stage, most=4):
-    """Threads of a rule that runs beside others; at most `most` if it computes on the GPU: 1 if it reads no counts."""
+    """Threads of a rule that runs beside others; at most `most` if it computes on the GPU."""
     return lambda wildcards: min(most if GPU else 16, cores(stage)(wildcards))
 
 
