@@ -43,8 +43,11 @@ rule atlas:
     resources:
         **needs("atlas"),
     params:
-        config=config_but("device", "gpu", "limits", "shards", "warm"),
+        config=config_but(
+            "device", "explorer", "figures", "gpu", "limits", "shards", "warm"
+        ),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),
+        colours=COLOUR_FAMILIES,
     script:
         "../scripts/atlas.py"

@@ -42,6 +42,11 @@ CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
 GROUPING_PARTS = list(map(escape, GROUPINGS))  # as parts of paths
 METHODS = config["markers"]["methods"]
+# Columns whose categories have the colours of batches or clusters; all others have those of types
+COLOUR_FAMILIES = {
+    **dict.fromkeys(["sample", BATCH_KEY], "batches"),
+    **dict.fromkeys(CLUSTERINGS, "clusters"),
+}
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
 
 # A patient of the demo: the settings of `simulate`, and its size while the file does not exist
@@ -126,17 +131,6 @@ def file_version(wildcards):
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
     return [] if made else formats.version_of_file(path, config["ingest"]["genome"])
-
-
-def coloured(name):
-    """The file of an embedding's figure in one colouring, with its place in the report."""
-    return report(
-        f"results/figures/{{basis}}/{escape(name)}.png",
-        caption="captions/embedding.rst",
-        category=EMBEDDINGS,
-        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
-        labels={"coloured by": name},
-    )
 
 
 def clustering_file(name):

@@ -57,7 +57,7 @@ def test_conda_environment_of_the_gpu_has_the_cpus_and_the_extras():
 def test_every_import_of_the_stages_is_a_declared_dependency():
     """Packages that a stage imports are installed with the workflow; scanpy and harmonypy belong to the tests."""
     modules = {"sklearn": "scikit-learn", "skmisc": "scikit-misc", "skimage": "scikit-image", "umap": "umap-learn"}
-    modules |= {"openTSNE": "opentsne", "yaml": "pyyaml"}
+    modules |= {"openTSNE": "opentsne", "yaml": "pyyaml", "PIL": "pillow"}
     gpu = {"cupy", "cupyx", "rmm", "cuvs", "cuml", "pylibcugraph", "pylibraft"}  # of the extras, or dependencies
     imported = set()
     for path in (HOME / "scripts").rglob("*.py"):
