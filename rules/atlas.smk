@@ -48,6 +48,6 @@ rule atlas:
         ),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),
-        colours=COLOUR_FAMILIES,
+        colours=colours_of(filter(None, GROUPED)),
     script:
         "../scripts/atlas.py"

@@ -42,11 +42,6 @@ CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
 GROUPING_PARTS = list(map(escape, GROUPINGS))  # as parts of paths
 METHODS = config["markers"]["methods"]
-# Columns whose categories have the colours of batches or clusters; all others have those of types
-COLOUR_FAMILIES = {
-    **dict.fromkeys(["sample", BATCH_KEY], "batches"),
-    **dict.fromkeys(CLUSTERINGS, "clusters"),
-}
 DENSITY_KEY = config["density"]["groupby"] or BATCH_KEY
 
 # A patient of the demo: the settings of `simulate`, and its size while the file does not exist
@@ -131,6 +126,13 @@ def file_version(wildcards):
     path = Path(SHEET.loc[wildcards.sample, "path"])
     made = path.parts[:1] == ("demo",)
     return [] if made else formats.version_of_file(path, config["ingest"]["genome"])
+
+
+def colours_of(names):
+    """The family of each column's colours (`lib.store.categories`); columns that are not named have those of types."""
+    families = dict.fromkeys(["sample", BATCH_KEY], "batches")
+    families |= dict.fromkeys(CLUSTERINGS, "clusters")
+    return {name: families[name] for name in names if name in families}
 
 
 def clustering_file(name):

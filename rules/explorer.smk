@@ -25,7 +25,7 @@ rule explorer:
         groupings=list(
             dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, *filter(None, GROUPED)])
         ),
-        colours=COLOUR_FAMILIES,
+        colours=colours_of([*GROUPED, *CLUSTERINGS]),
         target_sum=config["normalize"]["target_sum"],
         max_cells=config["explorer"]["max_cells"],
     script:

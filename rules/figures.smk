@@ -259,7 +259,7 @@ rule figures_pca:
         seed=config["seed"],
         batch_key=BATCH_KEY,
         groupings=list(dict.fromkeys([BATCH_KEY, *LABELS])),
-        colours=COLOUR_FAMILIES,
+        colours=colours_of([BATCH_KEY, *LABELS]),
         n_pcs=config["neighbors"]["n_pcs"],
     script:
         "../scripts/figures_pca.py"
@@ -317,7 +317,7 @@ rule figures_clusters:
         clusterings=LOOKED_AT,
         groupings=SPLIT_BY,
         metrics=METRICS,
-        colours=COLOUR_FAMILIES,
+        colours=colours_of(SPLIT_BY),
         trees=TREES,
     script:
         "../scripts/figures_clusters.py"
@@ -349,7 +349,7 @@ rule figures_embedding:
         seed=config["seed"],
         groupings=CATEGORIES,
         metrics=[],
-        colours=COLOUR_FAMILIES,
+        colours=colours_of(CATEGORIES),
     script:
         "../scripts/figures_embedding.py"
 
@@ -390,7 +390,7 @@ rule figures_density:
         seed=config["seed"],
         groupings=[DENSITY_KEY],
         metrics=METRICS,
-        colours=COLOUR_FAMILIES,
+        colours=colours_of([DENSITY_KEY]),
     script:
         "../scripts/figures_embedding.py"
 

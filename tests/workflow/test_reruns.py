@@ -35,7 +35,7 @@ def test_one_more_resolution_runs_one_clustering_and_what_shows_it(copy, cohort_
 def test_another_resolution_runs_one_clustering_and_what_hangs_on_it(copy, cohort_files):
     copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.8]})
     jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "panel": 1, "figures_markers": 1}
-    jobs |= {"figures_clusters": 1, "figures_embedding": 2}
+    jobs |= {"figures_clusters": 1, "figures_embedding": 2, "explorer": 1}
     assert Counter(copy.jobs()) == jobs | {"atlas": 1, "runs": 1, "report": 1}
 
 
@@ -65,12 +65,12 @@ def test_a_key_that_no_stage_reads_runs_none(copy, cohort_files, change):
 
 def test_another_perplexity_runs_the_tsne_alone(copy, cohort_files):
     copy.write(sheet_of(cohort_files), tsne={"n_iter": 250, "perplexity": 31})
-    assert set(copy.jobs()) == {"tsne", "figures_embedding", "atlas", "runs", "report"}
+    assert set(copy.jobs()) == {"tsne", "figures_embedding", "explorer", "atlas", "runs", "report"}
 
 
 def test_without_a_tsne_nothing_else_runs_again(copy, cohort_files):
     copy.write(sheet_of(cohort_files), tsne={"enabled": False})
-    assert set(copy.jobs()) == {"atlas", "runs", "report"}
+    assert set(copy.jobs()) == {"atlas", "explorer", "runs", "report"}
 
 
 def test_another_seed_runs_what_is_random(copy, cohort_files):
