@@ -29,6 +29,7 @@ include: "rules/clusters.smk"
 include: "rules/markers.smk"
 include: "rules/atlas.smk"
 include: "rules/figures.smk"
+include: "rules/explorer.smk"
 include: "rules/runs.smk"
 include: "rules/checks.smk"
 

@@ -43,8 +43,11 @@ rule atlas:
     resources:
         **needs("atlas"),
     params:
-        config=config_but("device", "gpu", "limits", "shards", "warm", "report"),
+        config=config_but(
+            "device", "explorer", "figures", "gpu", "limits", "report", "shards", "warm"
+        ),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),
+        colours=colours_of(filter(None, GROUPED)),
     script:
         "../scripts/atlas.py"

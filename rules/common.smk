@@ -128,15 +128,11 @@ def file_version(wildcards):
     return [] if made else formats.version_of_file(path, config["ingest"]["genome"])
 
 
-def coloured(name):
-    """The file of an embedding's figure in one colouring, with its place in the report."""
-    return report(
-        f"results/figures/{{basis}}/{escape(name)}.png",
-        caption="captions/embedding.rst",
-        category=EMBEDDINGS,
-        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
-        labels={"coloured by": name},
-    )
+def colours_of(names):
+    """The family of each column's colours (`lib.store.categories`); columns that are not named have those of types."""
+    families = dict.fromkeys(["sample", BATCH_KEY], "batches")
+    families |= dict.fromkeys(CLUSTERINGS, "clusters")
+    return {name: families[name] for name in names if name in families}
 
 
 def clustering_file(name):

@@ -9,85 +9,135 @@ QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
 MARKERS, TABLES, RUNS, NOTES = "4 Markers", "5 Tables", "6 Runs", "0 Worth a look"
 BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
+FORMATS = config["figures"]["format"]
 FAMILIES = list(config["qc"]["gene_families"])
 METRICS = [
     "total_counts",
     "n_genes_by_counts",
     *(f"pct_counts_{family}" for family in FAMILIES),
+    *(["doublet_score"] if config["doublets"]["enabled"] else []),
 ]
-SCORES = ["doublet_score"] if config["doublets"]["enabled"] else []
 LABELS = [LABEL_KEY] if LABEL_KEY else []
-CATEGORIES = list(dict.fromkeys([*LABELS, *CLUSTERINGS, BATCH_KEY, "sample"]))
-COLOURS = list(dict.fromkeys([*CATEGORIES, *METRICS, *SCORES]))
+N_BATCHES = load_of(None).n_batches
+# Columns that tell the cells' origin, as far as there are several
+ORIGINS = {BATCH_KEY: N_BATCHES, "sample": len(SAMPLES)}
+ORIGINS = [name for name, n in ORIGINS.items() if n > 1]
+CATEGORIES = list(dict.fromkeys([*LABELS, *CLUSTERINGS, *ORIGINS]))
+SPLIT_BY = list(
+    dict.fromkeys([*(ORIGINS[:1]), *LABELS])
+)  # what clusters are composed of
+# Clusterings whose clusters are looked at: those with markers
+LOOKED_AT = [name for name in CLUSTERINGS if name in GROUPINGS] or CLUSTERINGS[:1]
+TREES = {
+    method: [name for name in CLUSTERINGS if name.startswith(f"{method}_")]
+    for method in ("leiden", "louvain", "kmeans")
+}
+TREES = {
+    method: sorted(names, key=lambda name: float(name.split("_")[1]))
+    for method, names in TREES.items()
+    if len(names) > 1
+}
+TILES, ROWS = 36, 80  # batches on a page of panels, or of rows
 
 
-rule figures_sample:
-    input:
-        cells=f"{SAMPLE}/cells.parquet",
-        ledger=f"{SAMPLE}/ledger.tsv",
-        simulated=f"{SAMPLE}/doublets_simulated.h5",
-    output:
-        qc=report(
-            "results/figures/samples/{sample}/qc_scatter.png",
-            caption="captions/qc_scatter_sample.rst",
-            category=QC,
-            subcategory="Samples",
-            labels={"sample": "{sample}", "figure": "cells kept and removed"},
-        ),
-        doublets=report(
-            "results/figures/samples/{sample}/doublets.png",
-            caption="captions/doublets.rst",
-            category=QC,
-            subcategory="Samples",
-            labels={"sample": "{sample}", "figure": "doublet scores"},
-        ),
-    log:
-        "logs/samples/{sample}/figures_sample.log",
-    group:
-        "sample_figures"
-    conda:
-        "../envs/cpu.yaml"
-    threads: drawers
-    resources:
-        **needs("figures_sample"),
-    params:
-        seed=config["seed"],
-        batch_key=BATCH_KEY,
-        families=FAMILIES,
-        cells=CELL_LIMITS,
-    script:
-        "../scripts/figures_sample.py"
+def figure(path, caption, category, **about):
+    """The files of a figure, `path` without suffix, in each format; the PNG has its place in the report."""
+    mark = {"caption": f"captions/{caption}.rst", "category": category, **about}
+    others = [f"{path}.{suffix}" for suffix in FORMATS if suffix != "png"]
+    return [report(f"{path}.png", **mark), *others]
 
 
-FIGURES += expand(rules.figures_sample.output, sample=SAMPLES)
+def pages(path, each, caption, labels, **about):
+    """The files of a figure with a part for each batch: of many, pages with `each` parts at most."""
+    n = -(-N_BATCHES // each)
+    if n == 1:
+        return figure(path, caption, QC, labels=labels, **about)
+    made = []
+    for i in range(1, n + 1):
+        about["labels"] = labels | {"page": f"{i} of {n}"}
+        made += figure(f"{path}_{i}", caption, QC, **about)
+    return made
+
+
+def coloured(name):
+    """The files of an embedding's figure in one colouring."""
+    return figure(
+        f"results/figures/{{basis}}/{escape(name)}",
+        caption="embedding",
+        category=EMBEDDINGS,
+        subcategory=lambda wildcards: BASIS_NAMES[wildcards.basis],
+        labels={"coloured by": name},
+    )
+
+
+def of_clusters(name, what, caption, labels):
+    """The files of a figure of a clustering."""
+    return figure(
+        f"results/figures/clusters/{escape(name)}_{escape(what)}",
+        caption=caption,
+        category=EMBEDDINGS,
+        subcategory="Clusters",
+        labels=labels,
+    )
+
+
+def of_markers(part, caption, shown, methods=METHODS):
+    """The files of a figure of each grouping's markers by each method; `part` ends their names."""
+    return [
+        path
+        for grouping in GROUPINGS
+        for method in methods
+        for path in figure(
+            f"results/figures/markers/{escape(grouping)}/{method}{part}",
+            caption=caption,
+            category=MARKERS,
+            subcategory=grouping,
+            labels={"method": method, "figure": shown},
+        )
+    ]
 
 
 rule figures_qc:
     input:
         cells=of_samples("cells.parquet"),
         ledgers=of_samples("ledger.tsv"),
+        simulated=of_samples("doublets_simulated.h5"),
         obs=f"{COHORT}/obs.parquet",
     output:
-        violins=report(
-            "results/figures/qc_violins.png",
-            caption="captions/qc_violins.rst",
-            category=QC,
+        violins=pages(
+            "results/figures/qc_violins",
+            each=ROWS,
+            caption="qc_violins",
             subcategory="Cohort",
             labels={"figure": "metrics by batch"},
         ),
-        scatter=report(
-            "results/figures/qc_scatter.png",
-            caption="captions/qc_scatter.rst",
+        attrition=pages(
+            "results/figures/attrition",
+            each=ROWS,
+            caption="attrition",
+            subcategory="Cohort",
+            labels={"figure": "cells kept and removed"},
+        ),
+        limits=pages(
+            "results/figures/qc_limits",
+            each=TILES,
+            caption="qc_limits",
+            subcategory="Batches",
+            labels={"figure": "cells that the limits remove"},
+        ),
+        doublets=pages(
+            "results/figures/doublets",
+            each=TILES,
+            caption="doublets",
+            subcategory="Batches",
+            labels={"figure": "doublet scores"},
+        ),
+        scatter=figure(
+            "results/figures/qc_scatter",
+            caption="qc_scatter",
             category=QC,
             subcategory="Cohort",
             labels={"figure": "counts, genes and families"},
-        ),
-        attrition=report(
-            "results/figures/attrition.png",
-            caption="captions/attrition.rst",
-            category=QC,
-            subcategory="Cohort",
-            labels={"figure": "cells kept and removed"},
         ),
         attrition_html=report(
             "results/figures/attrition.html",
@@ -130,6 +180,8 @@ rule figures_qc:
         batch_key=BATCH_KEY,
         families=FAMILIES,
         cells=sheets.used_limits(config["cells"]),
+        limits=[sheets.cell_limits(SHEET, name, config["cells"]) for name in SAMPLES],
+        formats=len(FORMATS),
     script:
         "../scripts/figures_qc.py"
 
@@ -142,9 +194,9 @@ rule figures_hvg:
         hvg=f"{COHORT}/hvg.parquet",
         genes=f"{COHORT}/genes.parquet",
     output:
-        hvg=report(
-            "results/figures/hvg.png",
-            caption="captions/hvg.rst",
+        hvg=figure(
+            "results/figures/hvg",
+            caption="hvg",
             category=FEATURES,
             labels={"figure": "highly variable genes"},
         ),
@@ -171,17 +223,28 @@ rule figures_pca:
         obs=f"{COHORT}/obs.parquet",
         harmony=HARMONY,
     output:
-        variance=report(
-            "results/figures/pca_variance.png",
-            caption="captions/pca_variance.rst",
+        variance=figure(
+            "results/figures/pca_variance",
+            caption="pca_variance",
             category=FEATURES,
             labels={"figure": "variance by component"},
         ),
-        components=report(
-            "results/figures/pca.png",
-            caption="captions/pca.rst",
+        components=figure(
+            "results/figures/pca",
+            caption="pca",
             category=FEATURES,
             labels={"figure": "components by batch"},
+        ),
+        harmony=(
+            figure(
+                "results/figures/harmony",
+                caption="harmony",
+                category=EMBEDDINGS,
+                subcategory="Integration",
+                labels={"figure": "before and after Harmony"},
+            )
+            if WITH_HARMONY
+            else []
         ),
     log:
         "logs/cohort/figures_pca.log",
@@ -189,17 +252,78 @@ rule figures_pca:
         "figures"
     conda:
         "../envs/cpu.yaml"
+    threads: drawers
     resources:
         **needs("figures_pca"),
     params:
         seed=config["seed"],
         batch_key=BATCH_KEY,
+        groupings=list(dict.fromkeys([BATCH_KEY, *LABELS])),
+        colours=colours_of([BATCH_KEY, *LABELS]),
         n_pcs=config["neighbors"]["n_pcs"],
     script:
         "../scripts/figures_pca.py"
 
 
 FIGURES += rules.figures_pca.output
+
+
+rule figures_clusters:
+    input:
+        obs=f"{COHORT}/obs.parquet",
+        clusterings=[clustering_file(name) for name in CLUSTERINGS],
+    output:
+        composition=[
+            path
+            for name in LOOKED_AT
+            for other in SPLIT_BY
+            for path in of_clusters(
+                name,
+                f"by_{other}",
+                caption="composition",
+                labels={"clusters": name, "figure": f"by {other}"},
+            )
+        ],
+        quality=[
+            path
+            for name in LOOKED_AT
+            for path in of_clusters(
+                name,
+                "quality",
+                caption="cluster_quality",
+                labels={"clusters": name, "figure": "quality"},
+            )
+        ],
+        trees=[
+            path
+            for method in TREES
+            for path in of_clusters(
+                method,
+                "tree",
+                caption="tree",
+                labels={"clusters": method, "figure": "how clusters split"},
+            )
+        ],
+    log:
+        "logs/cohort/figures_clusters.log",
+    group:
+        "figures"
+    conda:
+        "../envs/cpu.yaml"
+    threads: drawers
+    resources:
+        **needs("figures_clusters"),
+    params:
+        clusterings=LOOKED_AT,
+        groupings=SPLIT_BY,
+        metrics=METRICS,
+        colours=colours_of(SPLIT_BY),
+        trees=TREES,
+    script:
+        "../scripts/figures_clusters.py"
+
+
+FIGURES += rules.figures_clusters.output
 
 
 rule figures_embedding:
@@ -209,7 +333,7 @@ rule figures_embedding:
         clusterings=[clustering_file(name) for name in CLUSTERINGS],
         density=[],
     output:
-        [coloured(name) for name in COLOURS],
+        groupings=[path for name in CATEGORIES for path in coloured(name)],
     log:
         "logs/cohort/figures_embedding/{basis}.log",
     wildcard_constraints:
@@ -223,8 +347,9 @@ rule figures_embedding:
         **needs("figures_embedding"),
     params:
         seed=config["seed"],
-        colours=COLOURS,
         groupings=CATEGORIES,
+        metrics=[],
+        colours=colours_of(CATEGORIES),
     script:
         "../scripts/figures_embedding.py"
 
@@ -239,12 +364,19 @@ rule figures_density:
         clusterings=DENSITY_GROUPING,
         density=[f"{COHORT}/density.parquet"],
     output:
-        report(
-            f"results/figures/density_{escape(DENSITY_KEY)}.png",
-            caption="captions/density.rst",
+        groupings=figure(
+            f"results/figures/density_{escape(DENSITY_KEY)}",
+            caption="density",
             category=EMBEDDINGS,
             subcategory="UMAP",
             labels={"coloured by": f"density by {DENSITY_KEY}"},
+        ),
+        quality=figure(
+            "results/figures/umap_quality",
+            caption="quality",
+            category=EMBEDDINGS,
+            subcategory="UMAP",
+            labels={"coloured by": "quality metrics"},
         ),
     log:
         "logs/cohort/figures_density.log",
@@ -256,8 +388,9 @@ rule figures_density:
         **needs("figures_embedding"),
     params:
         seed=config["seed"],
-        colours=[f"density_{DENSITY_KEY}"],
         groupings=[DENSITY_KEY],
+        metrics=METRICS,
+        colours=colours_of([DENSITY_KEY]),
     script:
         "../scripts/figures_embedding.py"
 
@@ -265,39 +398,60 @@ rule figures_density:
 FIGURES += rules.figures_density.output
 
 
-rule figures_markers:
+rule panel:
     input:
-        top=f"{COHORT}/markers/{{grouping}}/{{method}}.top.tsv",
-        features=FEATURE_FILES,
-        obs=f"{COHORT}/obs.parquet",
-        grouping=grouping_file,
+        tops=expand(
+            f"{COHORT}/markers/{{grouping}}/{{method}}.top.tsv",
+            grouping=GROUPING_PARTS,
+            method=METHODS,
+        ),
         counts=of_samples("counts.h5ad"),
         cells=of_samples("cells.parquet"),
         genes=f"{COHORT}/genes.parquet",
+        obs=f"{COHORT}/obs.parquet",
     output:
-        scores=report(
-            "results/figures/markers/{grouping}/{method}.png",
-            caption="captions/markers.rst",
-            category=MARKERS,
-            subcategory=grouping_of,
-            labels={"method": "{method}", "figure": "scores"},
-        ),
-        dotplot=report(
-            "results/figures/markers/{grouping}/{method}_dotplot.png",
-            caption="captions/dotplot.rst",
-            category=MARKERS,
-            subcategory=grouping_of,
-            labels={"method": "{method}", "figure": "dot plot"},
-        ),
-        table=report(
-            "results/figures/markers/{grouping}/{method}.html",
-            caption="captions/markers_table.rst",
-            category=MARKERS,
-            subcategory=grouping_of,
-            labels={"method": "{method}", "figure": "table"},
-        ),
+        panel=f"{COHORT}/panel.h5ad",
     log:
-        "logs/cohort/figures_markers/{grouping}/{method}.log",
+        "logs/cohort/panel.log",
+    group:
+        "figures"
+    conda:
+        "../envs/cpu.yaml"
+    threads: few_cores("panel", 8)
+    resources:
+        **needs("panel"),
+    params:
+        samples=SAMPLES,
+        gene_key=config["ingest"]["gene_key"],
+        n_genes=config["explorer"]["n_genes"],
+    script:
+        "../scripts/panel.py"
+
+
+rule figures_markers:
+    input:
+        tops=rules.panel.input.tops,
+        panel=rules.panel.output.panel,
+        embedding=f"{COHORT}/umap.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        clusterings=[clustering_file(name) for name in GROUPINGS if name in CLUSTERINGS],
+    output:
+        scores=of_markers("", "markers", "scores"),
+        dotplot=of_markers("_dotplot", "dotplot", "dot plot"),
+        cells=of_markers("_umap", "expression", "on the UMAP", METHODS[:1]),
+        table=[
+            report(
+                f"results/figures/markers/{escape(grouping)}/{method}.html",
+                caption="captions/markers_table.rst",
+                category=MARKERS,
+                subcategory=grouping,
+                labels={"method": method, "figure": "table"},
+            )
+            for grouping in GROUPINGS
+            for method in METHODS
+        ],
+    log:
+        "logs/cohort/figures_markers.log",
     group:
         "figures"
     conda:
@@ -306,12 +460,13 @@ rule figures_markers:
     resources:
         **needs("figures_markers"),
     params:
-        grouping=grouping_of,
-        samples=SAMPLES,
-        gene_key=config["ingest"]["gene_key"],
+        seed=config["seed"],
+        groupings=GROUPINGS,
+        clusterings=[name for name in GROUPINGS if name in CLUSTERINGS],
+        methods=METHODS,
         target_sum=config["normalize"]["target_sum"],
     script:
         "../scripts/figures_markers.py"
 
 
-FIGURES += expand(rules.figures_markers.output, grouping=GROUPING_PARTS, method=METHODS)
+FIGURES += rules.figures_markers.output

@@ -56,10 +56,11 @@ def with_categories(table: pd.DataFrame, groupings: Iterable[str]) -> pd.DataFra
     return table.assign(**{name: as_categories(table[name]) for name in {*text, *groupings}})
 
 
-def colours(obs: pd.DataFrame, groupings: Iterable[str]) -> dict[str, np.ndarray]:
-    """scanpy's uns entries `{grouping}_colors`: the figures' colours in the order of the categories."""
-    categories = {name: obs[name].cat.categories for name in groupings}
-    of_names = {name: category_colours(natural_order(found)) for name, found in categories.items()}
+def colours(obs: pd.DataFrame, families: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """scanpy's uns entries `{grouping}_colors`: the figures' colours, by each grouping's family, in the order of its
+    categories."""
+    categories = {name: obs[name].cat.categories for name in families}
+    of_names = {name: category_colours(natural_order(found), families[name]) for name, found in categories.items()}
     return {f"{name}_colors": np.array([of_names[name][c] for c in found]) for name, found in categories.items()}
 
 
@@ -215,7 +216,8 @@ def main(snakemake: Any) -> None:
         var = var.join(table[table.columns.difference(var.columns, sort=False)])
     var = var.rename(columns=slot_names(var))
     selected = var["highly_variable"].to_numpy()
-    uns = slots.uns | all_rankings(slots.rankings, names) | colours(obs, [names[name] for name in params.groupings])
+    families = {names[name]: params.colours.get(name, "types") for name in params.groupings}
+    uns = slots.uns | all_rankings(slots.rankings, names) | colours(obs, families)
     uns["log1p"] = {}  # without a base, scanpy assumes e
     uns["somersault"] = {
         "config": json.dumps(params.config, default=str),

@@ -1,41 +1,41 @@
-"""Draw the marker genes of each group: their scores, and a dot plot of their expression in all groups.
+"""Draw the marker genes of each group: their scores, a dot plot of their expression in all groups, and on the cells.
 
-For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's size is |{i in g: v_ij > 0}| / n_g and
-its colour sum_{i in g} v_ij / n_g, as in scanpy.pl.dotplot.
+For a group g of n_g cells and a gene j with log-normalised values v_ij, a dot's size is |{i in g: v_ij > 0}| / n_g. Its
+colour is the mean, sum_{i in g} v_ij / n_g, scaled to 0..1 over the groups, as scanpy.pl.dotplot(standard_scale="var").
 """
 
 from lib.start import run
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from copy import copy
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import plots, tables
-from lib.methods.markers import Groups, read_groups
+from lib.figures import embeddings, plots, tables
+from lib.methods.markers import Groups, chosen_genes, read_groups, read_top
 from lib.methods.scaling import log_normalize, target_of
-from lib.run.progress import Pace
+from lib.run.progress import progress
 from lib.run.resources import KB, MB, PYTHON, Job, Need
-from lib.store.cohort import Cohort
-from lib.store.counts import Counts, Stores
+from lib.store.counts import Counts
 from lib.store.csr import rows_of_nonzeros
 from lib.store.files import read_table
-from lib.store.stream import InMemory, Stream
+from lib.store.stream import Stream
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-MAX_DOTS = 100  # columns of the dot plot, divided among the groups, at most MAX_EACH for one
-MAX_EACH = 5
 DOT = 70  # area, in square points, of the dot of a gene that all cells express
-PART = 10_000  # cells that one thread processes, CELLS at a time
-CELLS = 1000
+MAX_GROUPS = 120  # drawn of a grouping; of more, those with most cells
+MAX_TILES = 48  # groups whose first gene is shown on the cells
+FEW = 10  # genes of each of more than 12 groups
+HEIGHT = 19.5  # inches of the scores at most
+LETTER = 0.135  # inches of a gene's row
 
 
-def expression_by_group(
-    counts: Stream, groups: Groups, totals: np.ndarray, target_sum: float, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-normalised expression of each gene in each group, and the fraction of cells that express it.
+def read_expression(
+    counts: Stream, groups: Groups, totals: np.ndarray, target_sum: float, shown: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Mean log-normalised expression of each gene by group, the fraction of cells that express it, and some values.
 
     Parameters
     ----------
@@ -47,100 +47,76 @@ def expression_by_group(
         Counts of each cell in all kept genes.
     target_sum
         The sum of each cell's counts after normalisation.
-    threads
-        Number of threads, each of which processes a part at a time; the result does not depend on it.
+    shown
+        Columns of `counts`, whose values are returned.
 
     Returns
     -------
-    Two arrays, groups x genes, float64.
+    Two arrays, groups x genes, float64; and cells x `shown`, CSC, float32.
     """
-    n_groups = len(groups.names)
+    from scipy.sparse import csc_matrix, vstack
+
+    n_groups, n_vars = len(groups.names), counts.n_vars
     codes = np.where(groups.codes < 0, n_groups, groups.codes)
-    found = np.zeros((2, n_groups + 1, counts.n_vars))
-    pace = Pace("expression", counts.n_obs)
-    with ThreadPoolExecutor(threads) as pool:
-        for n_cells, of_part in pool.map(lambda part: sums_by_group(*part, codes, totals, target_sum), parts(counts)):
-            found[:, : of_part.shape[1]] += of_part
-            pace.step(n_cells)
-    pace.end()
-    means, fractions = found[:, :n_groups] / groups.sizes[:, None]
-    return means, fractions
+    found, values = np.zeros((2, (n_groups + 1) * n_vars)), []
+    for chunk in progress(counts.chunks(), counts.n_obs, "expression"):
+        X = log_normalize(chunk.X, totals[chunk.rows], target_sum, counts.device, np.float64)
+        keys = codes[chunk.rows][rows_of_nonzeros(X, counts.device)] * n_vars + X.indices
+        found[0] += np.bincount(keys, weights=X.data, minlength=found.shape[1])
+        found[1] += np.bincount(keys[X.data > 0], minlength=found.shape[1])
+        values.append(csc_matrix(X.astype(np.float32)[:, list(shown)]))
+    means, fractions = found.reshape(2, n_groups + 1, n_vars)[:, :n_groups] / groups.sizes[:, None]
+    return means, fractions, vstack(values, format="csc")
 
 
-def parts(counts: Stream) -> Iterator[tuple[int, Stream, np.ndarray | None]]:
-    """At most PART cells each: the number of cells before, their stream, and their rows; one in memory stays whole."""
-    if isinstance(counts, InMemory):
-        yield 0, counts, None
-        return
-    before = 0
-    for store in counts.stores if isinstance(counts, Stores) else [counts]:
-        kept = np.flatnonzero(store.cells)
-        for first in range(0, len(kept), PART):
-            rows = kept[first : first + PART]
-            yield before, store, rows
-            before += len(rows)
+def score_panels(top: pd.DataFrame, note: str = "") -> Figure:
+    """For each group its first genes by falling score: a line and a dot each, up to the group's highest score.
 
-
-def sums_by_group(
-    before: int, counts: Stream, part: np.ndarray | None, codes: np.ndarray, totals: np.ndarray, target_sum: float
-) -> tuple[int, np.ndarray]:
-    """The number of cells, and the summed expression and number of expressing cells of each code and gene.
-
-    Parameters
-    ----------
-    before
-        The position of the first cell in `codes` and `totals`.
-    counts, part
-        A stream, and the rows of its store to read; None: all.
-    codes, totals
-        Of all cells.
-
-    Returns
-    -------
-    Cells, and 2 x codes x genes, float64.
+    All groups share one `Axes`, whose unit is an inch: an `Axes` for each would take seconds.
     """
-    if part is not None:
-        counts = copy(counts)
-        counts.cells, counts.n_obs = np.isin(np.arange(len(counts.cells)), part), len(part)
-    n_codes, n_vars = int(codes.max()) + 1, counts.n_vars
-    sums, cells = np.zeros(n_codes * n_vars), np.zeros(n_codes * n_vars)
-    for chunk in counts.chunks(CELLS):
-        rows = slice(before + chunk.rows.start, before + chunk.rows.stop)
-        X = log_normalize(chunk.X, totals[rows], target_sum, counts.device, np.float64)
-        keys = codes[rows][rows_of_nonzeros(X, counts.device)] * n_vars + X.indices
-        sums += np.bincount(keys, weights=X.data, minlength=len(sums))
-        cells += np.bincount(keys[X.data > 0], minlength=len(cells))
-    return counts.n_obs, np.stack([sums, cells]).reshape(2, n_codes, n_vars)
-
-
-def score_panels(top: pd.DataFrame) -> Figure:
-    """A panel for each group with its first genes, by falling score."""
     names = list(top["group"].unique())
-    n_genes = int(top.groupby("group").size().max())
-    columns = min(len(names), 4 if len(names) <= 12 else 8)
+    columns = min(len(names), 4 if len(names) <= 12 else 8 if len(names) <= 48 else 12)
     rows = -(-len(names) // columns)
-    fig, axes = plots.panels(rows, columns, (1.1, 0.14 * n_genes + 0.2), (0.95, 0.6))
-    for ax in axes.flat[len(names) :]:
-        ax.set_axis_off()
-    for ax, name in zip(axes.flat, names, strict=False):
-        genes = top[top["group"] == name]
-        at = np.arange(len(genes))
-        left = min(0.0, genes["scores"].min())
-        ax.hlines(at, left, genes["scores"], color=plots.KEPT, lw=1)
-        ax.plot(genes["scores"], at, "o", ms=3.5, color=plots.PALETTE[0])
-        ax.set_yticks(at, genes["gene_symbols"], size=6.5, style="italic")
-        ax.set_ylim(n_genes - 0.4, -0.6)
-        ax.tick_params(axis="y", length=0)
-        ax.set_title(name, loc="left", size=8)
-        ax.xaxis.set_major_locator(plots.mpl.ticker.MaxNLocator(3))
-        ax.tick_params(axis="x", labelsize=7)
-    for ax in axes[-1]:
-        ax.set_xlabel("score", size=8)
+    n_genes = int(top.groupby("group").size().max())
+    n_genes = max(1, min(n_genes, n_genes if len(names) <= 12 else FEW, int((HEIGHT / rows - 0.65) / LETTER)))
+    shown = top[top.groupby("group", sort=False).cumcount() < n_genes]
+    label = min(1.0, 0.08 + max(plots.text_width(name, 6.5, style="italic") for name in shown["gene_symbols"]))
+    wide, bar, high = label + 1.35, 1.1, n_genes * LETTER + 0.65
+    fig, axes = plots.panels(1, 1, (columns * wide, rows * high))
+    ax = axes[0, 0]
+    ax.set_axis_off()
+    stems, dots = [], []
+    for i, (name, genes) in enumerate(shown.groupby("group", sort=False)):
+        x, y = (i % columns) * wide + label, -(i // columns) * high - 0.3
+        scores = genes["scores"].to_numpy(float)
+        low, high_score = min(0.0, scores.min()), max(scores.max(), 0.0)
+        at = x + bar * (scores - low) / max(high_score - low, 1e-12)
+        lines = y - LETTER * (np.arange(len(genes)) + 0.5)
+        stems += [[(x, line), (end, line)] for end, line in zip(at, lines, strict=True)]
+        dots += list(zip(at, lines, strict=True))
+        for symbol, line in zip(plots.fitted(list(genes["gene_symbols"]), label - 0.06, 6.5), lines, strict=True):
+            ax.text(x - 0.05, line, symbol, ha="right", va="center_baseline", size=6.5, style="italic")
+        title = plots.fitted([str(name)], wide - 0.1, 8, "bold")[0]
+        ax.text(x - label + 0.05, y + 0.05, title, va="bottom", size=8, weight="bold")
+        bottom = lines[-1] - LETTER * 0.5
+        ax.plot([x, x + bar], [bottom, bottom], color="black", lw=0.6)
+        for value, place, side in ((low, x, "left"), (high_score, x + bar, "right")):
+            ax.text(place, bottom - 0.03, f"{value:,.3g}", ha=side, va="top", size=6)
+    ax.add_collection(LineCollection(stems, colors=plots.KEPT, linewidths=1))
+    ax.plot(*np.transpose(dots), "o", ms=3, color=plots.PALETTE[0])
+    ax.set_xlim(0, columns * wide)
+    ax.set_ylim(-rows * high, 0)
+    for text in ax.texts:
+        text.set_in_layout(False)  # all lie within the panel; looking where takes a third of the time
+    if note:
+        ax.text(0, 0.05, note, size=8)
     return fig
 
 
-def dot_plot(means: pd.DataFrame, fractions: pd.DataFrame, symbols: list[str], marked: list[str]) -> Figure:
-    """Groups as rows, marker genes as columns; size: fraction of expressing cells, colour: mean expression.
+def dot_plot(
+    means: pd.DataFrame, fractions: pd.DataFrame, symbols: Sequence[str], marked: Sequence[str], note: str = ""
+) -> Figure:
+    """Groups as rows, marker genes as columns; size: fraction of expressing cells, colour: mean, scaled by gene.
 
     Parameters
     ----------
@@ -150,93 +126,165 @@ def dot_plot(means: pd.DataFrame, fractions: pd.DataFrame, symbols: list[str], m
         The name of each gene in the figure.
     marked
         The group that each gene marks; neighbouring genes of one group get a bracket.
+    note
+        A remark below the genes.
     """
     n_groups, n_genes = means.shape
-    fig, axes = plots.panels(1, 1, (0.17 * n_genes + 0.2, 0.19 * n_groups + 0.2))
+    column, row = 0.17, 0.19
+    fig, axes = plots.panels(1, 1, (column * n_genes + 0.2, row * n_groups + 0.2))
     ax = axes[0, 0]
     x, y = np.meshgrid(np.arange(n_genes), np.arange(n_groups))
     area = DOT * fractions.to_numpy().ravel()
-    options = {"cmap": "Reds", "vmin": 0, "edgecolors": "#888888", "linewidths": 0.3}
-    drawn = ax.scatter(x.ravel(), y.ravel(), s=area, c=means.to_numpy().ravel(), **options)
-    ax.set_xlim(-0.7, n_genes - 0.3)
-    ax.set_ylim(n_groups - 0.3, -0.7)
-    ax.set_xticks(np.arange(n_genes), symbols, rotation=90, size=7, style="italic")
-    ax.set_yticks(np.arange(n_groups), means.index, size=8)
+    options = {"cmap": "Reds", "vmin": 0, "vmax": 1, "edgecolors": "#888888", "linewidths": 0.3}
+    scaled = (means - means.min()) / (means.max() - means.min()).replace(0, 1)
+    drawn = ax.scatter(x.ravel(), y.ravel(), s=area, c=scaled.to_numpy().ravel(), **options)
+    ax.set_xlim(-0.5 - 0.1 / column, n_genes - 0.5 + 0.1 / column)
+    ax.set_ylim(n_groups - 0.5 + 0.1 / row, -0.5 - 0.1 / row)
+    ax.set_xticks(np.arange(n_genes), plots.fitted(symbols, 1.2, 7), rotation=90, size=7, style="italic")
+    ax.set_yticks(np.arange(n_groups), plots.fitted(list(means.index), 2.2, 8), size=8)
     ax.tick_params(length=2)
-    for name in dict.fromkeys(marked):
-        at = [i for i, group in enumerate(marked) if group == name]
-        ax.plot(
-            [at[0] - 0.35, at[-1] + 0.35],
-            [1.02, 1.02],
-            color="black",
-            lw=0.9,
-            transform=ax.get_xaxis_transform(),
-            clip_on=False,
+    groups = list(dict.fromkeys(marked))
+    names = dict(zip(groups, plots.fitted(groups, 1.6, 7), strict=True))
+    places = {name: [i for i, group in enumerate(marked) if group == name] for name in groups}
+    level = all(plots.text_width(names[name], 7) < column * len(at) for name, at in places.items())
+    above = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+    top = 1 + 0.05 / plots.inches(ax)[1]
+    for name, at in places.items():
+        ax.plot([at[0] - 0.35, at[-1] + 0.35], [top, top], color="black", lw=0.9, **above)
+        ax.text(
+            np.mean(at),
+            2 * top - 1,
+            names[name],
+            va="bottom",
+            size=7,
+            ha="center",
+            rotation=0 if level else 90,
+            **above,
         )
-        short = max(map(len, marked)) <= 4
-        where = {"ha": "center"} if short else {"ha": "left", "rotation": 60, "rotation_mode": "anchor"}
-        ax.text(np.mean(at), 1.04, name, transform=ax.get_xaxis_transform(), va="bottom", size=7, **where)
-    plots.colour_bar(ax, drawn, "mean expression\n(log-normalised)", gap=0.25, height=1.0)
-    sizes = [
-        ax.scatter([], [], s=DOT * f, c="#888888", linewidths=0, label=f"{100 * f:.0f}")
-        for f in (0.2, 0.4, 0.6, 0.8, 1)
-    ]
-    across, _ = plots.inches(ax)
-    place = {"loc": "upper left", "bbox_to_anchor": (1 + 1.1 / across, 1.0), "borderaxespad": 0}
-    ax.legend(handles=sizes, title="cells that\nexpress (%)", title_fontsize=8, labelspacing=0.6, **place)
+    bare = [name for name in means.index if name not in places]
+    notes = [note] if note else []
+    if bare:
+        notes.append(f"without a bracket, as their top genes rank as high in another group: {', '.join(bare)}")
+    if notes:
+        below = 1.15 * max(plots.text_width(symbol, 7, style="italic") for symbol in plots.fitted(symbols, 1.2, 7))
+        place = {"transform": ax.transAxes, "size": 8, "va": "top"}
+        across = max(4.0, plots.inches(ax)[0])
+        ax.text(0, -(below + 0.15) / plots.inches(ax)[1], plots.fitted(["; ".join(notes)], across, 8)[0], **place)
+    plots.colour_bar(ax, drawn, "mean expression,\nscaled by gene", gap=0.25, height=1.0)
+    shares = (0.2, 0.4, 0.6, 0.8, 1.0)
+    across, up = plots.inches(ax)
+    left = 1 + 1.15 / across
+    ax.text(left, 1, "cells that\nexpress (%)", va="top", size=8, transform=ax.transAxes)
+    at = [(left + 0.1 / across, 1 - (0.4 + 0.17 * i) / up) for i in range(len(shares))]
+    style = {"transform": ax.transAxes, "clip_on": False, "c": "#888888", "linewidths": 0}
+    ax.scatter(*np.transpose(at), s=[DOT * share for share in shares], **style)
+    for (place, line), share in zip(at, shares, strict=True):
+        label = {"va": "center_baseline", "size": 8, "transform": ax.transAxes}
+        ax.text(place + 0.15 / across, line, f"{100 * share:.0f}", **label)
     return fig
 
 
-def chosen_genes(top: pd.DataFrame) -> pd.DataFrame:
-    """The genes of the dot plot: the first few of each group, each gene only where it first occurs."""
-    each = int(np.clip(MAX_DOTS // top["group"].nunique(), 1, MAX_EACH))
-    return top[top["rank"] <= each].drop_duplicates("names")
+def expression_tiles(
+    X: np.ndarray,
+    values: Any,
+    titles: tuple[Sequence[str], Sequence[str]],
+    axes_names: Sequence[str],
+    seed: int,
+    note: str,
+) -> Figure:
+    """A tile for each gene: the cells that express it over all others, the highest values on top.
 
-
-def stream_of(inputs: Any, gene_key: str, names: pd.Series) -> tuple[Stream, pd.Index]:
-    """The counts of some genes, and their order; from the features if these have all of them, else from the samples."""
-    known = pd.Index(Counts(inputs.features[0]).names("var"))
-    if names.isin(known).all():
-        columns = pd.Index(names).get_indexer(known).astype(np.int32)
-        stores = [Counts(part, genes=columns, n_vars=len(names)) for part in inputs.features]
-        return Stores(stores), pd.Index(names)
-    genes = read_table(inputs.genes)
-    subset = genes.index[genes["kept"]].isin(names)
-    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, gene_key, subset=subset, obs=inputs.obs)
-    return cohort, cohort.genes.index
+    Parameters
+    ----------
+    X
+        cells x 2.
+    values
+        cells x genes, CSC, log-normalised.
+    titles
+        See `embeddings.tiles`.
+    """
+    some = np.zeros(len(X), bool)
+    some[plots.drawing_order(len(X), seed)[: embeddings.MAX_IN_TILES]] = True
+    drawn = []
+    for i in range(values.shape[1]):
+        cells, of_cells = (part[values.indptr[i] : values.indptr[i + 1]] for part in (values.indices, values.data))
+        cells, of_cells = cells[some[cells]], of_cells[some[cells]]
+        order = of_cells.argsort(kind="stable")
+        drawn.append((cells[order], of_cells[order] / max(of_cells.max(initial=0), 1e-12)))
+    label = "expression, scaled by gene"
+    return embeddings.tiles(X, titles, drawn, axes_names, label, embeddings.EXPRESSION, note)
 
 
 def needs(job: Job) -> Need:
-    """Always on the CPU: chunks of cells, with all genes if the features lack a gene that is drawn."""
-    chunk = 45 * CELLS * job.nnz / max(1, job.n_obs)
-    sums = 48 * job.n_groups * job.n_vars
-    mem = PYTHON + 70 * MB + (chunk + sums) * job.threads + job.places + 0.3 * KB * job.n_kept
-    return Need(mem, 30 + 0.4e-6 * job.nnz, 20 * MB)
+    """Always on the CPU: chunks of the panel, and the values of some genes."""
+    drawers = 250 * MB * (job.threads - 1)
+    return Need(PYTHON + 330 * MB + drawers + 0.7 * KB * job.n_kept, 30 + 1e-4 * job.n_kept, 20 * MB)
 
 
 def main(snakemake: Any) -> None:
-    """Draw the scores and the dot plot of a grouping's markers; write the top markers as a page for the report."""
-    inputs, params, output, grouping = snakemake.input, snakemake.params, snakemake.output, snakemake.params.grouping
-    text = dict.fromkeys(("group", "names", "gene_symbols"), str)
-    top = pd.read_csv(inputs.top, sep="\t", dtype=text, keep_default_na=False, na_values={"scores": ""})
-    tables.write_html(top, output.table, f"Top markers of {grouping}, {snakemake.wildcards.method}")
-    if top.empty:
-        for path in (output.scores, output.dotplot):
-            plots.save(plots.nothing(f"{grouping}: fewer than two groups to compare, hence no markers."), path)
-        return
-    groups = read_groups(grouping, inputs.obs, inputs.grouping)
-    genes = chosen_genes(top)
-    counts, order = stream_of(inputs, params.gene_key, genes["names"])
+    """Draw the markers of each of `params.groupings` by each of `params.methods`; write the top markers as a page."""
+    inputs, params, output = snakemake.input, snakemake.params, snakemake.output
+    embedding = read_table(inputs.embedding)
     totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
     target_sum = target_of(totals, params.target_sum)
-    expression = expression_by_group(counts, groups, totals, target_sum, snakemake.threads)
-    means, fractions = (pd.DataFrame(values, groups.names, order)[genes["names"].tolist()] for values in expression)
-    symbols, marked = genes["gene_symbols"].tolist(), genes["group"].tolist()
+    pairs = [(grouping, method) for grouping in params.groupings for method in params.methods]
+    tops = dict(zip(pairs, inputs.tops, strict=True))
+    files = {
+        name: [path for path, of in zip(inputs.clusterings, params.clusterings, strict=True) if of == name]
+        for name in params.groupings
+    }
+    drawn = {name: np.reshape(getattr(output, name), (len(pairs), -1)).tolist() for name in ("scores", "dotplot")}
+    drawn["cells"] = np.reshape(output.cells, (len(params.groupings), -1)).tolist()
+
+    def draw_scores(i: int) -> None:
+        top = read_top(inputs.tops[i])
+        tables.write_html(top, output.table[i], f"Top markers of {pairs[i][0]}, {pairs[i][1]}")
+        names = top["group"].unique()
+        note = f"The first {MAX_GROUPS} of {len(names)} groups" if len(names) > MAX_GROUPS else ""
+        fig = (
+            plots.nothing(none(pairs[i][0]))
+            if top.empty
+            else score_panels(top[top["group"].isin(names[:MAX_GROUPS])], note)
+        )
+        plots.save(fig, drawn["scores"][i], dpi=120)
+
+    def draw_expression(grouping: str) -> None:
+        of_cells = drawn["cells"][params.groupings.index(grouping)]
+        found = {i: read_top(tops[pair]) for i, pair in enumerate(pairs) if pair[0] == grouping}
+        if all(top.empty for top in found.values()):
+            for paths in (of_cells, *(drawn["dotplot"][i] for i in found)):
+                plots.save(plots.nothing(none(grouping)), paths)
+            return
+        groups, panel = read_groups(grouping, inputs.obs, files[grouping]), Counts(inputs.panel)
+        names, tiles_of = (groups.largest(n) for n in (MAX_GROUPS, MAX_TILES))
+        first = next(iter(found.values())).drop_duplicates("group").set_index("group").loc[tiles_of]
+        order = pd.Index(panel.names("var"))
+        columns = order.get_indexer(first["names"])
+        means, fractions, values = read_expression(panel, groups, totals, target_sum, columns)
+        means, fractions = (pd.DataFrame(of, groups.names, order).loc[names] for of in (means, fractions))
+        left_out = f"the {{}} largest of {len(groups.names)} groups"
+        for i, top in found.items():
+            genes = chosen_genes(top)
+            genes = genes[genes["group"].isin(names)]
+            shown = (table[genes["names"].tolist()] for table in (means, fractions))
+            note = left_out.format(len(names)) if len(names) < len(groups.names) else ""
+            fig = dot_plot(*shown, genes["gene_symbols"].tolist(), genes["group"].tolist(), note)
+            plots.save(fig, drawn["dotplot"][i])
+        titles = tiles_of, [f": {symbol}" for symbol in plots.fitted(list(first["gene_symbols"]), 0.9, 8)]
+        note = left_out.format(len(tiles_of)) if len(tiles_of) < len(groups.names) else ""
+        X, axes_names = embedding.to_numpy(np.float32), list(embedding.columns)
+        plots.save(expression_tiles(X, values, titles, axes_names, params.seed, note), of_cells)
+
     tasks = [
-        lambda: plots.save(score_panels(top), output.scores, dpi=120),
-        lambda: plots.save(dot_plot(means, fractions, symbols, marked), output.dotplot),
+        *(partial(draw_expression, name) for name in params.groupings),
+        *(partial(draw_scores, i) for i in range(len(pairs))),
     ]
     plots.draw_all(tasks, snakemake.threads)
+
+
+def none(grouping: str) -> str:
+    """What a figure says in place of markers."""
+    return f"{grouping}: fewer than two groups to compare, hence no markers."
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Draw the variance of each principal component, and the cells in the first four, before and after Harmony."""
+"""Draw the variance of each principal component, the cells in the first four, and in two before and after Harmony."""
 
 from lib.start import run
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from h5py import File
 from lib.figures import plots
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.files import read_arrays, read_attrs, read_table
@@ -36,54 +37,82 @@ def variance_ratio(ratio: np.ndarray, n_pcs: int) -> Figure:
     return fig
 
 
-def components(spaces: Mapping[str, np.ndarray], batches: pd.Series, seed: int) -> Figure:
-    """Cells coloured by batch: a row for each of `spaces` (title -> cells x components), a panel for each of PAIRS."""
+def components(X_pca: np.ndarray, batches: pd.Series, seed: int) -> Figure:
+    """Cells coloured by batch in each of PAIRS of components."""
     codes, names = plots.categories(batches)
-    colours = plots.category_colours(names)
+    colours = plots.category_colours(names, "batches")
     each = plots.rgba([*colours.values(), plots.BACKGROUND])[codes]
-    pairs = [pair for pair in PAIRS if pair[1] < min(X.shape[1] for X in spaces.values())]
-    fig, axes = plots.panels(len(spaces), len(pairs), (3.3, 3.1), (0.7, 0.85))
-    for row, (title, X) in zip(axes, spaces.items(), strict=True):
-        for ax, (first, second) in zip(row, pairs, strict=True):
-            plots.points(ax, X[:, first], X[:, second], each, seed)
-            ax.set_xlabel(f"PC{first + 1}")
-            ax.set_ylabel(f"PC{second + 1}")
-        row[0].set_title(title, loc="left")
+    pairs = [pair for pair in PAIRS if pair[1] < X_pca.shape[1]]
+    fig, axes = plots.panels(1, len(pairs), (3.3, 3.1), (0.7, 0))
+    for ax, (first, second) in zip(axes[0], pairs, strict=True):
+        plots.points(ax, X_pca[:, first], X_pca[:, second], each, seed)
+        ax.set_xlabel(f"PC{first + 1}")
+        ax.set_ylabel(f"PC{second + 1}")
     plots.batch_legend(axes[0, -1], colours)
     return fig
 
 
-def shown_spaces(X_pca: np.ndarray, harmony: Sequence[str]) -> dict[str, np.ndarray]:
-    """The spaces for `components`: the PCA, and Harmony's result or, in the title, why it did not run.
+def integration(
+    before: np.ndarray, after: np.ndarray, groupings: Mapping[str, tuple[pd.Series, str]], seed: int
+) -> Figure:
+    """The first two components before and after Harmony, side by side, in a row for each grouping, which colours cells.
 
     Parameters
     ----------
-    X_pca
+    before, after
         cells x components.
-    harmony
-        `harmony.h5`; empty if Harmony is disabled.
+    groupings
+        Name -> each cell's category, and the family of its colours.
     """
-    shown = X_pca[:, :4]
-    for path in harmony:
-        if skipped := read_attrs(path).get("skipped"):
-            return {f"PCA; Harmony skipped: {skipped}": shown}
-        return {"PCA": shown, "PCA, integrated by Harmony": read_arrays(path)["X_pca_harmony"][:, :4]}
-    return {"PCA": shown}
+    fig, axes = plots.panels(len(groupings), 2, (3.3, 3.1), (0.35, 0.75))
+    for row, (name, (values, family)) in zip(axes, groupings.items(), strict=True):
+        codes, names = plots.categories(values)
+        colours = plots.category_colours(names, family)
+        each = plots.rgba([*colours.values(), plots.BACKGROUND])[codes]
+        for ax, X, title in zip(row, (before, after), ("before Harmony", "after Harmony"), strict=True):
+            plots.points(ax, X[:, 0], X[:, 1], each, seed)
+            ax.set_title(plots.fitted([f"{title}, by {name}"], 3.3, 9, "bold")[0], loc="left")
+            ax.set_xlabel("PC1")
+            ax.tick_params(labelleft=ax is row[0])
+        row[0].set_ylabel("PC2")
+        plots.batch_legend(row[1], colours)
+    return fig
+
+
+def harmony_figure(
+    X_pca: np.ndarray, harmony: str, groupings: Mapping[str, tuple[pd.Series, str]], seed: int
+) -> Figure:
+    """The figure of `integration`, or the reason why Harmony did not run."""
+    if skipped := read_attrs(harmony).get("skipped"):
+        return plots.nothing(f"Harmony skipped: {skipped}")
+    return integration(X_pca, first_columns(harmony, "X_pca_harmony", 2), groupings, seed)
+
+
+def first_columns(path: str, name: str, n: int) -> np.ndarray:
+    """The first columns of an array in an HDF5 file."""
+    with File(path, locking=False) as file:
+        return file[name][:, :n]
 
 
 def needs(job: Job) -> Need:
     """Tables of cells, and the images."""
-    return job.drawn(100 * MB, 1.3 * KB, seconds=60)
+    return job.drawn(100 * MB, 0.6 * KB, seconds=60)
 
 
 def main(snakemake: Any) -> None:
-    """Draw `pca_variance.png` and `pca.png` from `pca.h5`, `obs.parquet` and `harmony.h5`, if there is one."""
-    params, output = snakemake.params, snakemake.output
-    pca = read_arrays(snakemake.input.pca, "variance_ratio", "X_pca")
-    plots.save(variance_ratio(pca["variance_ratio"], params.n_pcs), output.variance)
-    spaces = shown_spaces(pca["X_pca"], snakemake.input.harmony)
-    batches = read_table(snakemake.input.obs, columns=[params.batch_key])[params.batch_key]
-    plots.save(components(spaces, batches, snakemake.params.seed), output.components)
+    """Draw `pca_variance.png`, `pca.png` and, if Harmony is enabled, `harmony.png`."""
+    inputs, params, output, seed = snakemake.input, snakemake.params, snakemake.output, snakemake.params.seed
+    X_pca = first_columns(inputs.pca, "X_pca", 4)
+    table = read_table(inputs.obs, columns=params.groupings)
+    ratio = read_arrays(inputs.pca, "variance_ratio")["variance_ratio"]
+    groupings = {name: (table[name], params.colours.get(name, "types")) for name in params.groupings}
+    tasks = [
+        lambda: plots.save(components(X_pca, table[params.batch_key], seed), output.components),
+        lambda: plots.save(variance_ratio(ratio, params.n_pcs), output.variance),
+    ]
+    if inputs.harmony:
+        tasks.append(lambda: plots.save(harmony_figure(X_pca, inputs.harmony[0], groupings, seed), output.harmony))
+    plots.draw_all(tasks, snakemake.threads)
 
 
 if __name__ == "__main__":

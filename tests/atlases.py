@@ -168,6 +168,7 @@ def build(
     inputs = files | {"artifacts": list(artifacts.values())}
     params = {"gene_key": "gene_symbols", "target_sum": 1e4, "config": CONFIG}
     params["groupings"] = list(dict.fromkeys(["sample", batch, label, "leiden_0.6"]))
+    params["colours"] = {"sample": "batches", batch: "batches", "leiden_0.6": "clusters"}
     run_atlas(folder / "atlas.h5ad", inputs, params)
     return Built(folder / "atlas.h5ad", adata, inputs, params)
 

@@ -138,11 +138,6 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         keep["sheet"] = sheets.sheet_obs(sheet, name)
         outputs = {"cells": f"{name}/cells.parquet", "ledger": f"{name}/ledger.tsv"}
         add("cells", at, outputs, keep, sample=name)
-        shown = {"seed": seed, "batch_key": batch_key, "families": list(families), "cells": limits}
-        drawn = {"qc": f"{name}/qc.png", "doublets": f"{name}/doublets.png"}
-        if name != samples[0]:  # one is like the other
-            continue
-        add("figures_sample", outputs | {"simulated": f"{name}/doublets_simulated.h5"}, drawn, shown, sample=name)
 
     counts, cells = ([f"{name}/{file}" for name in samples] for file in ("counts.h5ad", "cells.parquet"))
     whole = {"counts": counts, "cells": cells, "genes": "genes.parquet"}
@@ -183,6 +178,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     artifacts = ["hvg.parquet", "pca.h5", *harmony, "neighbors.h5", "umap.parquet", "density.parquet"]
     artifacts += ["tsne.parquet"] if config["tsne"]["enabled"] else []
     artifacts += [file for name in clusterings for file in of_clustering(name)]
+    tops, drawn = [], []
     for name in groupings:
         for method in config["markers"]["methods"]:
             at, of = f"markers/{escape(name)}/{method}", {"grouping": of_clustering(name)}
@@ -195,39 +191,71 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
             else:
                 params |= {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
                 add("markers_ttest", whole | obs | of | {"shards": []}, outputs, params, **wild)
-            if name != groupings[0]:  # one is like the other
-                continue
-            drawn = {"scores": f"{at}.png", "dotplot": f"{at}_dotplot.png", "table": f"{at}.html"}
-            params = {"grouping": name, "samples": samples, "gene_key": gene_key, "target_sum": target_sum}
-            given = whole | features | of | {"top": outputs["top"]}
-            add("figures_markers", given, drawn, params, **wild, method=method)
+            tops.append(outputs["top"])
+            drawn += [(name, at)]
+
+    of_markers = {
+        name: [f"{at}{end}" for _, at in drawn] for name, end in (("scores", ".png"), ("dotplot", "_dots.png"))
+    }
+    of_markers |= {"table": [f"{at}.html" for _, at in drawn]}
+    of_markers["cells"] = [f"markers/{escape(name)}/umap.png" for name in groupings]
+    params = {"samples": samples, "gene_key": gene_key, "n_genes": 300}
+    add("panel", whole | obs | {"tops": tops}, {"panel": "panel.h5ad"}, params)
+    params = {"seed": seed, "groupings": groupings, "methods": config["markers"]["methods"], "target_sum": target_sum}
+    params["clusterings"] = [name for name in groupings if name in clusterings]
+    given = obs | {"tops": tops, "panel": "panel.h5ad", "embedding": "umap.parquet"}
+    given["clusterings"] = [file for name in params["clusterings"] for file in of_clustering(name)]
+    if drawn:
+        add("figures_markers", given, of_markers, params)
 
     grouped = ["sample", batch_key, label_key, *(config["harmony"]["keys"] or []), density_key, *groupings]
     params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
     add("matrices", whole | obs, {"matrices": "matrices.h5"}, params)
-    params = {"config": {}, "groupings": list(dict.fromkeys(filter(None, [*grouped, *clusterings])))}
+    colours = dict.fromkeys(["sample", batch_key], "batches") | dict.fromkeys(clusterings, "clusters")
+    params = {"config": {}, "colours": colours}
+    params["groupings"] = list(dict.fromkeys(filter(None, [*grouped, *clusterings])))
     given = {"matrices": "matrices.h5", "genes": whole["genes"]} | obs
     add("atlas", given | {"artifacts": artifacts}, {"atlas": "atlas.h5ad"}, params)
-    params = {"samples": samples, "seed": seed, "batch_key": batch_key, "families": list(families)}
+    params = {"samples": samples, "seed": seed, "batch_key": batch_key, "families": list(families), "formats": 1}
     params["cells"] = sheets.used_limits(config["cells"])
-    outputs = {name: f"qc_{name}.png" for name in ("violins", "scatter", "attrition")}
+    params["limits"] = [sheets.cell_limits(sheet, name, config["cells"]) for name in samples]
+    outputs = {name: [f"qc_{name}.png"] for name in ("violins", "attrition", "limits", "doublets")}
+    outputs |= {"scatter": "qc_scatter.png"}
     outputs |= {"attrition_html": "a.html", "summary_html": "s.html", "attrition_table": "a.tsv", "summary": "s.tsv"}
-    add("figures_qc", obs | {"cells": cells, "ledgers": [f"{n}/ledger.tsv" for n in samples]}, outputs, params)
+    given = obs | {"cells": cells, "ledgers": [f"{n}/ledger.tsv" for n in samples]}
+    given["simulated"] = [f"{n}/doublets_simulated.h5" for n in samples]
+    add("figures_qc", given, outputs, params)
     given = {"hvg": "hvg.parquet", "genes": "genes.parquet"}
     add("figures_hvg", given, {"hvg": "hvg.png"}, {"flavor": config["hvg"]["flavor"]})
-    params = {"seed": seed, "batch_key": batch_key, "n_pcs": config["neighbors"]["n_pcs"]}
-    add("figures_pca", obs | space, {"variance": "variance.png", "components": "components.png"}, params)
+    params = {"seed": seed, "batch_key": batch_key, "n_pcs": config["neighbors"]["n_pcs"], "colours": colours}
+    params["groupings"] = list(dict.fromkeys(filter(None, [batch_key, label_key])))
+    outputs = {"variance": "variance.png", "components": "components.png", "harmony": ["harmony.png"]}
+    add("figures_pca", obs | space, outputs, params)
     categories = list(dict.fromkeys([*filter(None, [label_key]), *clusterings, batch_key, "sample"]))
     metrics = ["total_counts", "n_genes_by_counts", *(f"pct_counts_{family}" for family in families)]
     metrics += ["doublet_score"] if config["doublets"]["enabled"] else []
     tables = [file for name in clusterings for file in of_clustering(name)]
-    for colours, named, density in (
-        (list(dict.fromkeys([*categories, *metrics])), categories, []),
-        ([f"density_{density_key}"], [density_key], ["density.parquet"]),
-    ):
+    for named, shown, density in ((categories, [], []), ([density_key], metrics, ["density.parquet"])):
         given = obs | {"embedding": "umap.parquet", "clusterings": tables, "density": density}
-        drawn = {"png": [f"embedding/{escape(name)}.png" for name in colours]}
-        add("figures_embedding", given, drawn, {"seed": seed, "colours": colours, "groupings": named})
+        drawn = {"groupings": [f"embedding/{escape(name)}.png" for name in named], "quality": "quality.png"}
+        params = {"seed": seed, "groupings": named, "metrics": shown, "colours": colours}
+        if density:
+            drawn["groupings"] = ["density.png"]
+        else:
+            del drawn["quality"]
+        add("figures_embedding", given, drawn, params)
+    if clusterings:
+        split_by = list(dict.fromkeys(filter(None, [batch_key, label_key])))
+        params = {
+            "clusterings": clusterings,
+            "groupings": split_by,
+            "metrics": metrics,
+            "colours": colours,
+            "trees": {},
+        }
+        drawn = {"composition": [f"by_{i}_{j}.png" for i in range(len(clusterings)) for j in range(len(split_by))]}
+        drawn |= {"quality": [f"quality_{i}.png" for i in range(len(clusterings))], "trees": []}
+        add("figures_clusters", obs | {"clusterings": tables}, drawn, params)
     return found
 
 
@@ -238,7 +266,7 @@ class Names(SimpleNamespace):
         return getattr(self, name, default)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(vars(self)["png"] if "png" in vars(self) else vars(self).values())
+        return iter(vars(self).values())
 
     def __len__(self) -> int:
         return len(list(iter(self)))

@@ -16,7 +16,7 @@ from atlases import CONFIG, build, markers_output, numbered, run_atlas, slashed
 from lib.methods.markers import rank_genes, write_markers
 from lib.run.errors import UserError
 from lib.store import identity
-from lib.store.categories import PALETTE
+from lib.store.categories import PALETTES
 from lib.store.files import read_table, write_arrays, write_table
 from lib.store.slots import parts_of
 
@@ -195,14 +195,15 @@ def test_without_harmony_tsne_and_markers(built, made, tmp_path):
 
 
 def test_colours_are_the_figures(made):
-    """The palette by the categories' natural order, in the order of the categories."""
+    """The palette of each family by the categories' natural order, in the order of the categories."""
     ours = ad.read_h5ad(made[0])
-    for name in ("sample", "cell_type", "leiden_0.6"):
-        assert list(ours.uns[f"{name}_colors"]) == PALETTE[: ours.obs[name].nunique()]
+    for name, family in {"sample": "batches", "cell_type": "types", "leiden_0.6": "clusters"}.items():
+        assert list(ours.uns[f"{name}_colors"]) == PALETTES[family][: ours.obs[name].nunique()]
     obs = pd.DataFrame({"stage": pd.Categorical(["late", "early", "10", "9"], ["late", "9", "early", "10"])})
-    assert list(atlas.colours(obs, ["stage"])["stage_colors"]) == [PALETTE[i] for i in (3, 0, 2, 1)]
+    assert list(atlas.colours(obs, {"stage": "types"})["stage_colors"]) == [PALETTES["types"][i] for i in (3, 0, 2, 1)]
     many = pd.DataFrame({"x": pd.Categorical([f"c{i}" for i in range(60)], [f"c{i}" for i in range(60)])})
-    assert list(atlas.colours(many, ["x"])["x_colors"]) == PALETTE + PALETTE[:12]
+    palette = PALETTES["batches"]
+    assert list(atlas.colours(many, {"x": "batches"})["x_colors"]) == palette + palette[:12]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def atlas_of(run: Run) -> ad.AnnData:
 
 
 def test_a_panel_with_ensembl_ids(run):
-    """All figures are drawn: there are no ribosomal genes, and their figures say so."""
+    """All figures are drawn: there are no ribosomal genes, which the figure of the quality leaves out."""
     notices = carried(run, "panel")
     said(
         notices,
@@ -44,7 +44,7 @@ def test_a_panel_with_ensembl_ids(run):
     obs = atlas_of(run).obs
     assert obs["pct_counts_MT"].between(0.5, 20).all()
     assert "pct_counts_RIBO" not in obs
-    assert (run.folder / "results/figures/umap/pct_counts_RIBO.png").is_file()
+    assert (run.folder / "results/figures/umap_quality.png").is_file()
 
 
 def test_forty_small_batches_in_one_file(run):

@@ -37,7 +37,8 @@ def test_one_more_resolution_runs_one_clustering_and_what_shows_it(copy, cohort_
 
 def test_another_resolution_runs_one_clustering_and_what_hangs_on_it(copy, cohort_files):
     copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.8]})
-    jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "figures_markers": 2, "figures_embedding": 2}
+    jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "panel": 1, "figures_markers": 1}
+    jobs |= {"figures_clusters": 1, "figures_embedding": 2, "explorer": 1}
     assert Counter(copy.jobs()) == jobs | dict.fromkeys(LAST, 1)
 
 
@@ -45,7 +46,7 @@ def test_one_more_sample_runs_it_and_the_cohort(copy, cohort_files, tmp_path):
     more = patients(tmp_path, n_patients=4)[3:]
     copy.write(sheet_of([*cohort_files, *more]))
     jobs = Counter(copy.jobs())
-    assert {jobs[name] for name in ("ingest", "qc", "doublets", "cells", "figures_sample")} == {1}
+    assert {jobs[name] for name in ("ingest", "qc", "doublets", "cells")} == {1}
     before = copy.snakemake("--dry-run", "--forceall").stdout
     assert {name for name, n in jobs.items() if n} == {
         name for name in before.split("Job stats:")[1].split("total")[0].split()[4::2] if name != "all"
@@ -67,12 +68,12 @@ def test_a_key_that_no_stage_reads_runs_none(copy, cohort_files, change):
 
 def test_another_perplexity_runs_the_tsne_alone(copy, cohort_files):
     copy.write(sheet_of(cohort_files), tsne={"n_iter": 250, "perplexity": 31})
-    assert set(copy.jobs()) == LAST | {"tsne", "figures_embedding"}
+    assert set(copy.jobs()) == LAST | {"tsne", "figures_embedding", "explorer"}
 
 
 def test_without_a_tsne_nothing_else_runs_again(copy, cohort_files):
     copy.write(sheet_of(cohort_files), tsne={"enabled": False})
-    assert set(copy.jobs()) == LAST
+    assert set(copy.jobs()) == LAST | {"explorer"}
 
 
 def test_another_seed_runs_what_is_random(copy, cohort_files):

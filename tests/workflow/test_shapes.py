@@ -56,10 +56,11 @@ def test_one_batch_is_not_integrated_and_the_log_says_so(run, cohort_files):
     assert "only one batch" in (run.folder / "logs/cohort/harmony.log").read_text()
     atlas = ad.read_h5ad(run.folder / "results" / "atlas.h5ad")
     assert "X_pca_harmony" not in atlas.obsm
-    from figures_pca import shown_spaces
+    from figures_pca import harmony_figure
 
-    (title,) = shown_spaces(atlas.obsm["X_pca"], [run.folder / "results/cohort/harmony.h5"])
-    assert title == "PCA; Harmony skipped: only one batch (sample)"
+    fig = harmony_figure(atlas.obsm["X_pca"], run.folder / "results/cohort/harmony.h5", {}, 0)
+    assert fig.axes[0].texts[0].get_text() == "Harmony skipped: only one batch (sample)"
+    assert not (run.folder / "results/figures/umap/sample.png").exists()  # of one colour
     assert "pca.png" in (run.folder / "results" / "report.html").read_text()
 
 

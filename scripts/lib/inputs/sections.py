@@ -28,6 +28,7 @@ Resolution = Annotated[Number, Field(gt=0, le=100)]  # above, cells are clusters
 WHOLE, INPUT, CELLS = "The whole", "Input", "Cells and genes"
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs
 FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
+FIGURES = "Figures and explorer"
 
 
 class Gpu(Section):
@@ -579,6 +580,37 @@ class Report(Section):
     )
 
 
+class Figures(Section):
+    """The figures."""
+
+    heading = FIGURES
+
+    format: Distinct[Literal["png", "pdf"]] = key(
+        ["png"],
+        means="formats of every figure; png is always among them, as the report shows it; pdf is made of vectors, but "
+        "for the cells",
+        comment="[png, pdf] draws every figure as a PDF of vectors too",
+    )
+
+    def contradictions(self) -> Iterator[str]:
+        """The report shows PNGs."""
+        if "png" not in self.format:
+            yield "`figures: format` lacks png, which the report shows: set [png, pdf]"
+
+
+class Explorer(Section):
+    """The page on which the cells can be explored."""
+
+    heading = FIGURES
+
+    n_genes: Integer = key(
+        300, ge=0, le=5000, means="marker genes that can be shown; fewer if the page would exceed 30 MB"
+    )
+    max_cells: Integer = key(
+        500_000, ge=1000, le=2_000_000, means="cells of the page; of more, a random share of each cluster and sample"
+    )
+
+
 class Config(Section):
     """Every key."""
 
@@ -648,4 +680,6 @@ class Config(Section):
     kmeans: Kmeans
     density: Density
     markers: Markers
+    figures: Figures
+    explorer: Explorer
     report: Report

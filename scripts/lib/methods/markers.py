@@ -20,6 +20,8 @@ from lib.store.categories import as_categories
 from lib.store.files import read_table, replacing, write_table
 
 MIN_CELLS = 2  # of a group with markers, as in scanpy
+MAX_DOTS = 100  # columns of a dot plot, divided among the groups, at most MAX_EACH for one
+MAX_EACH = 5
 FLOATS = {"scores": np.float32, "logfoldchanges": np.float32, "pvals": np.float64, "pvals_adj": np.float64}
 
 
@@ -61,6 +63,10 @@ class Groups:
     def sizes(self) -> np.ndarray:
         """The number of cells of each group."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+    def largest(self, n: int) -> list[str]:
+        """The names of the `n` groups with most cells, in their order."""
+        return [self.names[i] for i in np.sort(np.argsort(-self.sizes, kind="stable")[:n])]
 
 
 def read_groups(name: str, obs: str | Path, clustering: Sequence[str | Path]) -> Groups:
@@ -131,3 +137,16 @@ def write_markers(table: pd.DataFrame, output: Any, n_genes: int, groupby: str, 
         csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
     with replacing(output.top) as partial:
         table[table["rank"] <= n_genes].to_csv(partial, sep="\t", index=False, float_format="%.6g")
+
+
+def read_top(path: str | Path) -> pd.DataFrame:
+    """The table of the first genes of each group, as `write_markers` wrote it."""
+    text = dict.fromkeys(("group", "names", "gene_symbols"), str)
+    return pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values={"scores": ""})
+
+
+def chosen_genes(top: pd.DataFrame) -> pd.DataFrame:
+    """The genes of the dot plot: the first few of each group that rank higher in no other group; rows of `top`."""
+    each = int(np.clip(MAX_DOTS // max(1, top["group"].nunique()), 1, MAX_EACH))
+    mine = top.sort_values("rank", kind="stable").drop_duplicates("names").sort_index()
+    return mine[mine.groupby("group", sort=False).cumcount() < each]
