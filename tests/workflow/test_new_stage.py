@@ -76,7 +76,7 @@ def test_its_key_is_checked_and_its_column_is_ours(done, cohort_files):
 
 def test_a_change_of_its_key_runs_it_and_what_reads_it(done, cohort_files):
     done.write(sheet_of(cohort_files[:2]), complexity={"min_counts": 2})
-    assert set(done.jobs()) == {"complexity", "matrices", "atlas", "runs", "report"}
+    assert set(done.jobs()) == {"complexity", "matrices", "atlas", "explorer", "runs", "report"}
 
 
 def test_its_chapter_finding_and_methods_are_in_the_report(done):

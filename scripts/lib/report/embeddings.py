@@ -10,6 +10,8 @@ from lib.figures.words import metric_label
 from lib.report import clusters, facts
 from lib.report.parts import Finished, Numbers
 
+QUALITY = "quality metrics"  # the label of the figure with several of them
+
 
 def numbers(run: Finished, section: str) -> Iterator[Numbers]:
     """A sentence for each figure of a section (UMAP, t-SNE) that is coloured by a column: its groups, or its values."""
@@ -20,6 +22,12 @@ def numbers(run: Finished, section: str) -> Iterator[Numbers]:
         name = name.removeprefix("density by ")
         if name in facts.clusterings(run):
             yield Numbers(mark.path, clusters.sizes(run, name))
+            continue
+        if name == QUALITY:
+            metrics = facts.obs(
+                run, "total_counts", *(f"pct_counts_{family}" for family in run.config["qc"]["gene_families"])
+            )
+            yield Numbers(mark.path, " ".join(of_values(values, metric) for metric, values in metrics.items()))
             continue
         values = facts.obs(run, name).get(name)
         if values is None:
