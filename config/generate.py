@@ -19,7 +19,21 @@ sys.path.append(str(HOME / "scripts"))
 from lib.inputs.keys import Section  # noqa: E402
 from lib.inputs.sections import Config  # noqa: E402
 
-DEMO = {"label_key": "CellType"}  # config.yaml runs the demo, and differs from the defaults here
+# config.yaml runs the demo, and differs from the defaults here
+DEMO = {
+    "label_key": "CellType",
+    "annotation.markers": "lists",
+    "gene_sets": {  # the markers that scripts/simulate.py gives these types
+        "CD4 T": ["IL7R", "CD4", "LTB", "MAL"],
+        "CD8 T": ["CD8A", "CD8B", "GZMK", "CCL5"],
+        "NK": ["GNLY", "NKG7", "KLRD1", "NCAM1"],
+        "B": ["MS4A1", "CD19", "BANK1", "VPREB3"],
+        "plasma": ["MZB1", "JCHAIN", "XBP1", "SDC1"],
+        "CD14 monocyte": ["CD14", "S100A8", "S100A9", "VCAN"],
+        "FCGR3A monocyte": ["FCGR3A", "MS4A7", "CDKN1C", "LST1"],
+        "dendritic": ["FCER1A", "CD1C", "CLEC10A", "HLA-DQA1"],
+    },
+}
 WIDTH = 120
 RENAMED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # pydantic's names
 SHOWN = [
@@ -156,7 +170,8 @@ def table(heading: str) -> str:
             parts = item.default.items() if isinstance(item.default, dict) else []
             default = ", ".join(f"`{name}: {flow(part)}`" for name, part in parts) or f"`{flow(item.default)}`"
             demo = DEMO.get(".".join(item.path))
-            default += f" (demo: `{demo}`)" if demo else ""
+            told = f"{len(demo)} lists" if isinstance(demo, dict) else f"`{demo}`"
+            default += f" (demo: {told})" if demo else ""
             cells = f"`{': '.join(item.path)}`", type_of(item.schema), default, item.means, item.elsewhere
             lines.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
     return "\n".join(lines) + "\n"

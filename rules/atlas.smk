@@ -1,7 +1,7 @@
 # All results in one AnnData file, in scanpy's slots.
 
 GROUPED = ["sample", BATCH_KEY, LABEL_KEY, *(config["harmony"]["keys"] or [])]
-GROUPED += [DENSITY_KEY, *GROUPINGS, *CLUSTERINGS]
+GROUPED += [DENSITY_KEY, *GROUPINGS, *TABLE_OF]
 
 
 rule matrices:
@@ -44,7 +44,14 @@ rule atlas:
         **needs("atlas"),
     params:
         config=config_but(
-            "device", "explorer", "figures", "gpu", "limits", "report", "shards", "warm"
+            "device",
+            "explorer",
+            "figures",
+            "gpu",
+            "limits",
+            "report",
+            "shards",
+            "warm",
         ),
         # columns that group cells
         groupings=list(dict.fromkeys(filter(None, GROUPED))),

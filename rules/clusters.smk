@@ -67,4 +67,4 @@ rule kmeans:
         "../scripts/kmeans.py"
 
 
-ARTIFACTS += [clustering_file(name) for name in CLUSTERINGS]
+ARTIFACTS += [TABLE_OF[name] for name in CLUSTERINGS]

@@ -107,6 +107,7 @@ rule pca:
     input:
         features=FEATURE_FILES,
         obs=f"{COHORT}/obs.parquet",
+        cell_cycle=CELL_CYCLE,
         shards=passes("pca", sums=SHARDS, gram=SHARDS, components=1, projection=SHARDS),
     output:
         pca=f"{COHORT}/pca.h5",

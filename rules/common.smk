@@ -10,7 +10,7 @@ sys.path.append(str(HOME / "scripts"))
 
 from lib import start
 from lib.inputs import config as settings
-from lib.inputs import formats, sizes
+from lib.inputs import formats, genesets, reference, sizes
 from lib.inputs import sheet as sheets
 from lib.run import cards, code, diagnosis, models, notices, resources
 from lib.run.errors import UserError
@@ -22,6 +22,7 @@ from snakemake.iocontainers import Wildcards
 try:
     complete = settings.complete(config)
     SHEET = sheets.read_sheet(sheets.find_sheet(complete["samples"], HOME), complete)
+    COLLECTIONS = genesets.read_collections(complete["gene_sets"])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 config.clear()
@@ -63,6 +64,21 @@ WITH_TSNE = lookup(dpath="tsne/enabled", within=config)
 HARMONY = branch(WITH_HARMONY, then=[f"{COHORT}/harmony.h5"], otherwise=[])
 TSNE = branch(WITH_TSNE, then=[f"{COHORT}/tsne.parquet"], otherwise=[])
 BASES = ["umap", *branch(WITH_TSNE, then=["tsne"], otherwise=[])]
+
+# The cell cycle's scores, if they are regressed out
+CYCLE_TABLE = f"{COHORT}/cell_cycle.parquet"
+CYCLE_SCORES = settings.cycle_scores(config)
+CELL_CYCLE = [CYCLE_TABLE] if {*config["regress_out"]["keys"]} & {*CYCLE_SCORES} else []
+
+LABEL_TABLES = {"phase": "cell_cycle", "annotation_markers": "annotation_markers"}
+# Columns of cells that stages write as groupings -> their tables
+TABLE_OF = {
+    name: f"{COHORT}/{name.replace('_', '/', 1)}.parquet" for name in CLUSTERINGS
+}
+TABLE_OF |= {
+    name: f"{COHORT}/{LABEL_TABLES.get(name, 'annotation')}.parquet"
+    for name in settings.label_names(config)
+}
 
 SHARDS = config["shards"]
 WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
@@ -135,11 +151,6 @@ def colours_of(names):
     return {name: families[name] for name in names if name in families}
 
 
-def clustering_file(name):
-    """The table of a clustering: results/cohort/leiden/0.6.parquet for leiden_0.6."""
-    return f"{COHORT}/{name.replace('_', '/', 1)}.parquet"
-
-
 def grouping_of(wildcards):
     """The name of the grouping in a path."""
     return unescape(wildcards.grouping)
@@ -148,7 +159,12 @@ def grouping_of(wildcards):
 def grouping_file(wildcards):
     """The table that holds a grouping; none if it is a column of obs."""
     name = grouping_of(wildcards)
-    return [clustering_file(name)] if name in CLUSTERINGS else []
+    return [TABLE_OF[name]] if name in TABLE_OF else []
+
+
+def reference_of(wildcards):
+    """What the groups of a grouping are compared with."""
+    return settings.reference_of(config, grouping_of(wildcards))
 
 
 @cache
@@ -167,6 +183,8 @@ def sample_sizes():
 
 try:
     sample_sizes()
+    genesets.check(COLLECTIONS, SHEET, config)
+    REFERENCE_IS_MODEL = reference.look_at(SHEET, config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

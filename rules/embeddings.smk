@@ -75,7 +75,7 @@ rule tsne:
 
 
 # The table of the densities' categories, if these are a clustering
-DENSITY_GROUPING = [clustering_file(name) for name in {DENSITY_KEY} & set(CLUSTERINGS)]
+DENSITY_GROUPING = [TABLE_OF[name] for name in {DENSITY_KEY} & set(TABLE_OF)]
 
 
 rule density:

@@ -22,7 +22,7 @@ N_BATCHES = load_of(None).n_batches
 # Columns that tell the cells' origin, as far as there are several
 ORIGINS = {BATCH_KEY: N_BATCHES, "sample": len(SAMPLES)}
 ORIGINS = [name for name, n in ORIGINS.items() if n > 1]
-CATEGORIES = list(dict.fromkeys([*LABELS, *CLUSTERINGS, *ORIGINS]))
+CATEGORIES = list(dict.fromkeys([*LABELS, *TABLE_OF, *ORIGINS]))
 SPLIT_BY = list(
     dict.fromkeys([*(ORIGINS[:1]), *LABELS])
 )  # what clusters are composed of
@@ -271,7 +271,7 @@ FIGURES += rules.figures_pca.output
 rule figures_clusters:
     input:
         obs=f"{COHORT}/obs.parquet",
-        clusterings=[clustering_file(name) for name in CLUSTERINGS],
+        clusterings=[TABLE_OF[name] for name in CLUSTERINGS],
     output:
         composition=[
             path
@@ -330,7 +330,7 @@ rule figures_embedding:
     input:
         embedding=f"{COHORT}/{{basis}}.parquet",
         obs=f"{COHORT}/obs.parquet",
-        clusterings=[clustering_file(name) for name in CLUSTERINGS],
+        clusterings=list(dict.fromkeys(TABLE_OF.values())),
         density=[],
     output:
         groupings=[path for name in CATEGORIES for path in coloured(name)],
@@ -401,7 +401,7 @@ FIGURES += rules.figures_density.output
 rule panel:
     input:
         tops=expand(
-            f"{COHORT}/markers/{{grouping}}/{{method}}.top.tsv",
+            f"{COHORT}/markers/{{grouping}}/{{method}}.shown.tsv",
             grouping=GROUPING_PARTS,
             method=METHODS,
         ),
@@ -434,7 +434,7 @@ rule figures_markers:
         panel=rules.panel.output.panel,
         embedding=f"{COHORT}/umap.parquet",
         obs=f"{COHORT}/obs.parquet",
-        clusterings=[clustering_file(name) for name in GROUPINGS if name in CLUSTERINGS],
+        clusterings=[TABLE_OF[name] for name in GROUPINGS if name in TABLE_OF],
     output:
         scores=of_markers("", "markers", "scores"),
         dotplot=of_markers("_dotplot", "dotplot", "dot plot"),
@@ -462,7 +462,7 @@ rule figures_markers:
     params:
         seed=config["seed"],
         groupings=GROUPINGS,
-        clusterings=[name for name in GROUPINGS if name in CLUSTERINGS],
+        clusterings=[name for name in GROUPINGS if name in TABLE_OF],
         methods=METHODS,
         target_sum=config["normalize"]["target_sum"],
     script:

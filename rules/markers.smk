@@ -6,10 +6,13 @@ rule markers_logreg:
         features=FEATURE_FILES,
         pca=f"{COHORT}/pca.h5",
         obs=f"{COHORT}/obs.parquet",
+        cell_cycle=CELL_CYCLE,
         grouping=grouping_file,
     output:
         markers=f"{COHORT}/markers/{{grouping}}/logreg.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/logreg.top.tsv",
+        shown=f"{COHORT}/markers/{{grouping}}/logreg.shown.tsv",
+        panel=f"{COHORT}/markers/{{grouping}}/logreg.panel.tsv",
         ranking=f"{COHORT}/markers/{{grouping}}/logreg.parquet",
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
@@ -23,7 +26,9 @@ rule markers_logreg:
     params:
         grouping=grouping_of,
         logreg=config["markers"]["logreg"],
+        reference="rest",
         n_genes=config["markers"]["n_genes"],
+        hidden_families=config["markers"]["hidden_families"],
     script:
         "../scripts/markers_logreg.py"
 
@@ -39,6 +44,8 @@ rule markers_ttest:
     output:
         markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
         top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",
+        shown=f"{COHORT}/markers/{{grouping}}/t-test.shown.tsv",
+        panel=f"{COHORT}/markers/{{grouping}}/t-test.panel.tsv",
         ranking=f"{COHORT}/markers/{{grouping}}/t-test.parquet",
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
@@ -54,9 +61,44 @@ rule markers_ttest:
         samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
+        reference=reference_of,
         n_genes=config["markers"]["n_genes"],
+        hidden_families=config["markers"]["hidden_families"],
     script:
         "../scripts/markers_ttest.py"
+
+
+rule markers_wilcoxon:
+    input:
+        counts=of_samples("counts.h5ad"),
+        cells=of_samples("cells.parquet"),
+        genes=f"{COHORT}/genes.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        grouping=grouping_file,
+    output:
+        markers=f"{COHORT}/markers/{{grouping}}/wilcoxon.tsv.gz",
+        top=f"{COHORT}/markers/{{grouping}}/wilcoxon.top.tsv",
+        shown=f"{COHORT}/markers/{{grouping}}/wilcoxon.shown.tsv",
+        panel=f"{COHORT}/markers/{{grouping}}/wilcoxon.panel.tsv",
+        ranking=f"{COHORT}/markers/{{grouping}}/wilcoxon.parquet",
+    log:
+        "logs/cohort/markers_wilcoxon/{grouping}.log",
+    conda:
+        GPU_ENV
+    threads: few_cores("markers_wilcoxon")
+    resources:
+        **needs("markers_wilcoxon"),
+        gpu=GPU,
+    params:
+        grouping=grouping_of,
+        samples=SAMPLES,
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+        reference=reference_of,
+        n_genes=config["markers"]["n_genes"],
+        hidden_families=config["markers"]["hidden_families"],
+    script:
+        "../scripts/markers_wilcoxon.py"
 
 
 ARTIFACTS += expand(

@@ -39,6 +39,7 @@ from lib.store.h5ad import plain_strings
 from lib.store.slots import Part, of_all_genes, parts_of
 
 RANKING = "uns/rank_genes_groups"
+PTS = {"pct_nz_group": "pts", "pct_nz_reference": "pts_rest"}  # scanpy's names in tables and in uns
 PACKAGES = ("anndata", "h5py", "numpy", "pandas", "scipy")  # the atlas names their versions
 
 
@@ -85,22 +86,37 @@ def without_none(uns: Mapping[str, Any]) -> dict[str, Any]:
     return {key: without_none(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
-def rank_genes_groups(table: pd.DataFrame, groupby: str, method: str) -> dict[str, Any]:
-    """The uns entry of scanpy.tl.rank_genes_groups, from a markers table: recarrays with one field per group.
+def rank_genes_groups(table: pd.DataFrame, groupby: str, method: str, reference: str = "rest") -> dict[str, Any]:
+    """The uns entry of scanpy.tl.rank_genes_groups(pts=True), from a markers table: recarrays with one field per group.
 
     Fields need names: the group with the empty name becomes "(empty)".
     """
     n_genes = int(table["rank"].iloc[-1])  # every group ranks all genes
     groups = groups_of(table)
-    params = {"groupby": groupby, "reference": "rest", "method": method, "use_raw": False}
+    params = {"groupby": groupby, "reference": reference, "method": method, "use_raw": False}
     params["corr_method"] = "benjamini-hochberg"
     columns = {"names": fixed_length(table["names"].to_numpy(object))}
-    columns |= {name: table[name].to_numpy(dtype) for name, dtype in FLOATS.items() if name in table}
+    columns |= {
+        name: table[name].to_numpy(dtype) for name, dtype in FLOATS.items() if name in table and name not in PTS
+    }
     recarrays = {
         name: np.rec.fromarrays(values.reshape(len(groups), n_genes), dtype=[(group, values.dtype) for group in groups])
         for name, values in columns.items()
     }
-    return {"params": params, **recarrays}
+    return {"params": params, **recarrays, **shares(table, groups, n_genes)}
+
+
+def shares(table: pd.DataFrame, groups: Sequence[str], n_genes: int) -> dict[str, pd.DataFrame]:
+    """The tables `pts` and `pts_rest` of scanpy, genes x groups; none if a group's name would be a path in HDF5."""
+    if any("/" in name or name == "." for name in groups):
+        return {}
+    codes, names = pd.factorize(table["names"])
+    found = {}
+    for column in PTS.keys() & table.columns:
+        values = np.empty((len(groups), n_genes))
+        np.put_along_axis(values, codes.reshape(values.shape), table[column].to_numpy().reshape(values.shape), 1)
+        found[PTS[column]] = pd.DataFrame(values.T, index=pd.Index(names), columns=pd.Index(groups))
+    return found
 
 
 def fixed_length(names: np.ndarray) -> np.ndarray:
@@ -153,7 +169,7 @@ def all_rankings(parts: Iterable[Part], names: Mapping[str, str]) -> dict[str, A
             )
             continue
         key = f"{part.name}_{names[groupby]}_{method}" if found else part.name
-        found[key] = rank_genes_groups(part.value, names[groupby], method)
+        found[key] = rank_genes_groups(part.value, names[groupby], method, part.about["reference"])
     return found
 
 
@@ -163,7 +179,7 @@ class Slots:
 
     obs: list[pd.DataFrame] = field(default_factory=list)
     var: list[pd.DataFrame] = field(default_factory=list)
-    obsm: dict[str, np.ndarray] = field(default_factory=dict)
+    obsm: dict[str, Any] = field(default_factory=dict)
     varm: dict[str, np.ndarray] = field(default_factory=dict)
     obsp: dict[str, Any] = field(default_factory=dict)
     uns: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +195,8 @@ class Slots:
             self.uns.setdefault(key, {}).update(value)
         if slot in ("obs", "var"):
             getattr(self, slot).append(part.value)
+        elif slot == "frame":
+            self.obsm[part.name] = part.value.rename(columns=slot_names(part.value))
         elif slot == "uns":
             *keys, last = part.name.split("/")
             reduce(lambda uns, key: uns.setdefault(key, {}), keys, self.uns)[last] = part.value
@@ -198,7 +216,7 @@ def read_slots(paths: Iterable[str | Path]) -> Slots:
 
 def needs(job: Job) -> Need:
     """Tables, components and graph of the cells; all marker tables."""
-    markers = 60 * job.n_rankings * N_GROUPS * job.n_vars
+    markers = 90 * job.n_rankings * N_GROUPS * job.n_vars
     cells = job.n_kept * (8 * job.n_comps + 8 * job.k + 500) + 16 * job.edges
     disk = job.n_kept * (8 * job.n_comps + 500) + 16 * job.edges + markers
     return Need(job.process + 40 * MB + markers + cells, 10 + 2e-6 * job.n_kept, disk)

@@ -257,7 +257,12 @@ def main(snakemake: Any) -> None:
             return
         groups, panel = read_groups(grouping, inputs.obs, files[grouping]), Counts(inputs.panel)
         names, tiles_of = (groups.largest(n) for n in (MAX_GROUPS, MAX_TILES))
-        first = next(iter(found.values())).drop_duplicates("group").set_index("group").loc[tiles_of]
+        ranked = [top.drop_duplicates("group").set_index("group") for top in found.values()]
+        whole = next(
+            (top for top in ranked if {*tiles_of} <= {*top.index}), None
+        )  # of pairs of groups there are others
+        first = ranked[0].head(MAX_TILES) if whole is None else whole.loc[tiles_of]
+        tiles_of = list(first.index)
         order = pd.Index(panel.names("var"))
         columns = order.get_indexer(first["names"])
         means, fractions, values = read_expression(panel, groups, totals, target_sum, columns)
@@ -265,7 +270,7 @@ def main(snakemake: Any) -> None:
         left_out = f"the {{}} largest of {len(groups.names)} groups"
         for i, top in found.items():
             genes = chosen_genes(top)
-            genes = genes[genes["group"].isin(names)]
+            genes = genes[genes["group"].isin(names) | ~genes["group"].isin(groups.names)]
             shown = (table[genes["names"].tolist()] for table in (means, fractions))
             note = left_out.format(len(names)) if len(names) < len(groups.names) else ""
             fig = dot_plot(*shown, genes["gene_symbols"].tolist(), genes["group"].tolist(), note)

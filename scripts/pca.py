@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from lib.methods.eigen import leading_eigenpairs
-from lib.methods.scaling import Scaling, log_normalize, regressors, target_of, usable_keys
+from lib.methods.scaling import Scaling, columns_of, log_normalize, regressors, target_of, usable_keys
 from lib.report.parts import Finished, Methods, Numbers, Part
 from lib.report.words import count, listed, percent
 from lib.run import device as devices
@@ -32,7 +32,7 @@ from lib.run.progress import progress, timed
 from lib.run.resources import CUPY, KB, MB, PYTHON, Job, Need
 from lib.store.counts import Counts, Stores
 from lib.store.csr import column_sums, rows_of_nonzeros
-from lib.store.files import read_arrays, read_table, write_arrays
+from lib.store.files import read_arrays, write_arrays
 from lib.store.shards import WHOLE, Arrays, Known, Passes, appended, cells_of_part
 from lib.store.stream import Stream, halving
 
@@ -318,8 +318,9 @@ def read(snakemake: Any, shard: str | None = None) -> Cells:
     """Read the features and `obs.parquet`; only the stage, not its shards, gives notice of omissions."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
     say = stage.log.warning if shard else stage.notice
-    keys = usable_keys(files.obs, params.regress_keys, say)
-    table = read_table(files.obs, ["kept_counts", *keys])
+    tables = [files.obs, *files.cell_cycle]
+    keys = usable_keys(tables, params.regress_keys, say)
+    table = columns_of(tables, ["kept_counts", *keys])
     totals = table["kept_counts"].to_numpy()
     all_cells = shard in (None, WHOLE)
     counts = Stores([Counts(part, device) for part in files.features if all_cells or Path(part).stem == shard])

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
-from lib.methods.markers import Groups, rank_genes, write_markers
+from lib.methods.markers import Comparisons, Groups, group_sums, rank_genes, write_markers
 from lib.store.categories import as_categories
 from lib.store.cohort import kept_cells
 from lib.store.counts import CountsWriter
@@ -154,16 +154,17 @@ def build(
         groups = Groups.of(adata.obs[grouping])
         totals = adata.obs["kept_counts"].to_numpy()
         counts = InMemory(adata.layers["counts"])
-        sums = markers_ttest.group_sums(counts, groups.codes, len(groups.names), totals, 1e4)
-        ranked = rank_genes(groups.names, markers_ttest.welch(*sums, groups.sizes), names, names)
+        sums = group_sums(counts, groups.codes, len(groups.names), totals, 1e4)
+        tests = markers_ttest.welch(sums, groups.sizes, Comparisons.of(groups.names, grouping))
+        ranked = rank_genes(groups.names, tests, names, names)
         for method, columns in (
             ("t-test", list(ranked)),
-            ("logreg", ["group", "rank", "names", "gene_symbols", "scores"]),
+            ("logreg", [name for name in ranked if not name.startswith("pvals")]),
         ):
             output = markers_output(folder / "markers" / str(len(artifacts)))
             write_markers(ranked[columns], output, 5, grouping, method)
             artifacts[f"{grouping} {method}"] = output.ranking
-    sc.tl.rank_genes_groups(adata, "leiden_0.6", method="t-test")
+    sc.tl.rank_genes_groups(adata, "leiden_0.6", method="t-test", pts=True)
 
     inputs = files | {"artifacts": list(artifacts.values())}
     params = {"gene_key": "gene_symbols", "target_sum": 1e4, "config": CONFIG}
@@ -175,7 +176,8 @@ def build(
 
 def markers_output(folder: Path) -> SimpleNamespace:
     """The files of one ranking."""
-    return SimpleNamespace(markers=folder / "m.tsv.gz", top=folder / "m.top.tsv", ranking=folder / "m.parquet")
+    lists = {name: folder / f"m.{name}.tsv" for name in ("top", "shown", "panel")}
+    return SimpleNamespace(markers=folder / "m.tsv.gz", ranking=folder / "m.parquet", **lists)
 
 
 def run_atlas(path: Path, inputs: dict[str, Any], params: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from lib.figures import plots
 from lib.inputs import config as settings
-from lib.inputs import formats, sizes
+from lib.inputs import formats, genesets, reference, sizes
 from lib.inputs import sheet as sheets
 from lib.run import models, stage
 from lib.run.errors import UserError
@@ -51,7 +51,17 @@ TINY = {  # settings for some 300 cells x 400 genes
     "neighbors": {"n_pcs": 15},
     "tsne": {"n_iter": 60},
     "umap": {"n_epochs": 30},
-    "markers": {"logreg": {"max_iter": 20}},
+    "annotation": {"reference_key": "CellType", "markers": "lists", "n_genes": 100},
+    "gene_sets": {
+        "B": ["MS4A1", "CD19", "BANK1", "VPREB3"],
+        "T": ["IL7R", "CD4", "LTB", "MAL", "CD2", "CD7"],
+        "lineage B": ["CD79A", "CD79B", "CD74", "MEF2C"],
+    },
+    "scores": {
+        "methods": ["ulm", "mlm", "aucell", "zscore", "waggr", "score_genes"],
+        "marker_methods": ["ora", "gsea"],
+    },
+    "markers": {"methods": ["logreg", "t-test", "wilcoxon"], "logreg": {"max_iter": 20}},
 }
 ODD = ["{sample}", "{}", "x\ny", "..", " ", "5", "1e-5", 'a"b, µ', "-rf", "😀", "x", "X"]  # columns of obs
 LABELS = ["", "a/b", "..", "{x}", "x\ny", "n" * 300, "nan", "😀", "A/B", " "]
@@ -106,6 +116,7 @@ class Step:
 def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     """The jobs of a whole run in order, as the rules say; `test_params_are_those_of_the_rules` compares the names."""
     samples, batch_key, label_key = list(sheet.index), config["batch_key"], config["label_key"]
+    collections = list(genesets.read_collections(config["gene_sets"]))
     seed, gene_key, families = config["seed"], config["ingest"]["gene_key"], config["qc"]["gene_families"]
     target_sum, density_key = config["normalize"]["target_sum"], config["density"]["groupby"] or batch_key
     clusterings, groupings = settings.clustering_names(config), settings.groupings(config)
@@ -116,6 +127,9 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         found[key] = Step(name, inputs, outputs, params, wildcards)
 
     def of_clustering(name: str) -> list[str]:
+        if name in settings.label_names(config):
+            of = {"phase": "cell_cycle", "annotation_markers": "annotation_markers"}
+            return [f"{of.get(name, 'annotation')}.parquet"]
         return [f"{name.replace('_', '/', 1)}.parquet"] if name in clusterings else []
 
     for name in samples:
@@ -152,8 +166,14 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     add("features", whole | {"hvg": "hvg.parquet", "parts": []}, outputs, params)
     params = {"n_comps": config["pca"]["n_comps"], "target_sum": target_sum, "scale": config["scale"]}
     params["regress_keys"] = config["regress_out"]["keys"]
+    cycle = bool({*settings.cycle_scores(config)} & {*config["regress_out"]["keys"]})
+    regressed = {"cell_cycle": ["cell_cycle.parquet"] if cycle else []}
+    if settings.cycle_scores(config):
+        of = {"samples": samples, "seed": seed, "gene_key": gene_key, "target_sum": target_sum}
+        of["organism"] = config["scores"]["cell_cycle"]
+        add("cell_cycle", whole | {"obs": "obs.parquet"}, {"cell_cycle": "cell_cycle.parquet"}, of)
     features = {"features": ["features.h5ad"], "obs": "obs.parquet"}
-    add("pca", features | {"shards": []}, {"pca": "pca.h5"}, params)
+    add("pca", features | regressed | {"shards": []}, {"pca": "pca.h5"}, params)
     harmony = ["harmony.h5"] if config["harmony"]["enabled"] else []
     if harmony:
         params = {"seed": seed, "vars_use": config["harmony"]["keys"] or [batch_key], "harmony": config["harmony"]}
@@ -182,16 +202,24 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     for name in groupings:
         for method in config["markers"]["methods"]:
             at, of = f"markers/{escape(name)}/{method}", {"grouping": of_clustering(name)}
-            outputs = {"markers": f"{at}.tsv.gz", "top": f"{at}.top.tsv", "ranking": f"{at}.parquet"}
-            params, wild = {"grouping": name, "n_genes": config["markers"]["n_genes"]}, {"grouping": escape(name)}
+            outputs = {name: f"{at}.{name}.tsv" for name in ("top", "shown", "panel")}
+            outputs |= {"markers": f"{at}.tsv.gz", "ranking": f"{at}.parquet"}
+            params = {key: config["markers"][key] for key in ("n_genes", "hidden_families")}
+            params |= {"grouping": name, "reference": settings.reference_of(config, name)}
+            wild = {"grouping": escape(name)}
             artifacts.append(outputs["ranking"])
             if method == "logreg":
-                params["logreg"] = config["markers"]["logreg"]
-                add("markers_logreg", features | {"pca": "pca.h5"} | of, outputs, params, **wild)
+                params |= {"logreg": config["markers"]["logreg"], "reference": "rest"}
+                add("markers_logreg", features | regressed | {"pca": "pca.h5"} | of, outputs, params, **wild)
             else:
                 params |= {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
-                add("markers_ttest", whole | obs | of | {"shards": []}, outputs, params, **wild)
-            tops.append(outputs["top"])
+                shards = {"shards": []} if method == "t-test" else {}
+                add(f"markers_{method.replace('-', '')}", whole | obs | of | shards, outputs, params, **wild)
+                if name == groupings[0]:  # one is like the other
+                    given = {"ranking": outputs["ranking"], "shown": outputs["shown"]}
+                    volcano = {"volcano": f"{at}_volcano.png"}
+                    add("figures_volcano", given, volcano, {"grouping": name}, **wild, method=method)
+            tops.append(outputs["shown"])
             drawn += [(name, at)]
 
     of_markers = {
@@ -208,12 +236,69 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     if drawn:
         add("figures_markers", given, of_markers, params)
 
+    if collections:
+        asked = config["scores"]
+        sets = {"sets": [spec for spec in config["gene_sets"].values() if isinstance(spec, str)]}
+        params = {"samples": samples, "seed": seed, "gene_key": gene_key, "target_sum": target_sum}
+        params["gene_sets"] = config["gene_sets"]
+        tested = [method for method in asked["methods"] if method in ("ulm", "mlm", "zscore")]
+        outputs = {"scores": [f"scores/{escape(name)}/{m}.parquet" for name in collections for m in asked["methods"]]}
+        outputs["padj"] = [f"scores/{escape(name)}/{m}_padj.parquet" for name in collections for m in tested]
+        if asked["methods"]:
+            of = params | {"scores": {key: asked[key] for key in ("methods", "tmin")}}
+            add("scores", whole | obs | sets, outputs, of)
+            artifacts += [*outputs["scores"], *outputs["padj"]]
+        for path in outputs["scores"][:1]:
+            name = (groupings or ["sample"])[0]
+            given = obs | {"scores": path, "umap": "umap.parquet", "grouping": of_clustering(name)}
+            drawn = {"heatmap": "scores/heatmap.png", "umaps": "scores/umaps.png"}
+            of = {"seed": seed, "grouping": name, "label": "a score"}
+            add("figures_scores", given, drawn, of, grouping=escape(name))
+        ranked = [m for m in ("wilcoxon", "t-test", "logreg") if m in config["markers"]["methods"]]
+        for name in groupings if ranked and asked["marker_methods"] else []:
+            at = escape(name)
+            given = sets | {"ranking": f"markers/{at}/{ranked[0]}.parquet", "genes": "genes.parquet"}
+            of = {"gene_sets": config["gene_sets"], "scores": {key: asked[key] for key in ("marker_methods", "tmin")}}
+            add("enrichment", given, {"enrichment": f"enrichment/{at}.tsv"}, of, grouping=at)
+
+    types = [name for name in settings.label_names(config) if name != "phase"]
+    asked = config["annotation"]
+    if asked["markers"]:
+        given = {"scores": f"scores/{escape(asked['markers'])}/{config['scores']['methods'][0]}.parquet"}
+        given["clustering"] = of_clustering(clusterings[0])[0]
+        outputs = {"annotation": "annotation_markers.parquet", "table": "annotation_markers.tsv"}
+        add("annotation_markers", given, outputs, {"collection": asked["markers"]})
+        artifacts.append(outputs["annotation"])
+    if asked["reference"]:
+        of = {name: asked[name] for name in ("reference_key", "reference_counts", "n_genes", "C", "max_iter")}
+        given, model = {"reference": asked["reference"], "genes": "genes.parquet"}, "annotation/model.h5"
+        add("annotation_model", given, {"model": model}, {"annotation": of})
+        fine = f"leiden/{settings.over_clustering(config, 300)}.parquet"
+        if fine not in (file for name in clusterings for file in of_clustering(name)):
+            of = {"seed": seed, "n_iterations": config["leiden"]["n_iterations"]}
+            add("leiden", graph | obs, {"leiden": fine}, of, resolution=Path(fine).stem)
+        of = {
+            "samples": samples,
+            "gene_key": gene_key,
+            "reference": asked["reference"],
+            "threshold": asked["threshold"],
+        }
+        given = whole | obs | {"model": model, "over_clustering": fine}
+        add("annotation", given, {"annotation": "annotation.parquet"}, of)
+        artifacts.append("annotation.parquet")
+    if types:
+        known = label_key or (clusterings or ["sample"])[0]
+        given = obs | {"names": [of_clustering(name)[0] for name in types], "known": of_clustering(known)}
+        drawn = {"figures": [f"annotation/{name}.png" for name in types]}
+        drawn["tables"] = [f"annotation/{name}.tsv" for name in types]
+        add("figures_annotation", given, drawn, {"names": types, "known": known})
+
     grouped = ["sample", batch_key, label_key, *(config["harmony"]["keys"] or []), density_key, *groupings]
     params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
     add("matrices", whole | obs, {"matrices": "matrices.h5"}, params)
     colours = dict.fromkeys(["sample", batch_key], "batches") | dict.fromkeys(clusterings, "clusters")
     params = {"config": {}, "colours": colours}
-    params["groupings"] = list(dict.fromkeys(filter(None, [*grouped, *clusterings])))
+    params["groupings"] = list(dict.fromkeys(filter(None, [*grouped, *clusterings, *settings.label_names(config)])))
     given = {"matrices": "matrices.h5", "genes": whole["genes"]} | obs
     add("atlas", given | {"artifacts": artifacts}, {"atlas": "atlas.h5ad"}, params)
     params = {"samples": samples, "seed": seed, "batch_key": batch_key, "families": list(families), "formats": 1}
@@ -231,10 +316,11 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     params["groupings"] = list(dict.fromkeys(filter(None, [batch_key, label_key])))
     outputs = {"variance": "variance.png", "components": "components.png", "harmony": ["harmony.png"]}
     add("figures_pca", obs | space, outputs, params)
-    categories = list(dict.fromkeys([*filter(None, [label_key]), *clusterings, batch_key, "sample"]))
+    labelled = settings.label_names(config)
+    categories = list(dict.fromkeys([*filter(None, [label_key]), *clusterings, *labelled, batch_key, "sample"]))
     metrics = ["total_counts", "n_genes_by_counts", *(f"pct_counts_{family}" for family in families)]
     metrics += ["doublet_score"] if config["doublets"]["enabled"] else []
-    tables = [file for name in clusterings for file in of_clustering(name)]
+    tables = list(dict.fromkeys(file for name in [*clusterings, *labelled] for file in of_clustering(name)))
     for named, shown, density in ((categories, [], []), ([density_key], metrics, ["density.parquet"])):
         given = obs | {"embedding": "umap.parquet", "clusterings": tables, "density": density}
         drawn = {"groupings": [f"embedding/{escape(name)}.png" for name in named], "quality": "quality.png"}
@@ -509,7 +595,7 @@ JUDGES: dict[str, Callable] = {
     **{name.removeprefix("judge_"): made for name, made in globals().items() if name.startswith("judge_")},
     **{"umap": judge_embedding, "tsne": judge_embedding},
     **dict.fromkeys(("leiden", "louvain", "kmeans"), judge_clusters),
-    **dict.fromkeys(("markers_logreg", "markers_ttest"), judge_markers),
+    **dict.fromkeys(("markers_logreg", "markers_ttest", "markers_wilcoxon"), judge_markers),
 }
 
 
@@ -529,7 +615,9 @@ class Server:
         self.folder, self.base = folder, folder / "base"
         self.base.mkdir()
         write_cohort(folder)
-        self.config = settings.complete(merged(TINY, {"samples": str(folder / "samples.tsv")}))
+        more = {"samples": str(folder / "samples.tsv"), "annotation": {"reference": str(folder / "P1.h5ad")}}
+        self.tiny = merged(TINY, more)
+        self.config = settings.complete(self.tiny)
         self.sheet = sheets.read_sheet(self.config["samples"], self.config)
         self.before = steps(self.config, self.sheet)
         warnings.simplefilter("ignore")
@@ -544,11 +632,13 @@ class Server:
 
     def accept(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The complete config, checked like the rules do before any job."""
-        config = settings.complete(merged(merged(TINY, {"samples": self.config["samples"]}), given))
+        config = settings.complete(merged(self.tiny, given))
         sheet = sheets.read_sheet(self.config["samples"], config)
         columns, asked = sizes.column_problems(sheet, config), sizes.questions(sheet, config)
         problems = {} if asked == self.asked else sizes.read_headers(asked, self.folder / "sizes.json")[1]
         sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in asked})
+        genesets.check(genesets.read_collections(config["gene_sets"]), sheet, config, self.folder)
+        reference.look_at(sheet, config, self.folder)
         return config
 
     def try_all(self, figures_of_every: int, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

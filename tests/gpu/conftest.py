@@ -16,6 +16,28 @@ COHORTS = ["demo", "pbmc3k", "pbmc_3tech"]
 TWICE = "pbmc_3tech"  # the cohort on which every stage runs a second time
 
 
+MARKERS = {
+    "T": ["CD3D", "CD3E", "IL7R", "LTB", "CD2"],
+    "NK": ["GNLY", "NKG7", "KLRD1", "GZMB", "PRF1"],
+    "B": ["MS4A1", "CD79A", "CD79B", "CD74", "BANK1"],
+    "monocyte": ["LYZ", "CD14", "CST3", "S100A8", "S100A9", "FCGR3A"],
+}
+
+
+def reference_of(name: str, folder: Path) -> dict[str, str]:
+    """The config's `annotation`: PBMC by those of three technologies; the demo by a simulated patient."""
+    if name != "demo":
+        path = Path(os.environ["SOMERSAULT_TEST_DATA"]) / "pbmc_3tech" / "pbmc_3tech.h5ad"
+        return {"reference": str(path), "reference_key": "cell_type"}
+    from simulate import Design, simulate_patient, simulated_genes, write_h5ad
+
+    design = Design()
+    genes, path = simulated_genes(design), folder / "reference.h5ad"
+    if not path.exists():
+        write_h5ad(path, simulate_patient(design, 9, 1000, genes), genes)
+    return {"reference": str(path), "reference_key": "CellType"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     problem = diagnosis.unusable()
@@ -50,6 +72,11 @@ def carried(request, tmp_path_factory) -> Carried:
         path = Path(os.environ["SOMERSAULT_TEST_DATA"]) / path
         (cpu / "config" / "samples.tsv").write_text(f"sample\tpath\n{name}\t{path}\n")
     config |= {"samples": "config/samples.tsv", "device": "cpu"}
+    config["markers"] = config.get("markers", {}) | {"methods": ["logreg", "t-test", "wilcoxon"]}
+    config["gene_sets"] = config.get("gene_sets") or MARKERS
+    config["scores"] = {"methods": ["ulm", "mlm", "aucell", "zscore", "waggr", "score_genes"]}
+    config["scores"] |= {"cell_cycle": "none" if name == "demo" else "human"}
+    config["annotation"] = reference_of(name, cpu)
     (cpu / "config" / "config.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(cpu, os.cpu_count(), "results/atlas.h5ad")
     assert done.returncode == 0, done.stderr[-5000:]

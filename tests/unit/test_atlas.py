@@ -128,6 +128,8 @@ def test_rank_genes_groups(made):
         "group",
         "names",
         "scores",
+        "pct_nz_group",
+        "pct_nz_reference",
     ]
 
 
@@ -248,7 +250,8 @@ def test_more_groups_than_hdf5_describes_are_left_out(tmp_path, caplog):
     names = np.array(["A", "B"], object)
     files = []
     for n, groupby in ((3000, "donor/clone"), (2, "type")):
-        table = rank_genes(groups[:n], {"scores": np.ones((n, 2))}, names, names)
+        found = dict.fromkeys(["scores", "pct_nz_group", "pct_nz_reference"], np.ones((n, 2)))
+        table = rank_genes(groups[:n], found, names, names)
         files.append(markers_output(tmp_path / str(n)))
         write_markers(table, files[-1], 1, groupby, "logreg")
     parts = [part for file in files for part in parts_of(file.ranking)]

@@ -30,7 +30,11 @@ def complete(**config):
 
 def leaves(config, prefix=()):
     for key, value in config.items():
-        if isinstance(value, dict) and value and key not in ("gene_families", "max_pct_counts"):
+        if (
+            isinstance(value, dict)
+            and value
+            and key not in ("gene_families", "max_pct_counts", "hidden_families", "gene_sets")
+        ):
             yield from leaves(value, (*prefix, key))
         else:
             yield (*prefix, key), value
@@ -40,7 +44,11 @@ def test_committed_config_shows_every_key_with_its_default():
     shown = dict(leaves(yaml.safe_load((HOME / "config" / "config.yaml").read_text())))
     defaults = dict(leaves(complete()))
     assert shown.keys() == defaults.keys()
-    assert {key: value for key, value in shown.items() if value != defaults[key]}.keys() == {("label_key",)}
+    assert {key: value for key, value in shown.items() if value != defaults[key]}.keys() == {
+        ("label_key",),
+        ("gene_sets",),
+        ("annotation", "markers"),
+    }
 
 
 def test_reference_explains_every_key():

@@ -7,12 +7,23 @@ from types import SimpleNamespace
 
 import markers_logreg
 import markers_ttest
+import markers_wilcoxon
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 from atlases import markers_output
-from lib.methods.markers import Groups, rank_genes, read_groups, write_markers
+from lib.methods import logreg
+from lib.methods.markers import (
+    Comparisons,
+    Groups,
+    group_sums,
+    hidden_genes,
+    rank_genes,
+    read_groups,
+    specific_genes,
+    write_markers,
+)
 from lib.methods.scaling import Scaling, log_normalize, regressors
 from lib.run import device as devices
 from lib.run.errors import UserError
@@ -47,21 +58,50 @@ def in_scanpy(X, labels, scanpy_method, **options):
     adata.var_names = [f"gene{i}" for i in range(adata.n_vars)]
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
-    sc.tl.rank_genes_groups(adata, "type", method=scanpy_method, **options)
+    if scanpy_method == "wilcoxon":  # ties are those of float32 in both
+        adata.X = adata.X.astype(np.float32)
+    adata.obs["type"] = adata.obs["type"].astype("category")
+    sc.tl.rank_genes_groups(adata, "type", method=scanpy_method, pts=True, **options)
     return sc.get.rank_genes_groups_df(adata, group=None)
 
 
-def t_test(X, labels, max_cells=97):
+def t_test(X, labels, max_cells=97, reference="rest"):
     groups = Groups.of(labels)
     totals = np.asarray(X.sum(1)).ravel()
-    sums = markers_ttest.group_sums(InMemory(X, max_cells=max_cells), groups.codes, len(groups.names), totals, 1e4)
+    sums = group_sums(InMemory(X, max_cells=max_cells), groups.codes, len(groups.names), totals, 1e4)
     names = np.array([f"gene{i}" for i in range(X.shape[1])], object)
-    return rank_genes(groups.names, markers_ttest.welch(*sums, groups.sizes), names, names)
+    compared = Comparisons.of(groups.names, "type", reference)
+    return rank_genes(compared.names, markers_ttest.welch(sums, groups.sizes, compared), names, names)
+
+
+def rank_sum_test(X, labels, reference="rest", names=None, most=1 << 40):
+    """The table of Wilcoxon's test, by blocks of genes with at most `most` non-zeros."""
+    groups, totals = Groups.of(labels), np.asarray(X.sum(1)).ravel()
+    compared = Comparisons.of(groups.names, "type", reference)
+    X, found = sp.csr_matrix(X), []
+    for some in markers_wilcoxon.blocks(np.diff(X.tocsc().indptr), most):
+        counts = InMemory(X[:, some].tocsr(), max_cells=97)
+        keys = markers_wilcoxon.sorted_nonzeros(counts, groups.codes, totals, 1e4, X.nnz)
+        found.append(markers_wilcoxon.tests_of_block(keys, counts.n_vars, groups.sizes, compared, CPU))
+    tests = markers_wilcoxon.wilcoxon(markers_wilcoxon.joined(found), groups.sizes, compared)
+    names = np.array([f"gene{i}" for i in range(X.shape[1])], object) if names is None else names
+    return rank_genes(compared.names, tests, names, names)
+
+
+def tables_agree(ours, theirs, tolerance=1e-5):
+    """The same statistics of all genes; log p-values to 1e-6 of their size, and scores of float32 to `tolerance`."""
+    ours, theirs = (table.set_index(["group", "names"]).sort_index() for table in (ours, theirs))
+    assert set(ours.index) == set(theirs.index)
+    for name in ("scores", "logfoldchanges", "pct_nz_group", "pct_nz_reference"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+    for name in ("pvals", "pvals_adj"):
+        a, b = (np.log10(np.maximum(table[name], 1e-300)) for table in (ours, theirs))
+        np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=tolerance, err_msg=name)
 
 
 def fit(Z, y, n_groups, **options):
     rows = [(Z[at], y[at]) for at in np.array_split(np.arange(len(y)), 3)]
-    return markers_logreg.logistic_regression(rows, len(y), Z.shape[1], n_groups, CPU, **options)
+    return logreg.logistic_regression(rows, len(y), Z.shape[1], n_groups, CPU, **options)[0]
 
 
 @pytest.mark.parametrize("n_groups", [2, 5])
@@ -75,6 +115,119 @@ def test_t_test_equals_scanpys(n_groups):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
     for name in ("pvals", "pvals_adj"):
         np.testing.assert_allclose(np.log10(ours[name]), np.log10(theirs[name]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reference", ["rest", "type 1"])
+@pytest.mark.parametrize("method", ["t-test", "wilcoxon"])
+def test_statistics_equal_scanpys(method, reference):
+    """All columns of the table within 1e-5: scanpy's scores are float32."""
+    X, labels = simulated()
+    if method == "t-test":
+        ours, options = t_test(X, labels, reference=reference), {}
+    else:
+        ours, options = rank_sum_test(X, labels, reference, most=3000), {"tie_correct": True}
+    theirs = in_scanpy(X, labels, method, reference=reference, **options)
+    if reference != "rest":  # scanpy has no pct_nz_reference of a group, but that group's pct_nz_group
+        of = in_scanpy(X, labels, method, reference="type 0").query("group == @reference").set_index("names")
+        theirs["pct_nz_reference"] = of["pct_nz_group"].loc[theirs["names"]].to_numpy()
+    tables_agree(ours, theirs)
+
+
+def test_pairs_of_groups():
+    """Each pair as scanpy with the second as reference, ranked among these two groups alone."""
+    X, labels = simulated()
+    pairs = ["type 0 vs type 2", "type 0 vs type 3", "type 3 vs type 0"]
+    for method, test in (("t-test", t_test), ("wilcoxon", rank_sum_test)):
+        ours = test(X, labels, reference=pairs)
+        assert list(ours["group"].unique()) == pairs
+        for one, other in (pair.split(" vs ") for pair in pairs):
+            options = {"tie_correct": True} if method == "wilcoxon" else {}
+            theirs = in_scanpy(X, labels, method, reference=other, groups=[one, other], **options)
+            a = ours[ours["group"] == f"{one} vs {other}"].set_index("names")["scores"]
+            b = theirs.set_index("names")["scores"].loc[a.index]
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_references_that_are_not_there():
+    with pytest.raises(UserError, match="type has no group 'typo' of at least 2 cells; there are a, b"):
+        Comparisons.of(["a", "b"], "type", "typo")
+    assert Comparisons.of(["a", "b", "c"], "type", "b").names == ["a", "c"]
+    two = Comparisons.of(["a", "b", "a vs b", "c"], "type", ["a vs b vs c", "b vs a"])
+    assert two.members.argmax(1).tolist() == [2, 1]
+    assert two.references.argmax(1).tolist() == [3, 0]
+
+
+def test_rank_sums_of_ties_and_of_genes_that_are_equal_everywhere():
+    """As SciPy's ranks: a gene without counts, one that is equal in all cells, one that only one cell has."""
+    from scipy.stats import mannwhitneyu
+
+    X = sp.csr_matrix(np.array([[0, 2, 0, 3, 1]] * 4 + [[0, 2, 0, 1, 3]] * 3 + [[0, 1, 1, 2, 2]] * 2, np.uint16))
+    labels = pd.Series(list("aabbbaaab"), name="type")
+    table = rank_sum_test(X, labels).query("group == 'a'").set_index("names")
+    assert table.loc["gene0", ["scores", "pvals", "pvals_adj"]].tolist() == [0, 1, 1]
+    values = log_normalize(X, np.asarray(X.sum(1)).ravel(), 1e4, CPU).toarray().astype(np.float64)
+    mine = (labels == "a").to_numpy()
+    for gene in range(1, 5):
+        theirs = mannwhitneyu(values[mine, gene], values[~mine, gene], method="asymptotic", use_continuity=False)
+        assert table.loc[f"gene{gene}", "pvals"] == pytest.approx(theirs.pvalue, rel=1e-9)
+
+
+def test_blocks_of_genes():
+    cut = list(markers_wilcoxon.blocks(np.array([3, 0, 2, 9, 1, 1]), 5))
+    assert cut == [slice(0, 3), slice(3, 4), slice(4, 6)]
+    assert list(markers_wilcoxon.blocks(np.zeros(0, int), 5)) == []
+    many = list(markers_wilcoxon.blocks(np.zeros(150_000, int), 5))
+    assert [s.stop - s.start for s in many] == [65_535, 65_535, 18_930]
+
+
+def test_hidden_families_and_panels(tmp_path):
+    """Figures leave out hidden genes, tables do not; a gene is in the panel of the group it is most specific to."""
+    genes = ["MT-CO1", "RPS3", "HLA-A", "A", "B", "C"]
+    table = pd.DataFrame({"gene_symbols": genes, "gene_ids": genes, "kept": True}, index=genes)
+    hidden = hidden_genes({"MT": ["MT-"], "RIBO": ["RPS", "RPL"], "HLA": ["HLA-"]}, table)
+    assert list(hidden) == ["MT-CO1", "RPS3", "HLA-A"]
+    found = {"scores": np.array([[9.0, 8, 7, 6, 5, -1], [9, 8, 7, 6, 5, 4]])}
+    found |= {"pct_nz_group": np.array([[1, 1, 1, 0.9, 0.9, 0], [1, 1, 1, 0.9, 0.2, 0.3]])}
+    found |= {"pct_nz_reference": np.array([[1, 1, 1, 0.8, 0.1, 0], [1, 1, 1, 0.2, 0.1, 0.1]])}
+    ranked = rank_genes(["x", "y"], found, np.array(genes, object), np.array(genes, object))
+    output = markers_output(tmp_path)
+    write_markers(ranked, output, 2, "type", "t-test", hidden=hidden)
+    read = {name: pd.read_csv(getattr(output, name), sep="\t") for name in ("top", "shown", "panel")}
+    assert read["top"]["names"].tolist() == ["MT-CO1", "RPS3", "MT-CO1", "RPS3"]
+    assert read["shown"]["names"].tolist() == ["A", "B", "A", "B"]
+    assert read["shown"]["rank"].tolist() == [1, 2, 1, 2]
+    assert read["panel"][["group", "names"]].to_numpy().tolist() == [["x", "B"], ["y", "A"], ["y", "C"]]
+    assert len(specific_genes(ranked[:0], 3)) == 0
+
+
+@pytest.mark.parametrize("reference", ["rest", "type 2"])
+def test_wilcoxon_stage(artifacts, tmp_path, reference, monkeypatch):
+    X, obs, _ = artifacts
+    monkeypatch.setitem(markers_wilcoxon.BLOCK, "cpu", 5000)
+    monkeypatch.setattr(markers_wilcoxon, "PART", 1000)
+    table, top = run(markers_wilcoxon.main, tmp_path, "type", reference=reference)
+    expected = rank_sum_test(X, obs["type"], reference)
+    expected["gene_symbols"] = expected["names"].str.upper()
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-6)
+    assert len(top) == 5 * (4 if reference == "rest" else 3)
+
+
+def test_wilcoxon_of_pbmc(pbmc3k):
+    """All genes of PBMC as scanpy's, to 1e-5, on values that were normalised in float64 and then rounded.
+
+    Normalised in float32, as scanpy does, some values that are equal differ: then scores differ by up to 4e-4.
+    """
+    import scanpy as sc
+
+    adata = pbmc3k[pbmc3k.obs["cell_type"].notna()].copy()
+    names = adata.var_names.to_numpy()
+    ours = rank_sum_test(adata.X.astype(np.uint16), adata.obs["cell_type"].rename("type"), names=names, most=1_000_000)
+    adata.X = adata.X.astype(np.float64)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    adata.X = adata.X.astype(np.float32)
+    sc.tl.rank_genes_groups(adata, "cell_type", method="wilcoxon", tie_correct=True, pts=True)
+    tables_agree(ours, sc.get.rank_genes_groups_df(adata, group=None))
 
 
 def test_unexpressed_and_exclusive_genes():
@@ -134,6 +287,7 @@ def test_tables_read_back_equal_and_have_equal_bytes(tmp_path):
     names = np.array(["NA", "nan", "A-1", "", 'a "b"'], object)
     rng = np.random.default_rng(0)
     statistics = {"scores": rng.normal(size=(2, 5)), "pvals": 10.0 ** -rng.integers(0, 300, (2, 5))}
+    statistics |= dict.fromkeys(["pct_nz_group", "pct_nz_reference"], rng.random((2, 5)))
     for groups in (["0", "1"], ['CD4 "naive"', "NA"]):
         table = rank_genes(groups, statistics, names, names)
         files = [markers_output(tmp_path / name) for name in "ab"]
@@ -164,11 +318,11 @@ def test_loss_gradient_is_the_loss_gradient():
     rng = np.random.default_rng(0)
     Z, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
     W, step = rng.normal(size=(3, 7)), 1e-2
-    _, gradient = markers_logreg.loss_gradient(W, [(Z, y)], 3, np)
+    _, gradient = logreg.loss_gradient(W, [(Z, y)], 3, np)
     for at in np.ndindex(W.shape):
         nudge = np.zeros_like(W)
         nudge[at] = step
-        up, down = (markers_logreg.loss_gradient(W + sign * nudge, [(Z, y)], 3, np)[0] for sign in (1, -1))
+        up, down = (logreg.loss_gradient(W + sign * nudge, [(Z, y)], 3, np)[0] for sign in (1, -1))
         assert gradient[at] == pytest.approx((up - down) / (2 * step), abs=1e-2)
 
 
@@ -179,11 +333,11 @@ def test_matrix_in_memory_in_half_precision_or_streamed(monkeypatch):
     codes[::9] = -1
 
     def weights(cache_bytes):
-        monkeypatch.setattr(markers_logreg, "CACHE_BYTES", cache_bytes)
-        rows = markers_logreg.DenseRows(
+        monkeypatch.setattr(logreg, "CACHE_BYTES", cache_bytes)
+        rows = logreg.DenseRows(
             InMemory(X, max_cells=64), codes, lambda X, cells: np.log1p(X.toarray()).astype(np.float32)
         )
-        return markers_logreg.logistic_regression(rows, int((codes >= 0).sum()), X.shape[1], 4, CPU, max_iter=500)
+        return logreg.logistic_regression(rows, int((codes >= 0).sum()), X.shape[1], 4, CPU, max_iter=500)[0]
 
     single, half, streamed = weights(1 << 20), weights(100_000), weights(0)
     np.testing.assert_array_equal(single, streamed)
@@ -200,11 +354,12 @@ def run(main, tmp_path, grouping, clustering=(), **params):
         features=[tmp_path / "counts.h5ad"],
         shards=[],
         pca=tmp_path / "pca.h5",
+        cell_cycle=[],
         obs=tmp_path / "obs.parquet",
         grouping=list(clustering),
     )
     output = markers_output(tmp_path / "out")
-    defaults = {"target_sum": 1e4, "gene_key": "gene_symbols", "n_genes": 5}
+    defaults = {"target_sum": 1e4, "gene_key": "gene_symbols", "n_genes": 5, "reference": "rest", "hidden_families": {}}
     main(
         SimpleNamespace(
             input=files,
@@ -229,6 +384,7 @@ def artifacts(tmp_path):
     )
     symbols = [name.upper() for name in names]
     var = pd.DataFrame({"gene_symbols": symbols, "gene_ids": names, "kept": True}, index=names)
+    var["n_cells_by_counts"] = np.diff(X.tocsc().indptr)
     writer = CountsWriter(tmp_path / "counts.h5ad", X.shape[1])
     writer.append(X)
     writer.close(obs, var)
@@ -270,7 +426,11 @@ def test_logreg_stage(artifacts, tmp_path, use_scaled):
     theirs = LogisticRegression(**options, tol=1e-4).fit(Z, obs["type"]).coef_
     ours = table.assign(gene=table["names"].str[4:].astype(int)).pivot(index="group", columns="gene", values="scores")
     np.testing.assert_allclose(ours.to_numpy(), theirs, atol=1e-2 * np.abs(theirs).max())
-    assert set(table) == {"group", "rank", "names", "gene_symbols", "scores"}
+    described = t_test(X, obs["type"])[["group", "names", "logfoldchanges", "pct_nz_group", "pct_nz_reference"]]
+    both = described.merge(table, on=["group", "names"])
+    for name in described.columns[2:]:
+        np.testing.assert_array_equal(both[f"{name}_x"], both[f"{name}_y"].astype(np.float32))
+    assert not {"pvals", "pvals_adj"} & set(table)
     assert len(top) == 20
 
 
@@ -303,8 +463,8 @@ def test_pbmc(pbmc3k):
     X = adata.X.astype(np.uint16)
     totals = np.asarray(X.sum(1)).ravel()
     groups = Groups.of(labels)
-    sums = markers_ttest.group_sums(InMemory(X), groups.codes, len(groups.names), totals, 1e4)
-    ours = markers_ttest.welch(*sums, groups.sizes)
+    sums = group_sums(InMemory(X), groups.codes, len(groups.names), totals, 1e4)
+    ours = markers_ttest.welch(sums, groups.sizes, Comparisons.of(groups.names, "type"))
     names = adata.var_names.to_numpy()
     ours = rank_genes(groups.names, ours, names, names).set_index(["group", "names"]).sort_index()
     sc.pp.normalize_total(adata, target_sum=1e4)

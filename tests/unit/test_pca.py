@@ -169,15 +169,15 @@ def test_what_is_not_known_of_all_cells_is_not_regressed_out(tmp_path, notices):
     obs = pd.DataFrame({"total_counts": [1, 2, 3, 4, 5], "pct_counts_MT": [1.0, np.nan, np.inf, 4, 5]})
     write_table(obs, tmp_path / "obs.parquet")
     keys = ["total_counts", "pct_counts_MT", "pct_counts_HB"]
-    assert usable_keys(tmp_path / "obs.parquet", keys, stage.notice) == ("total_counts",)
+    assert usable_keys([tmp_path / "obs.parquet"], keys, stage.notice) == ("total_counts",)
     assert notices == [
         "not regressed out (regress_out: keys): pct_counts_HB, which this cohort does not have; "
         "pct_counts_MT, which is missing or infinite for 2 of 5 kept cells"
     ]
     with pytest.raises(UserError, match="no column phase"):
-        usable_keys(tmp_path / "obs.parquet", ["phase"], stage.notice)
+        usable_keys([tmp_path / "obs.parquet"], ["phase"], stage.notice)
     write_table(obs[:2].fillna(1), tmp_path / "obs.parquet")
-    assert usable_keys(tmp_path / "obs.parquet", keys[:2], stage.notice) == ()
+    assert usable_keys([tmp_path / "obs.parquet"], keys[:2], stage.notice) == ()
     assert "only 2 cells are left" in notices[-1]
 
 

@@ -63,12 +63,12 @@ def job(files, path, shard=None, params=None, **inputs) -> SimpleNamespace:
     known = {name: files[name] for name in ("counts", "cells", "genes", "obs") if name in files}
     others = {
         "obs": f"{path}.parquet",
-        "top": f"{path}.top",
+        **{name: f"{path}.{name}" for name in ("top", "shown", "panel")},
         "ranking": f"{path}.parquet.ranking",
         "batches": f"{path}.tsv",
     }
     return SimpleNamespace(
-        input=SimpleNamespace(**known | {"parts": [], "shards": [], "grouping": []} | inputs),
+        input=SimpleNamespace(**known | {"parts": [], "shards": [], "grouping": [], "cell_cycle": []} | inputs),
         output=SimpleNamespace(**dict.fromkeys(OUTPUTS, path) | others),
         params=SimpleNamespace(**{"seed": 0, "gene_key": "gene_symbols", "grouping": "type"} | (params or {})),
         wildcards={} if shard is None else {"scatteritem": shard},
@@ -217,7 +217,7 @@ def test_components_and_regressors_are_cut_by_shards_as_by_one_job(parted, notic
 
 @pytest.mark.parametrize("target_sum", [1e4, None])
 def test_t_test_by_shards_is_the_t_test(parted, target_sum):
-    params = {"target_sum": target_sum, "n_genes": 5}
+    params = {"target_sum": target_sum, "n_genes": 5, "reference": "rest", "hidden_families": {}}
     one = run(markers_ttest.main, parted, "one.tsv.gz", params=params)
     shards = passed(markers_ttest, parted, params)
     three = run(markers_ttest.main, parted, "three.tsv.gz", params=params, shards=shards)

@@ -11,4 +11,5 @@ COMPUTED = re.compile(
     r"|louvain_\d[\d.e+-]*"  # louvain
     r"|kmeans_\d[\d.e+-]*"  # kmeans
     r"|umap_density_.+"  # density
+    r"|annotation_.+"  # annotation
 )

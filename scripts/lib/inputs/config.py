@@ -11,6 +11,7 @@ from lib.inputs.computed import COMPUTED
 from lib.run.errors import UserError
 from lib.store.names import LONGEST, escape
 
+CYCLE_SCORES = ("S_score", "G2M_score")
 QC_COLUMNS = ("total_counts", "log1p_total_counts", "n_genes_by_counts", "log1p_n_genes_by_counts")
 
 
@@ -31,7 +32,7 @@ def complete(config: Any) -> dict[str, Any]:
     model, problems = _model().checked(given)
     if not problems:
         config = model.model_dump(warnings=False)
-        for section, key in (("qc", "gene_families"), ("cells", "max_pct_counts")):
+        for section, key in (("qc", "gene_families"), ("cells", "max_pct_counts"), ("markers", "hidden_families")):
             config[section][key] = {name: value for name, value in config[section][key].items() if value is not None}
         _without_families(config, given)
         problems = [*model.contradictions(), *_contradictions(config)]
@@ -63,6 +64,22 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     n_comps, n_pcs = config["pca"]["n_comps"], config["neighbors"]["n_pcs"]
     if n_pcs > n_comps:
         yield f"`neighbors: n_pcs` ({n_pcs}) exceeds `pca: n_comps` ({n_comps}): lower it, or compute more components"
+    if collection := config["annotation"]["markers"]:
+        named = {name if isinstance(spec, str) else "lists" for name, spec in config["gene_sets"].items()}
+        if collection not in named:
+            there = f"there are {', '.join(sorted(named))}" if named else "`gene_sets` is empty"
+            yield f"`annotation: markers` names {collection}, which is no collection of `gene_sets`; {there}"
+        if not config["scores"]["methods"]:
+            yield "`annotation: markers` needs scores of cells: name a method in `scores: methods`"
+        if not clustering_names(config):
+            yield "`annotation: markers` needs a clustering (`leiden: resolutions`, louvain or kmeans)"
+    for name, spec in config["gene_sets"].items():
+        if not name.strip():
+            yield "`gene_sets` has a set without a name"
+        if isinstance(spec, str) and name == "lists":
+            yield "`gene_sets: lists` is a file, but `lists` is the name of all sets that are lists: name it otherwise"
+        if len(escape(name)) > LONGEST:
+            yield f"`gene_sets` names {name[:40]}..., whose {len(name)} characters do not fit a path: shorten the name"
     families = config["qc"]["gene_families"]
     for family in config["cells"]["max_pct_counts"]:
         if family not in families:
@@ -78,7 +95,7 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     if config["harmony"]["enabled"] is False and config["neighbors"]["use_rep"] == "X_pca_harmony":
         yield "`neighbors: use_rep` is X_pca_harmony, but `harmony: enabled` is false"
     clusterings = clustering_names(config)
-    own = {"kept", "reason", *clusterings}  # columns that stages write only after these are used
+    own = {"kept", "reason", *clusterings, *label_names(config)}  # columns that stages write only after these are used
     before = {*own, "doublet_score", "predicted_doublet", "kept_counts"}
     for name, key in ({config["batch_key"]: "batch_key"} | required_columns(config)).items():
         if name in own or (key == "batch_key" and (name in before or _is_metric(name, config))):
@@ -106,6 +123,26 @@ def clustering_names(config: Mapping[str, Any]) -> list[str]:
     """The names of all clusterings of the config: leiden_0.6, louvain_0.6, kmeans_8 ..."""
     methods = _model().clusterings()
     return [f"{name}_{value}" for name, method in methods.items() for value in config[name][method.each]]
+
+
+def cycle_scores(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The scores of the cell cycle that are computed."""
+    return CYCLE_SCORES if config["scores"]["cell_cycle"] != "none" else ()
+
+
+def label_names(config: Mapping[str, Any]) -> list[str]:
+    """The names of the groupings that are neither clusterings nor from a file."""
+    found = ["phase"] if cycle_scores(config) else []
+    found += ["annotation_label", "annotation_majority"] if config["annotation"]["reference"] else []
+    return found + (["annotation_markers"] if config["annotation"]["markers"] else [])
+
+
+def over_clustering(config: Mapping[str, Any], n_obs: int) -> str:
+    """The resolution of the fine clustering for majority votes, CellTypist's by the number of cells."""
+    if given := config["annotation"]["over_clustering"]:
+        return str(given)
+    limits = {5000: "5", 20_000: "10", 40_000: "15", 100_000: "20", 200_000: "25"}
+    return next((resolution for most, resolution in limits.items() if n_obs < most), "30")
 
 
 def hvg_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +173,11 @@ def groupings(config: Mapping[str, Any]) -> list[str]:
     return default if config["markers"]["groupings"] is None else config["markers"]["groupings"]
 
 
+def reference_of(config: Mapping[str, Any], grouping: str) -> str | list[str]:
+    """What the groups of a grouping are compared with: "rest", the name of a group, or pairs of groups."""
+    return config["markers"]["reference"].get(grouping, "rest")
+
+
 def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
     """obs columns that must come from the files or the sheet -> the config key that needs them."""
     wanted = {config["batch_key"]: "batch_key", config["label_key"]: "label_key"}
@@ -144,6 +186,7 @@ def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
     wanted |= dict.fromkeys(config["markers"]["groupings"] or [], "markers: groupings")
     wanted[config["density"]["groupby"]] = "density: groupby"
     ours = {None, "sample", "doublet_score", "predicted_doublet", "kept_counts", *QC_COLUMNS, *clustering_names(config)}
+    ours |= {*cycle_scores(config), *label_names(config)}
     return {name: key for name, key in wanted.items() if name not in ours and not _is_metric(name, config)}
 
 

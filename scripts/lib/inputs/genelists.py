@@ -56,7 +56,9 @@ class GeneNames:
         return cls(store.names("var", "gene_symbols"), store.names("var", "gene_ids"), flags)
 
 
-def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -> dict[str, np.ndarray]:
+def gene_families(
+    config: Mapping[str, Sequence[str] | str], genes: GeneNames, key: str = "qc: gene_families"
+) -> dict[str, np.ndarray]:
     """A boolean mask over the genes for each family of the config that has genes here.
 
     Parameters
@@ -65,6 +67,8 @@ def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -
         Name -> symbol prefixes, in any case, or the path of a file with one symbol or id per line.
     genes
         The genes.
+    key
+        The key of the config that has the families, for messages.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -
     by_symbol, by_id = [written(name) for name in genes.symbols], None
     masks = {}
     for name, spec in config.items():
-        wanted = read_names(spec, f"qc: gene_families: {name}") if isinstance(spec, str) else spec
+        wanted = read_names(spec, f"{key}: {name}") if isinstance(spec, str) else spec
         find = listed if isinstance(spec, str) else beginning
         mask, how = find(wanted, genes.symbols, by_symbol), "symbol"
         if not mask.any():
@@ -90,7 +94,7 @@ def gene_families(config: Mapping[str, Sequence[str] | str], genes: GeneNames) -
         like = ", ".join(map(str, genes.symbols[:3]))
         if isinstance(spec, str):
             raise UserError(
-                f"none of the {len(wanted)} genes in {spec} is there (config key qc: gene_families: {name}); the genes "
+                f"none of the {len(wanted)} genes in {spec} is there (config key {key}: {name}); the genes "
                 f"are named like {like}. Name them so in the file, or set the family to null."
             )
         log.warning("gene family %s (%s): no gene, named like %s, belongs to it", name, ", ".join(spec), like)

@@ -26,9 +26,12 @@ from lib.inputs.keys import (
 
 Resolution = Annotated[Number, Field(gt=0, le=100)]  # above, cells are clusters of their own
 WHOLE, INPUT, CELLS = "The whole", "Input", "Cells and genes"
+VERSUS = " vs "  # between the groups of a pair
+FamilyName = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")]
 CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs
 FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
 FIGURES = "Figures and explorer"
+SETS = "Gene sets and cell types"
 
 
 class Gpu(Section):
@@ -119,7 +122,7 @@ class Qc(Section):
     heading = CELLS
     writes = r"(?:log1p_)?total_counts(?:_.+)?|(?:log1p_)?n_genes_by_counts|pct_counts_.+"
 
-    gene_families: dict[Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Texts | Text | None] = key(
+    gene_families: dict[FamilyName, Texts | Text | None] = key(
         {"MT": ["MT-"], "RIBO": ["RPS", "RPL"]},
         kind="name -> prefixes, or a file",
         means="genes whose share of a cell's counts is computed, `pct_counts_{name}`. The case of prefixes is ignored "
@@ -549,13 +552,129 @@ class Markers(Section):
         means="obs columns and clusterings (`leiden_0.6`); null: `label_key` and every Leiden clustering",
         elsewhere="`groupby` of `sc.tl.rank_genes_groups`",
     )
-    methods: Distinct[Literal["logreg", "t-test"]] = key(
+    methods: Distinct[Literal["logreg", "t-test", "wilcoxon"]] = key(
         ["logreg", "t-test"],
-        means="logistic regression on the features; Welch's t-test on all kept genes",
-        elsewhere="`method`",
+        means="logistic regression on the features; on all kept genes Welch's t-test, and Wilcoxon's rank-sum test "
+        "with ties corrected, which reads the counts several times",
+        comment="any of logreg, t-test, wilcoxon",
+        elsewhere="`method`; wilcoxon: `tie_correct=True`",
+    )
+    reference: dict[Text, Texts | Text] = key(
+        {},
+        kind="grouping -> a group, or a list of pairs",
+        means="what t-test and wilcoxon compare the groups of a grouping with: one group, or pairs such as "
+        "`[B vs plasma]`; groupings that are not named: each group with all others (`rest`). logreg always separates "
+        "all groups",
+        comment="grouping -> the group to compare with, or pairs: {CellType: [B vs plasma]}; others: with all others",
+        elsewhere="same",
     )
     n_genes: Integer = key(20, ge=1, le=200, means="genes shown in figures and top tables", elsewhere="same")
+    hidden_families: dict[FamilyName, Texts | Text | None] = key(
+        {"MT": ["MT-"], "RIBO": ["RPS", "RPL"], "HLA": ["HLA-", "H2-"]},
+        kind="name -> prefixes, or a file",
+        means="genes that the figures of markers and `panel.tsv` leave out, as in `qc: gene_families`; the tables have "
+        "all genes. null shows a family",
+        comment="name -> symbol prefixes, or a file: genes that figures of markers leave out; null shows a family",
+    )
     logreg: Logreg
+
+    def contradictions(self) -> Iterator[str]:
+        """References to groupings without markers, and pairs that are none."""
+        yield from super().contradictions()
+        for name, reference in self.reference.items():
+            if self.groupings is not None and name not in self.groupings:
+                yield f"`markers: reference` names {name}, which is none of `markers: groupings`"
+            for pair in [] if isinstance(reference, str) else reference:
+                if VERSUS not in pair:
+                    yield f"`markers: reference: {name}`: {pair!r} is no pair of groups, such as `B vs plasma`"
+
+
+class Scores(Section):
+    """Scores of gene sets."""
+
+    heading = SETS
+
+    methods: Distinct[Literal["ulm", "mlm", "aucell", "zscore", "waggr", "score_genes"]] = key(
+        ["ulm"],
+        means="scores of each cell for the sets of `gene_sets`, on its log-normalised values in all kept genes: obsm "
+        "`score_{method}` and `padj_{method}`, of a second collection `score_{method}_{name}`. waggr is the weighted "
+        "mean, without a test",
+        comment="scores of cells: any of ulm, mlm, aucell, zscore, waggr, score_genes",
+        elsewhere="`dc.mt`, `sc.tl.score_genes`",
+    )
+    marker_methods: Distinct[Literal["ora", "gsea"]] = key(
+        ["ora"],
+        means="which sets the markers of each group are enriched in, by the scores of wilcoxon, t-test or logreg, the "
+        "first of these that `markers: methods` has: `results/cohort/enrichment/{grouping}.tsv`",
+        comment="which sets the markers of each group are enriched in: any of ora, gsea",
+        elsewhere="`dc.mt`; ora with `n_bg=None`",
+    )
+    tmin: Integer = key(
+        3, ge=1, means="leave out sets with fewer genes in the cohort, with a notice", elsewhere="same (decoupler: 5)"
+    )
+    cell_cycle: Literal["none", "human", "mouse"] = key(
+        "none",
+        means="score the cell cycle by the genes of Tirosh et al. 2016: obs `S_score`, `G2M_score`, `phase`; the "
+        "scores can be named in `regress_out: keys`, `phase` as a grouping. none: do not",
+        comment="score the cell cycle by the genes of this organism; none: do not",
+        elsewhere="`sc.tl.score_genes_cell_cycle`",
+    )
+
+
+class Annotation(Section):
+    """Names of cell types."""
+
+    heading = SETS
+    writes = r"annotation_.+"
+
+    reference: Text | None = key(
+        None,
+        kind="path",
+        means="a labelled file of counts (h5ad, zarr, loom; also an atlas of Somersault), on which a model is trained; "
+        "or a model that an earlier run wrote (`results/cohort/annotation/model.h5`), or one of CellTypist's "
+        "([Cell types](../README.md#cell-types)). obs gets `annotation_label`, `annotation_probability`, "
+        "`annotation_second`, `annotation_majority`. null: none",
+        comment="a labelled file of counts, or a model; null: none",
+        elsewhere="`model` of `celltypist.annotate`",
+    )
+    reference_key: Text = key("cell_type", means="the reference's column of labels", elsewhere="`labels` of CellTypist")
+    reference_counts: str = key(
+        "X",
+        pattern="^(X|raw|layers/.+)$",
+        kind="X, raw, layers/NAME",
+        means="the reference's raw counts; of an atlas of Somersault `layers/counts`",
+    )
+    n_genes: Integer = key(
+        2000,
+        ge=10,
+        le=50_000,
+        means="genes of the model: those that differ most between the labels",
+        elsewhere="`top_genes` of CellTypist",
+    )
+    threshold: Number = key(
+        0.5,
+        ge=0,
+        le=1,
+        means="probability below which a cell is `unassigned`",
+        elsewhere="`p_thres` of CellTypist",
+    )
+    over_clustering: Resolution | None = key(
+        None,
+        means="resolution of the fine Leiden clustering within whose communities the majority decides; null: by the "
+        "number of cells, 5 to 30",
+        comment="resolution of the fine clustering in which the majority decides; null: by the number of cells",
+        elsewhere="`over_clustering`",
+    )
+    C: Number = key(1.0, ge=1e-6, le=1e6, means="inverse strength of the model's penalty", elsewhere="same")
+    max_iter: Integer = key(200, ge=1, le=100_000, means="maximal number of rounds of its fit", elsewhere="same")
+    markers: Text | None = key(
+        None,
+        kind="collection",
+        means="the collection of `gene_sets` whose sets are types (negative weights: genes that the type lacks): each "
+        "cluster of the first clustering gets the set that stands out most, obs `annotation_markers`, and its "
+        "`annotation_margin`. `lists`: the sets that are lists. null: none",
+        comment="the collection of gene_sets whose sets are types (lists: those that are lists); null: none",
+    )
 
 
 class Report(Section):
@@ -680,6 +799,18 @@ class Config(Section):
     kmeans: Kmeans
     density: Density
     markers: Markers
+    gene_sets: dict[str, Texts | Text] = key(
+        {},
+        kind="name -> file, or a list of genes",
+        means="sets of genes: a `.gmt` file, a table `source target [weight]` (with tabs; both may be gzipped), or a "
+        "list of genes, which is one set; all lists together are the collection `lists`. Genes are symbols or Ensembl "
+        "ids. Refused before any job if less than a quarter of a collection's genes are in the cohort. Nothing is "
+        "scored without them",
+        comment="name -> a .gmt file, a table with tabs (source, target, weight), or a list of genes",
+        elsewhere="`net` of decoupler",
+    )
+    scores: Scores
+    annotation: Annotation
     figures: Figures
     explorer: Explorer
     report: Report

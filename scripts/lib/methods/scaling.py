@@ -70,15 +70,22 @@ def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
     return np.column_stack(columns)
 
 
-def usable_keys(obs: str | Path, keys: Sequence[str], say: Callable[..., None]) -> tuple[str, ...]:
-    """The `keys` that can be regressed out: columns of `obs.parquet` with a finite value for all kept cells.
+def columns_of(tables: Sequence[str | Path], columns: Sequence[str]) -> pd.DataFrame:
+    """Columns of several tables of the same cells; of two tables with a column of this name, the last one's."""
+    place = {name: path for path in tables for name in column_names(path)}
+    wanted = {path: [name for name in columns if place.get(name, tables[0]) == path] for path in tables}
+    return pd.concat([read_table(path, names) for path, names in wanted.items()], axis=1)
+
+
+def usable_keys(tables: Sequence[str | Path], keys: Sequence[str], say: Callable[..., None]) -> tuple[str, ...]:
+    """The `keys` that can be regressed out: columns of the tables with a finite value for all kept cells.
 
     There are none if there are no more cells than coefficients. `say` is told which keys are left out.
     """
-    known = column_names(obs)
+    known = [name for path in tables for name in column_names(path)]
     lacking = [key for key in keys if key not in known and key.startswith(METRICS)]
     found = [key for key in keys if key not in lacking]
-    table = read_table(obs, found)
+    table = columns_of(tables, found)
     infinite = table.select_dtypes("number").apply(np.isinf).sum().reindex(table.columns, fill_value=0)
     missing = table.isna().sum() + infinite
     said = [f"{key}, which this cohort does not have" for key in lacking]

@@ -24,11 +24,13 @@ from lib.store.stream import ROWS_NNZ
 if TYPE_CHECKING:
     from lib.inputs.sizes import Sizes
 
-KB, MB = 1e3, 1e6
+KB, MB, GB = 1e3, 1e6, 1e9
 PYTHON = 150 * MB  # a process with NumPy, SciPy and pandas
 CUPY, CUML = 350 * MB, 750 * MB  # their host memory, with CUDA
 THREAD = 15 * MB  # each further thread of a pass
 DRAWER = 100 * MB  # each further process that draws figures
+# A regression's matrix stays in memory as float32 if it fits this, else as float16 if that fits, else it is streamed
+CACHE_BYTES = 1 << 30
 HVG_SHARE = 2.5  # highly variable genes hold at most this many times their share of the non-zeros
 BLOCKS = 4  # most blocks of a user's file that threads check at a time
 KEPT = 90  # neighbours of a cell that are kept at least: those of t-SNE's usual perplexity

@@ -166,6 +166,12 @@ class Counts:
         with h5py.File(self.path, "r", locking=False) as file:
             return read_frame(file["obs"])
 
+    @counted("read")
+    def var(self) -> pd.DataFrame:
+        """The table of genes."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            return read_frame(file["var"])
+
     def chunks(self, max_cells: int | None = None, max_nnz: int | None = None) -> Iterator[Chunk]:
         """The chosen cells in order, in chunks of at most `max_cells` cells and about `max_nnz` non-zeros."""
         max_nnz = chunk_size(max_nnz or ROWS_NNZ[self.device.name])

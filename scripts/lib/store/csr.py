@@ -70,11 +70,16 @@ def column_sums(X: Any, values: Any, device: devices.Device) -> Any:
 
 def column_counts(X: Any, device: devices.Device) -> Any:
     """Number of non-zeros in each column, int64."""
+    return counts_by_key(X.indices, X.shape[1], device)
+
+
+def counts_by_key(keys: Any, n: int, device: devices.Device) -> Any:
+    """Number of occurrences of each of the keys 0 to n - 1, int64."""
     if not device.is_gpu:
-        return np.bincount(X.indices, minlength=X.shape[1])
+        return np.bincount(keys, minlength=n)
     from lib.store.kernels import count_keys
 
-    return count_keys(X.indices, X.shape[1])
+    return count_keys(keys, n)
 
 
 def sums_by_key(keys: Any, values: Any, n: int, device: devices.Device) -> Any:

@@ -4,6 +4,7 @@ A table fills one slot; each array of an HDF5 file fills one. `files.write_table
 
     obs, var            the columns of a table
     obsm/NAME           a table, or an array with one row per cell
+    frame/NAME          a table with one row per cell that stays a table, in obsm
     varm/NAME           an array with one row per highly variable gene; other genes get 0
     obsp/NAME           a CSR matrix (a group of data, indices, indptr), or an array cells x k of the distances to each
                         cell's neighbours, whose positions are in `indices`; the first n_neighbors - 1 are used

@@ -1,0 +1,117 @@
+# Figures of the tests of markers, of the scores of gene sets, and of the names of cell types.
+
+
+SCORES_OF_SETS = "4 Gene sets and cell types"
+
+
+rule figures_volcano:
+    input:
+        ranking=f"{COHORT}/markers/{{grouping}}/{{method}}.parquet",
+        shown=f"{COHORT}/markers/{{grouping}}/{{method}}.shown.tsv",
+    output:
+        volcano=report(
+            "results/figures/markers/{grouping}/{method}_volcano.png",
+            caption="captions/volcano.rst",
+            category=MARKERS,
+            subcategory=grouping_of,
+            labels={"method": "{method}", "figure": "volcano"},
+        ),
+    log:
+        "logs/cohort/figures_volcano/{grouping}/{method}.log",
+    group:
+        "figures"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        **needs("figures_volcano"),
+    params:
+        grouping=grouping_of,
+    script:
+        "../scripts/figures_volcano.py"
+
+
+TESTS = [method for method in METHODS if method != "logreg"]
+FIGURES += expand(rules.figures_volcano.output, grouping=GROUPING_PARTS, method=TESTS)
+
+
+rule figures_scores:
+    input:
+        scores=f"{COHORT}/scores/{{collection}}/{{scored}}.parquet",
+        umap=f"{COHORT}/umap.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        grouping=grouping_file,
+    output:
+        heatmap=report(
+            "results/figures/scores/{collection}/{scored}_{grouping}.png",
+            caption="captions/scores.rst",
+            category=SCORES_OF_SETS,
+            subcategory="{collection}",
+            labels={"method": "{scored}", "figure": "means by {grouping}"},
+        ),
+        umaps=report(
+            "results/figures/scores/{collection}/{scored}_{grouping}_umap.png",
+            caption="captions/scores_umap.rst",
+            category=SCORES_OF_SETS,
+            subcategory="{collection}",
+            labels={"method": "{scored}", "figure": "UMAP"},
+        ),
+    log:
+        "logs/cohort/figures_scores/{collection}/{scored}_{grouping}.log",
+    group:
+        "figures"
+    conda:
+        "../envs/cpu.yaml"
+    threads: drawers
+    resources:
+        **needs("figures_scores"),
+    params:
+        seed=config["seed"],
+        grouping=grouping_of,
+        label=lambda wildcards: f"{wildcards.scored} score",
+    script:
+        "../scripts/figures_scores.py"
+
+
+FIGURES += expand(
+    rules.figures_scores.output,
+    collection=SETS,
+    scored=SCORED,
+    grouping=(GROUPING_PARTS or [escape("sample")])[:1],
+)
+
+
+# What the names of types are compared with: the known ones, else a clustering
+TYPES = [name for name in settings.label_names(config) if name != "phase"]
+KNOWN = LABEL_KEY or (CLUSTERINGS or ["sample"])[0]
+
+
+rule figures_annotation:
+    input:
+        names=[TABLE_OF[name] for name in TYPES],
+        known=[TABLE_OF[KNOWN]] if KNOWN in TABLE_OF else [],
+        obs=f"{COHORT}/obs.parquet",
+    output:
+        figures=report(
+            expand("results/figures/annotation/{name}.png", name=TYPES),
+            caption="captions/annotation.rst",
+            category=SCORES_OF_SETS,
+            subcategory="Cell types",
+            labels={"figure": "confusion"},
+        ),
+        tables=expand("results/tables/{name}.tsv", name=TYPES),
+    log:
+        "logs/cohort/figures_annotation.log",
+    group:
+        "figures"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        **needs("figures_annotation"),
+    params:
+        names=TYPES,
+        known=KNOWN,
+    script:
+        "../scripts/figures_annotation.py"
+
+
+FIGURES += rules.figures_annotation.output

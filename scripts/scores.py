@@ -1,0 +1,96 @@
+"""Score gene sets in each cell, on its log-normalised values in all kept genes, in one pass over the counts.
+
+The methods and their sources are in `lib.methods.enrichment`. score_genes takes a pass more, for the means of the genes
+among which control genes are drawn. Scores are float32, as are their p-values, adjusted over the sets of a cell.
+"""
+
+from lib.start import run
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lib.inputs.genesets import matched_in, n_sets, read_collections
+from lib.methods import enrichment
+from lib.methods.enrichment import Task, Weights
+from lib.methods.scaling import target_of
+from lib.run import device as devices
+from lib.run import stage
+from lib.run.progress import timed
+from lib.run.resources import KB, MB, Job, Need
+from lib.store.cohort import Cohort
+from lib.store.files import read_table, write_table
+
+
+def tasks_of(counts: Cohort, totals: np.ndarray, target_sum: float, params: Any, device: devices.Device) -> list[Task]:
+    """Every method on every collection, in the order of the outputs."""
+    found, lost = matched_in(read_collections(params.gene_sets), counts.genes, params.scores["tmin"])
+    if lost:
+        stage.notice(
+            "sets with fewer than %d genes in the cohort are left out: %s", params.scores["tmin"], "; ".join(lost)
+        )
+    means = None
+    if "score_genes" in params.scores["methods"]:
+        means = enrichment.gene_means(counts, totals, target_sum)
+    tasks = []
+    for name, matched in found.items():
+        weights = Weights.of(matched, counts.n_vars, device)
+        stage.log.info("%s: %d sets, %d genes", name, len(matched.names), len(np.unique(matched.genes)))
+        for method in params.scores["methods"]:
+            mine, order = weights, None
+            if method == "mlm":
+                keep = enrichment.independent(matched, counts.n_vars)
+                if not keep.all():
+                    dependent = [of for of, kept in zip(matched.names, keep, strict=True) if not kept]
+                    stage.notice("mlm of %s leaves out sets that follow from others: %s", name, ", ".join(dependent))
+                    mine = Weights.of(matched.of(keep), counts.n_vars, device)
+            elif method == "aucell":
+                order = np.random.default_rng(params.seed).permutation(counts.n_vars)
+            elif method == "score_genes":
+                contrast, lacking = enrichment.contrasts(matched, means, params.seed)
+                if lacking:
+                    stage.notice("score_genes of %s: no control genes for %s: 0", name, ", ".join(lacking))
+                mine = Weights.of(contrast, counts.n_vars, device)
+            tasks.append(Task(name, method, mine, order))
+    return tasks
+
+
+def slot(what: str, method: str, collection: str, first: str) -> str:
+    """The place in the atlas: decoupler's key, and for further collections this key and their name."""
+    key = f"{what}_{method.removeprefix('score_')}"
+    return f"frame/{key}" if collection == first else f"frame/{key}_{collection}"
+
+
+def needs(job: Job) -> Need:
+    """Products of a chunk, and all scores and p-values, twice."""
+    values = job.n_kept * n_sets(job.config["gene_sets"]) * len(job.config["scores"]["methods"])
+    tables = job.places + 20 * values + 0.5 * KB * job.n_kept
+    memory = job.pass_memory(520 * MB, 120 * MB + tables, gpu_chunk=100 * MB)
+    seconds = 10 + 1e-6 * job.nnz + 1e-6 * values
+    return Need(**memory, seconds=seconds, disk=MB + 8 * values, vram=job.claim(3000 * MB, 200 * MB))
+
+
+def main(snakemake: Any) -> None:
+    """Read the cohort's counts and the gene sets, write a table of scores, and one of p-values, for each method."""
+    files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
+    totals = read_table(files.obs, ["kept_counts"])["kept_counts"]
+    counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, obs=files.obs)
+    target_sum = target_of(totals.to_numpy(), params.target_sum)
+    tasks = tasks_of(counts, totals.to_numpy(), target_sum, params, device)
+    found = enrichment.score_cells(counts, totals.to_numpy(), target_sum, tasks)
+    first = tasks[0].collection
+    padj = iter(snakemake.output.padj)
+    with timed("tables"):
+        for task, (scores, adjusted), path in zip(tasks, found, snakemake.output.scores, strict=True):
+            uns = {"params": {"method": task.method, "collection": task.collection}}
+            for what, values in (("score", scores), ("padj", adjusted)):
+                if values is None:
+                    continue
+                place = slot(what, task.method, task.collection, first)
+                table = pd.DataFrame(values, totals.index, task.weights.names)
+                about = {place.partition("/")[2]: uns} if what == "score" else {}
+                write_table(table, path if what == "score" else next(padj), "cohort", place, about)
+
+
+if __name__ == "__main__":
+    run(main, snakemake)  # noqa: F821
