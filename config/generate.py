@@ -16,6 +16,7 @@ import yaml
 HOME = Path(__file__).resolve().parents[1]
 sys.path.append(str(HOME / "scripts"))
 
+from lib.inputs import demo  # noqa: E402
 from lib.inputs.keys import Section  # noqa: E402
 from lib.inputs.sections import Config  # noqa: E402
 
@@ -23,16 +24,7 @@ from lib.inputs.sections import Config  # noqa: E402
 DEMO = {
     "label_key": "CellType",
     "annotation.markers": "lists",
-    "gene_sets": {  # the markers that scripts/simulate.py gives these types
-        "CD4 T": ["IL7R", "CD4", "LTB", "MAL"],
-        "CD8 T": ["CD8A", "CD8B", "GZMK", "CCL5"],
-        "NK": ["GNLY", "NKG7", "KLRD1", "NCAM1"],
-        "B": ["MS4A1", "CD19", "BANK1", "VPREB3"],
-        "plasma": ["MZB1", "JCHAIN", "XBP1", "SDC1"],
-        "CD14 monocyte": ["CD14", "S100A8", "S100A9", "VCAN"],
-        "FCGR3A monocyte": ["FCGR3A", "MS4A7", "CDKN1C", "LST1"],
-        "dendritic": ["FCER1A", "CD1C", "CLEC10A", "HLA-DQA1"],
-    },
+    "gene_sets": demo.GENE_SETS,
 }
 WIDTH = 120
 RENAMED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # pydantic's names

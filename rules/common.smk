@@ -10,7 +10,7 @@ sys.path.append(str(HOME / "scripts"))
 
 from lib import start
 from lib.inputs import config as settings
-from lib.inputs import formats, genesets, reference, sizes
+from lib.inputs import demo, formats, genesets, reference, sizes
 from lib.inputs import sheet as sheets
 from lib.run import cards, code, diagnosis, models, notices, resources
 from lib.run.errors import UserError
@@ -20,7 +20,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.iocontainers import Wildcards
 
 try:
-    complete = settings.complete(config)
+    complete = settings.complete(demo.without_demo(config, HOME))
     SHEET = sheets.read_sheet(sheets.find_sheet(complete["samples"], HOME), complete)
     COLLECTIONS = genesets.read_collections(complete["gene_sets"])
 except UserError as error:

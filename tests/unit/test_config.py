@@ -17,6 +17,7 @@ import yaml
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
 from lib.inputs.computed import COMPUTED
+from lib.inputs.demo import GENE_SETS, without_demo
 from lib.inputs.sections import Config
 from lib.run import code
 from lib.run.errors import UserError
@@ -482,3 +483,20 @@ def test_missing_sheet_says_what_to_write(tmp_path):
 def test_a_flavour_is_given_the_keys_that_it_reads(flavor, read):
     config = settings.complete({"hvg": {"flavor": flavor}})
     assert set(settings.hvg_options(config)) == {"flavor", "n_top_genes", "per_batch", "include", "exclude"} | read
+
+
+def test_the_demos_gene_sets_are_for_its_samples_alone(tmp_path):
+    """A config of the user's extends config.yaml: of its sets the demo's go, and the types with the last list."""
+    theirs, own = tmp_path / "own.tsv", {"mine": ["GENE1", "GENE2", "GENE3"]}
+    theirs.write_text("sample\tpath\nkidney\tdata/demo/kidney.h5ad\n")
+    asked = {"gene_sets": GENE_SETS, "annotation": {"markers": "lists"}}
+    assert without_demo(asked | {"samples": "config/samples.tsv"}, HOME) == asked | {"samples": "config/samples.tsv"}
+    found = without_demo(asked | {"samples": str(theirs)}, HOME)
+    assert found["gene_sets"] == {}
+    assert found["annotation"]["markers"] is None
+    found = without_demo({**asked, "samples": str(theirs), "gene_sets": GENE_SETS | own}, HOME)
+    assert found["gene_sets"] == own
+    assert found["annotation"]["markers"] == "lists"
+    changed = {"B": ["MS4A1", "CD79A", "CD19"]}
+    assert without_demo({"samples": str(theirs), "gene_sets": changed}, HOME)["gene_sets"] == changed
+    assert asked == {"gene_sets": GENE_SETS, "annotation": {"markers": "lists"}}

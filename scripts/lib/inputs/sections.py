@@ -805,8 +805,8 @@ class Config(Section):
         means="sets of genes: a `.gmt` file, a table `source target [weight]` (with tabs; both may be gzipped), or a "
         "list of genes, which is one set; all lists together are the collection `lists`. Genes are symbols or Ensembl "
         "ids. Refused before any job if less than a quarter of a collection's genes are in the cohort. Nothing is "
-        "scored without them",
-        comment="name -> a .gmt file, a table with tabs (source, target, weight), or a list of genes",
+        "scored without them. The demo's are left out for other samples",
+        comment="name -> a .gmt file, a table with tabs, or a list of genes; these are the demo's, and for it alone",
         elsewhere="`net` of decoupler",
     )
     scores: Scores
