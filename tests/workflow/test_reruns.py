@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 import pytest
-from runs import HOME, Run, patients, sheet_of
+from runs import COPIED, HOME, Run, patients, sheet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
@@ -101,9 +101,7 @@ def test_samples_in_another_order_run_all_that_joins_them(copy, cohort_files):
 def test_other_code_runs_the_stages_that_import_it(copy, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    subprocess.run(
-        ["cp", "-a", *(HOME / n for n in ("Snakefile", "rules", "scripts", "config", "envs")), home], check=True
-    )
+    subprocess.run(["cp", "-a", *(HOME / n for n in COPIED), home], check=True)
     assert copy.jobs("--snakefile", str(home / "Snakefile")) == []
     module = home / "scripts" / "lib" / "methods" / "fuzzy.py"
     module.write_text(module.read_text() + "\n# a comment\n")
