@@ -242,7 +242,9 @@ def test_cell_cycle(carried):
         cpu, gpu = read_table(cpu), read_table(gpu)
         for name in ("S_score", "G2M_score"):
             np.testing.assert_allclose(gpu[name], cpu[name], rtol=1e-4, atol=1e-5)
-        assert (gpu["phase"] == cpu["phase"]).mean() > 0.999
+        S, G2M = cpu["S_score"].abs(), cpu["G2M_score"].abs()
+        margin = np.minimum.reduce([S, G2M, (cpu["S_score"] - cpu["G2M_score"]).abs()])  # from a limit between phases
+        assert (margin[gpu["phase"] != cpu["phase"]] < 1e-4).all()
 
 
 def test_annotation_model(carried):
