@@ -26,7 +26,7 @@ from lib.inputs import config as settings
 from lib.inputs.sections import Config
 from lib.inputs.sheet import read_sheet
 from lib.run.errors import UserError
-from stage_runs import ODD, TINY, merged, steps, write_cohort
+from stage_runs import ODD, SETS, TINY, merged, steps, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("values")]
 
@@ -142,7 +142,7 @@ def cases_of(path: Path_) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for value in values_of(KEYS[path]):
         for context in contexts(path):
-            config = merged(context, nested(path, value))
+            config = merged(merged(SETS if path[0] in SETS else {}, context), nested(path, value))
             found.setdefault(repr(config), config)
     return list(found.values())
 
@@ -201,7 +201,7 @@ def test_params_are_those_of_the_rules(tmp_path):
     """The jobs of `stage_runs` have the params that the rules name."""
     write_cohort(tmp_path)
     more = {"samples": str(tmp_path / "samples.tsv"), "annotation": {"reference": str(tmp_path / "P1.h5ad")}}
-    config = settings.complete(merged(TINY, more))
+    config = settings.complete(merged(merged(TINY, SETS), more))
     text = "".join(path.read_text() for path in (HOME / "rules").glob("*.smk"))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))
     of_rules = {
@@ -210,7 +210,7 @@ def test_params_are_those_of_the_rules(tmp_path):
     }
     made = steps(config, read_sheet(config["samples"], config)).values()
     assert {step.stage for step in made} >= set(rules) - {
-        *("all", "simulate", "shard", "runs", "report", "preflight", "doctor", "figures_density"),
+        *("all", "simulate", "shard", "runs", "report", "explorer", "preflight", "doctor", "figures_density"),
         "cell_cycle",  # whose genes the tiny cohort does not have
     }
     for step in made:
