@@ -36,7 +36,7 @@ def needs(job: Job) -> Need:
         seconds=10 + 1.5e-9 * values * job.config["markers"]["logreg"]["max_iter"],
         disk=60 * job.n_groups * job.n_top,
         vram=2000 * MB + 2.2 * values,
-        gpu_mem=job.process + CUPY + 100 * MB + 0.6 * KB * job.n_kept,
+        gpu_mem=job.process + CUPY + 200 * MB + 0.6 * KB * job.n_kept,
         reads=job.features_store + 4 * job.n_comps * job.n_kept,
     )
 

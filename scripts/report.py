@@ -69,7 +69,7 @@ def untold(marks: Iterable[Mark], told: Iterable[Table]) -> Iterator[Table]:
 
 def needs(job: Job) -> Need:
     """The pictures, some columns of the cells, and the jobs."""
-    mem = PYTHON + 250 * MB + 0.2 * MB * job.n_samples + 150 * job.n_kept
+    mem = PYTHON + 340 * MB + 0.2 * MB * job.n_samples + 150 * job.n_kept
     return Need(mem, 10 + 0.05 * job.n_samples + 1e-5 * job.n_kept, 15 * MB)
 
 

@@ -86,18 +86,19 @@ def test_no_model_is_far_above_the_highest_peak_of_its_rule(path):
 
 @pytest.mark.parametrize("path", PEAKS, ids=lambda path: path.stem)
 def test_times_are_held_to_those_measured(path):
-    """A model tells at least the seconds of every job, and at most five times those of its rule's longest.
+    """A model tells at least the seconds of every job, and on two cores at most five times those of its rule's longest.
 
     Requests are three times the models' seconds: other machines are slower. Five, as the models do not know how the
     cells cluster, and below ten seconds processes' starts count most.
     """
     longest: dict[str, float] = {}
+    on_two_cores = path.stem.startswith("peaks-cpu")  # a machine with a GPU has more
     for rule, _, job, _, model in measured(path):
         if "seconds" in job:
             assert model >= job["seconds"], (rule, model, job)
             longest[rule] = max(longest.get(rule, 10), job["seconds"])
     for rule, _, job, _, model in measured(path):
-        if "seconds" in job:
+        if "seconds" in job and on_two_cores:
             assert model <= 5 * longest[rule], (rule, model, longest[rule])
 
 
