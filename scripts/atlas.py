@@ -1,9 +1,9 @@
 """Write the atlas: all results of the cohort in one AnnData file, in scanpy's slots.
 
-The atlas is a copy of the file with X and `layers['counts']` that `matrices` wrote beside the stages before, and has all
-other slots in addition. These have scanpy's names and structure (pp.pca, pp.neighbors, tl.umap, tl.leiden, tl.embedding_density,
-tl.rank_genes_groups ...), so that scanpy's functions work on them; `uns['somersault']` has the config and the versions.
-They are not compressed: most of them are floats, which deflate shrinks by a tenth only.
+The atlas is a copy of the file with X and `layers['counts']` that `matrices` wrote beside the stages before, with all
+other slots added. These have scanpy's names and structure (pp.pca, pp.neighbors, tl.umap, tl.leiden,
+tl.embedding_density, tl.rank_genes_groups ...), so that scanpy's functions work on them; `uns['somersault']` has the
+config and the versions. They are not compressed: most of them are floats, which deflate shrinks by a tenth only.
 
 HDF5 from 1.8 and AnnData from 0.10 on read the file: no value is None, as older versions don't know its encoding.
 Columns that group cells are categories of strings, in the figures' colours. "/", a path to HDF5, becomes "_" in column
