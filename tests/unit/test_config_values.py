@@ -177,7 +177,7 @@ def outcomes_of(path: Path_, server: Callable[..., list[dict[str, Any]]]) -> Tri
             found.refused += 1
         else:
             found.wrong.append(f"{config!r}: the refusal does not name the key: {text}")
-    for config, outcome in zip(taken, server(taken, figures_of_every=4), strict=True):
+    for config, outcome in zip(taken, server(taken, figures_of_every=10), strict=True):
         told = outcome.get("told") or outcome.get("refused")
         if "wrong" in outcome:
             found.wrong.append(f"{config!r:.200}: {outcome['wrong']}")
