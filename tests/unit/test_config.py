@@ -491,6 +491,7 @@ def test_the_demos_gene_sets_are_for_its_samples_alone(tmp_path):
     theirs.write_text("sample\tpath\nkidney\tdata/demo/kidney.h5ad\n")
     asked = {"gene_sets": GENE_SETS, "annotation": {"markers": "lists"}}
     assert without_demo(asked | {"samples": "config/samples.tsv"}, HOME) == asked | {"samples": "config/samples.tsv"}
+    assert without_demo(asked, HOME) == asked
     found = without_demo(asked | {"samples": str(theirs)}, HOME)
     assert found["gene_sets"] == {}
     assert found["annotation"]["markers"] is None

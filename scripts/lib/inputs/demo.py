@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+SHEET = "config/samples.tsv"  # the default of the config's `samples`
 GENE_SETS = {  # the markers that scripts/simulate.py gives these types
     "CD4 T": ["IL7R", "CD4", "LTB", "MAL"],
     "CD8 T": ["CD8A", "CD8B", "GZMK", "CCL5"],
@@ -28,7 +29,7 @@ def without_demo(given: Mapping[str, Any], home: Path) -> dict[str, Any]:
     """
     given = deepcopy(dict(given))
     sets, annotation = given.get("gene_sets"), given.get("annotation")
-    if not isinstance(sets, dict) or _has_demo(given.get("samples"), home):
+    if not isinstance(sets, dict) or _has_demo(given.get("samples", SHEET), home):
         return given
     given["gene_sets"] = {name: genes for name, genes in sets.items() if genes != GENE_SETS.get(name)}
     left = any(not isinstance(genes, str) for genes in given["gene_sets"].values())
