@@ -22,7 +22,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +38,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import yaml
-from run import HOME, PATIENTS, RESULTS, RULES, SAME, UP_TO_PCA, cpu, workflow_result, write_config
+from run import HOME, PATIENTS, RESULTS, RULES, SAME, UP_TO_PCA, command_line, cpu, workflow_result, write_config
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -450,8 +449,7 @@ def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
     measured: dict[str, Any] = {"cells": cells, "ours": {}, "peer": {}}
     if args.only and target.exists():
         measured = json.loads(target.read_text())
-    command = shlex.join(["python", "tests/benchmarks/gpu.py", *sys.argv[1:]])
-    about = {"command": command, "date": date, "machine": machine()}
+    about = {"command": command_line("python"), "date": date, "machine": machine()}
     # Written after each part, so that a failure of the next part does not lose it
     if args.only != "peer":
         measured["ours"] = about | run_workflow(folder, config, args.cores, args.memory_gb)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from pathlib import Path
 import harmonypy
 import numpy as np
 import pandas as pd
-from run import HOME, RESULTS, cpu
+from run import HOME, RESULTS, command_line, cpu
 
 sys.path.append(str(HOME / "scripts"))
 
@@ -106,7 +105,7 @@ def main() -> None:
                 print(*rows[-len(args.threads) :], sep="\n", flush=True)
     lines = [list(rows[0]), ["---:"] * len(rows[0]), *(list(map(str, row.values())) for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    command = shlex.join(["uv", "run", "python", "tests/benchmarks/harmony.py", *sys.argv[1:]])
+    command = command_line("uv", "run", "python")
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     text = f"""# Harmony on a CPU, ours and harmonypy's
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import defaultdict
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,14 @@ def cpu() -> str:
     return names[0] if names else platform.processor()
 
 
+def command_line(*python: str) -> str:
+    """How this benchmark was called, without the folders of the machine."""
+    folders = {"--folder", "--out"}
+    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in folders or "=" not in word]
+    kept = [word for before, word in pairwise(["", *words]) if not {before, word} & folders]
+    return shlex.join([*python, f"tests/benchmarks/{Path(sys.argv[0]).name}", *kept])
+
+
 def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> None:
     """Simulate, run both, write and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +214,7 @@ def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> None:
     env = os.environ | {f"{name}_NUM_THREADS": str(args.cores) for name in THREAD_LIMITS}
     measured: dict[str, Any] = {
         "cells": cells,
-        "command": shlex.join(["uv", "run", "python", "tests/benchmarks/run.py", *sys.argv[1:]]),
+        "command": command_line("uv", "run", "python"),
         "date": time.strftime("%Y-%m-%d"),
         "cores": args.cores,
         "cpu": cpu(),

@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import yaml
-from run import HOME, RESULTS, THREAD_LIMITS, cpu, simulate, write_config
+from run import HOME, RESULTS, THREAD_LIMITS, command_line, cpu, simulate, write_config
 
 STAGES = {
     "hvg": ["hvg"],
@@ -171,13 +170,6 @@ def markdown(measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command(args: argparse.Namespace) -> str:
-    """The command line without the folders."""
-    words = ["uv", "run", "python", "tests/benchmarks/shards.py", "--cells", args.cells, "--shards", *args.shards]
-    words += ["--device", args.device, "--cores", args.cores, "--runs", args.runs]
-    return shlex.join(map(str, words))
-
-
 def versions() -> dict[str, str]:
     """The versions of Python and of the installed packages."""
     found = {"python": platform.python_version()}
@@ -214,7 +206,7 @@ def benchmark(folder: Path, args: argparse.Namespace) -> None:
     measured = {
         "cells": args.cells,
         "device": args.device,
-        "command": command(args),
+        "command": command_line("uv", "run", "python"),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(args.device),
         "versions": versions(),
