@@ -1,8 +1,8 @@
 """Write X and `layers['counts']` of the atlas: the kept genes of all cells, streamed.
 
 X holds log(1 + counts * target_sum / total), `layers['counts']` the counts. Both have the same non-zeros: they share
-one `indices` and one `indptr` by HDF5 hard links. `atlas` adds all other slots to the file. The two stages are separate
-because most of the atlas is known long before its clusterings and markers.
+one `indices` and one `indptr` by HDF5 hard links. `atlas` adds all other slots to a copy of the file: most of the atlas
+is known long before its clusterings and markers, and is written beside them.
 """
 
 from lib.start import run
