@@ -348,7 +348,7 @@ def neighbor_scores(
     n_simulated = device.xp.zeros(len(points))
     pace = Pace("neighbours", len(points), "cells and simulated doublets")
     exact = len(points) <= ALL_PAIRS[device.name]
-    for rows, indices, _ in knn.blocks(points, k - 1, exact, seed, n_jobs, device):
+    for rows, indices, _ in knn.blocks(points, k - 1, "euclidean", seed, n_jobs, exact, device):
         n_simulated[rows] = (indices >= len(cells)).sum(1)
         pace.step(len(indices))
     pace.end()

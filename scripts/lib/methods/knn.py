@@ -72,12 +72,13 @@ def nearest_neighbors(
     others = k - 1 if include_self else k
     if exact is None:
         exact = n <= EXACT_MAX[device.name] or (device.is_gpu and metric == "manhattan")
-    if exact:
-        indices, distances = _gathered(exact_blocks(X, others, metric, n_jobs, device), n, others, xp)
-    elif device.is_gpu:
-        indices, distances = _inverted_file(X, others, metric, seed, device)
-    else:
-        indices, distances = _gathered(listed_blocks(X, others, metric, seed, n_jobs), n, others, xp)
+    indices, distances = xp.empty((n, others), np.int32), xp.empty((n, others), np.float32)
+    pace = Pace("neighbours", n, "points")
+    for rows, *found in blocks(X, others, metric, seed, n_jobs, exact, device):
+        indices[rows], distances[rows] = found
+        pace.step(len(found[0]))
+    if device.is_gpu and not exact:
+        _log_recall(X, indices, metric, seed, device)
     if include_self:
         indices = xp.concatenate([xp.arange(n, dtype=np.int32)[:, None], indices], axis=1)
         distances = xp.concatenate([xp.zeros((n, 1), np.float32), distances], axis=1)
@@ -85,45 +86,40 @@ def nearest_neighbors(
 
 
 def blocks(
-    X: Any, k: int, exact: bool, seed: int, n_jobs: int, device: devices.Device
+    X: Any, k: int, metric: str, seed: int, n_jobs: int, exact: bool, device: devices.Device
 ) -> Iterator[tuple[Any, Any, Any]]:
     """The k nearest other points of a block of points at a time, for callers that need no table of all points.
-
-    Distances are Euclidean; approximate ones (`exact` false) come from an inverted file. Parameters and errors: see
-    `nearest_neighbors`.
 
     Yields
     ------
     The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k, on the
-    device.
+    device. Parameters and errors: see `nearest_neighbors`.
     """
+    points, metric, angular = _prepared(X, k, metric, device.xp)
     if device.is_gpu:
-        return _gpu_blocks(*_prepared(X, k, "euclidean", device.xp), k, exact)
-    return exact_blocks(X, k, n_jobs=n_jobs) if exact else listed_blocks(X, k, seed=seed, n_jobs=n_jobs)
+        from lib.methods.knn_gpu import neighbor_blocks
 
-
-def exact_blocks(
-    X: Any, k: int, metric: str = "euclidean", n_jobs: int = 1, device: devices.Device | None = None
-) -> Iterator[tuple[slice, Any, Any]]:
-    """The k nearest other points of a block of points at a time, by comparing all pairs: see `blocks`."""
-    if device is not None and device.is_gpu:
-        yield from _gpu_blocks(*_prepared(X, k, metric, device.xp), k, exact=True)
+        for rows, indices, distances in neighbor_blocks(points, k, metric, exact):
+            yield rows, indices, distances**2 / 2 if angular else distances
         return
+    found = exact_blocks(points, k, metric, n_jobs) if exact else listed_blocks(points, k, metric, seed, n_jobs)
+    for rows, indices, distances in found:
+        yield rows, *_without_self(indices, distances, rows, angular)
+
+
+def exact_blocks(points: np.ndarray, k: int, metric: str, n_jobs: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """The k + 1 nearest points of a block of points at a time, the point itself included, by comparing all pairs."""
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits
 
-    points, metric, angular = _prepared(X, k, metric)
     with threadpool_limits(n_jobs):
         search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points)
         for start in range(0, len(points), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(points)))
-            distances, indices = search.kneighbors(points[rows])
-            yield rows, *_without_self(indices, distances, np.arange(rows.start, rows.stop), angular)
+            rows = np.arange(start, min(start + BLOCK, len(points)))
+            yield rows, *search.kneighbors(points[rows])[::-1]
 
 
-def listed_blocks(
-    X: np.ndarray, k: int, metric: str = "euclidean", seed: int = 0, n_jobs: int = 1
-) -> Iterator[tuple[np.ndarray, Any, Any]]:
+def listed_blocks(points: np.ndarray, k: int, metric: str, seed: int, n_jobs: int) -> Iterator[tuple[np.ndarray, ...]]:
     """As `exact_blocks`, among the points of near lists of an inverted file only.
 
     K-means shares out the points onto sqrt(points) lists. Each point is compared with the points of the `LISTS` lists
@@ -135,7 +131,6 @@ def listed_blocks(
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits
 
-    points, metric, angular = _prepared(X, k, metric)
     with threadpool_limits(n_jobs):
         n_lists = isqrt(len(points))
         centres = points[np.random.default_rng(seed).choice(len(points), n_lists, replace=False)]
@@ -149,43 +144,24 @@ def listed_blocks(
         for rows, near in zip(members, np.argsort(cdist(centres, centres), axis=1), strict=True):
             if not len(rows):
                 continue
-            enough = np.searchsorted(np.cumsum([len(members[i]) for i in near]), min(CANDIDATES * k, len(points) - 1))
+            enough = np.searchsorted(np.cumsum([len(members[i]) for i in near]), min(CANDIDATES * k, len(points)))
             others = np.concatenate([members[i] for i in near[: max(LISTS, enough + 1)]])
             search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points[others])
             distances, indices = search.kneighbors(points[rows])
-            yield rows, *_without_self(others[indices], distances, rows, angular)
+            yield rows, others[indices], distances
 
 
-def _gathered(blocks: Iterator[tuple[slice, Any, Any]], n: int, k: int, xp: Any) -> tuple[Any, Any]:
-    """The blocks' indices and distances in two tables of n x k."""
-    indices, distances = xp.empty((n, k), np.int32), xp.empty((n, k), np.float32)
-    pace = Pace("neighbours", n, "points")
-    for rows, *found in blocks:
-        indices[rows], distances[rows] = found
-        pace.step(len(found[0]))
-    return indices, distances
-
-
-def _gpu_blocks(points: Any, metric: str, angular: bool, k: int, exact: bool) -> Iterator[tuple[slice, Any, Any]]:
-    from lib.methods.knn_gpu import neighbor_blocks
-
-    for rows, indices, distances in neighbor_blocks(points, k, metric, exact):
-        yield rows, indices, distances**2 / 2 if angular else distances
-
-
-def _inverted_file(X: Any, k: int, metric: str, seed: int, device: devices.Device) -> tuple[Any, Any]:
+def _log_recall(X: Any, indices: Any, metric: str, seed: int, device: devices.Device) -> None:
+    """Log how many of the neighbours of some points an inverted file has found."""
     from lib.methods.knn_gpu import recall
 
-    points, metric, angular = _prepared(X, k, metric, device.xp)
-    n = len(points)
-    indices, distances = _gathered(_gpu_blocks(points, metric, angular, k, exact=False), n, k, device.xp)
-    sample = np.random.default_rng(seed).choice(n, min(SAMPLE, n), replace=False)
+    points, metric, _ = _prepared(X, indices.shape[1], metric, device.xp)
+    sample = np.random.default_rng(seed).choice(len(points), min(SAMPLE, len(points)), replace=False)
     found = recall(points, indices, metric, sample)
     log.info("inverted file: %.4f of the neighbours of %d points found", found, len(sample))
-    return indices, distances
 
 
-def _prepared(X: Any, k: int, metric: str, xp: Any = np) -> tuple[Any, str, bool]:
+def _prepared(X: Any, k: int, metric: str, xp: Any) -> tuple[Any, str, bool]:
     """The points, the metric that finds their neighbours, and whether its distances become |a - b|^2 / 2."""
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
