@@ -133,9 +133,9 @@ class File:
     def _plain_places(self, array: Any) -> dict[int, int] | None:
         """Where in the file the chunks of an HDF5 vector of numbers lie, as they are: first element -> byte.
 
-        None if it has filters, or lies elsewhere.
+        None if it has filters, or lies elsewhere, or the system cannot read in this way.
         """
-        if not isinstance(array, h5py.Dataset):
+        if not isinstance(array, h5py.Dataset) or not hasattr(os, "preadv"):
             return None
         where = array.file.filename, array.name
         if where not in self.places:
