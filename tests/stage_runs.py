@@ -317,7 +317,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     add("figures_hvg", given, {"hvg": "hvg.png"}, {"flavor": config["hvg"]["flavor"]})
     params = {"seed": seed, "batch_key": batch_key, "n_pcs": config["neighbors"]["n_pcs"], "colours": colours}
     params["groupings"] = list(dict.fromkeys(filter(None, [batch_key, label_key])))
-    outputs = {"variance": "variance.png", "components": "components.png", "harmony": ["harmony.png"]}
+    outputs = {"variance": "variance.png", "components": "components.png", "harmony": ["harmony.png"] * len(harmony)}
     add("figures_pca", obs | space, outputs, params)
     labelled = settings.label_names(config)
     categories = list(dict.fromkeys([*filter(None, [label_key]), *clusterings, *labelled, batch_key, "sample"]))
