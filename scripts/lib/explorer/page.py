@@ -41,7 +41,7 @@ def rendered(about: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """
     told = json.dumps(about, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     held = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in columns.items())
-    library = (HERE / "vendor" / "regl-scatterplot.min.js").read_text(encoding="utf-8")
+    library = (HERE / "../vendor/regl-scatterplot.min.js").read_text(encoding="utf-8")
     page = (HERE / "page.html").read_text(encoding="utf-8")
     parts = {"style": (HERE / "page.css").read_text(), "script": (HERE / "page.js").read_text(), "library": library}
     before, after = page.split("{{columns}}")

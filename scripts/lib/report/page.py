@@ -23,7 +23,7 @@ from lib.report.parts import Finding, Mark, Methods, Part, Table
 from lib.report.pictures import Picture, pictures
 
 HERE = Path(__file__).parent
-STYLES, SCRIPTS = ("vendor/tabulator.min.css", "page.css"), ("vendor/tabulator.min.js", "page.js")
+STYLES, SCRIPTS = ("../vendor/tabulator.min.css", "page.css"), ("../vendor/tabulator.min.js", "page.js")
 TEMPLATE, REFERENCES = "page.html", "references.yaml"
 EACH = 24  # figures of single samples that the page holds, for each kind of figure
 PLAIN = ("sample", "method", "clusters")  # labels whose values need no name
