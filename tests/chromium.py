@@ -13,25 +13,32 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
-OPTIONS += ["--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"]
-KEYS = {"Enter": (13, "\r"), "Tab": (9, "\t"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+OPTIONS = ["--headless=new", "--no-sandbox", "--hide-scrollbars", "--remote-debugging-pipe", "--no-first-run"]
+OPTIONS += ["--enable-unsafe-swiftshader", "--use-angle=swiftshader"]  # WebGL without a GPU
+OPTIONS += ["--disable-background-networking", "--disable-dev-shm-usage"]
+KEYS = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class Page:
-    """A page, opened from a file.
+    """A page of a new browser; the test is skipped where there is none.
 
     Attributes
     ----------
     errors
         What its console said of errors and warnings, and exceptions.
     requests
-        The addresses that it asked for, without its own and data: URIs.
+        The addresses that it asked for, without those that were opened, and data: and blob: URIs.
     """
 
     def __init__(self, folder: Path, size: tuple[int, int] = (1400, 900)) -> None:
-        self.folder, self.errors, self.requests, self._ids = folder, [], [], count(1)
+        if PROGRAM is None:
+            pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+        self.errors, self.requests, self._ids = [], [], count(1)
+        self._opened = "about:blank"
         ours, theirs = os.pipe(), os.pipe()
         self._to, self._from = ours[1], theirs[0]
 
@@ -82,7 +89,7 @@ class Page:
             self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in params["args"]))
         elif method == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            if not url.startswith(("data:", "blob:", "about:")) and params["type"] != "Document":
+            if not url.startswith(("data:", "blob:")) and url != self._opened:
                 self.requests.append(url)
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
@@ -97,12 +104,14 @@ class Page:
             raise RuntimeError(f"{method}: {found['error']}")
         return found["result"]
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Open a file, and wait until it is complete."""
-        self.ask("Page.navigate", url=f"{path.resolve().as_uri()}{fragment}")
+    def open(self, address: Path | str, fragment: str = "") -> None:
+        """Open a file or an address, and wait until it is complete."""
+        whole = f"{address.resolve().as_uri()}{fragment}" if isinstance(address, Path) else address
+        self._opened = whole.partition("#")[0]
+        self.ask("Page.navigate", url=whole)
         self.wait("document.readyState === 'complete'")
 
-    def evaluate(self, script: str) -> Any:
+    def run(self, script: str) -> Any:
         """The value of an expression, awaited if it is a promise."""
         found = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in found:
@@ -112,17 +121,21 @@ class Page:
     def wait(self, condition: str | Callable[[], bool], seconds: float = 30) -> None:
         """Wait until an expression, or a function, is true."""
         end = time.monotonic() + seconds
-        while not (condition() if callable(condition) else self.evaluate(condition)):
+        while not (condition() if callable(condition) else self.run(condition)):
             if time.monotonic() > end:
                 raise TimeoutError(f"not true after {seconds} s: {condition}")
             time.sleep(0.05)
 
     def press(self, key: str) -> None:
-        """Press a key of `KEYS`."""
-        number, text = KEYS[key]
-        for kind in ("keyDown", "keyUp"):
-            typed = {"text": text} if kind == "keyDown" and text else {}
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=number, **typed)
+        """Press a letter, or a key of `KEYS`, and release it."""
+        text = {"Enter": "\r"}.get(key, "" if key in KEYS else key)
+        number = KEYS.get(key, ord(key[0].upper()))
+        for kind, typed in (("keyDown", {"text": text} if text else {}), ("keyUp", {})):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=number, **typed)
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        """An event of the mouse: mouseMoved, mousePressed, mouseReleased."""
+        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """A PNG of the window, or of the whole page."""

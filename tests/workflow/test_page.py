@@ -13,7 +13,6 @@ import pytest
 from runs import sheet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
-needs_browser = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium (Debian: apt-get install chromium)")
 READY = "document.documentElement.dataset.ready === 'yes'"
 EVIL = "<script>alert(1)</script>"
 
@@ -82,13 +81,11 @@ def shown(finished, tmp_path_factory):
         yield page
 
 
-@needs_browser
 def test_it_asks_for_nothing_and_has_no_error(shown):
     assert shown.errors == []
     assert shown.requests == []
 
 
-@needs_browser
 def test_a_download_is_the_file(finished, shown, tmp_path):
     shown.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     files = {
@@ -97,50 +94,47 @@ def test_a_download_is_the_file(finished, shown, tmp_path):
         "runs.tsv": "tables/runs.tsv",
     }
     for name, file in files.items():
-        shown.evaluate(f"$$('.tools button').find((one) => one.textContent === 'Download {name}').click()")
+        shown.run(f"$$('.tools button').find((one) => one.textContent === 'Download {name}').click()")
         shown.wait(lambda name=name: (tmp_path / name).exists())
         assert (tmp_path / name).read_bytes() == (finished.folder / "results" / file).read_bytes()
 
 
-@needs_browser
 def test_tables_sort_filter_and_hide_columns(shown):
     sheet = "document.querySelector('[id^=table-markers-celltype-t-test]')"
     cells = f"$$('.tabulator-row', {sheet}).map((row) => $$('.tabulator-cell', row).map((one) => one.textContent))"
-    shown.evaluate(f"{sheet}.scrollIntoView({{behavior: 'instant'}})")
-    assert shown.evaluate(f"{sheet}.innerText.includes('< 1e-300')") or not any(
-        cell == "0" for row in shown.evaluate(cells) for cell in row
+    shown.run(f"{sheet}.scrollIntoView({{behavior: 'instant'}})")
+    assert shown.run(f"{sheet}.innerText.includes('< 1e-300')") or not any(
+        cell == "0" for row in shown.run(cells) for cell in row
     )
-    shown.evaluate(
+    shown.run(
         f"{{ const box = $$('.tabulator-header-filter input', {sheet})[1]; box.focus(); box.value = '<3'; "
         "box.dispatchEvent(new Event('input', {bubbles: true})); box.dispatchEvent(new KeyboardEvent('keyup')) }"
     )
     shown.wait(f"{sheet}.querySelector('.rows-shown').textContent.includes(' of ')")
-    ranks = {row[1] for row in shown.evaluate(cells)}
+    ranks = {row[1] for row in shown.run(cells)}
     assert ranks == {"1", "2"}
-    before = shown.evaluate(f"$$('.tabulator-col', {sheet}).filter((one) => one.offsetParent).length")
-    shown.evaluate(f"$$('.tools input[type=checkbox]', {sheet}).find((one) => one.checked).click()")
+    before = shown.run(f"$$('.tabulator-col', {sheet}).filter((one) => one.offsetParent).length")
+    shown.run(f"$$('.tools input[type=checkbox]', {sheet}).find((one) => one.checked).click()")
     shown.wait(f"$$('.tabulator-col', {sheet}).filter((one) => one.offsetParent).length === {before - 1}")
 
 
-@needs_browser
 def test_links_lead_to_figures_and_keys_open_turn_and_close_them(finished, tmp_path):
     with chromium.Page(tmp_path) as page:
         page.open(page_of(finished), "#figure-umap-leiden_0.6")
         page.wait(READY)
-        at = page.evaluate("document.getElementById('figure-umap-leiden_0.6').getBoundingClientRect().top")
+        at = page.run("document.getElementById('figure-umap-leiden_0.6').getBoundingClientRect().top")
         assert 0 <= at < 600
-        page.evaluate("document.querySelector('#figure-umap-leiden_0\\\\.6 .zoom').focus()")
+        page.run("document.querySelector('#figure-umap-leiden_0\\\\.6 .zoom').focus()")
         page.press("Enter")
         page.wait("document.getElementById('zoom').open")
-        assert "leiden_0.6" in page.evaluate("document.querySelector('#zoom .bar span').textContent")
+        assert "leiden_0.6" in page.run("document.querySelector('#zoom .bar span').textContent")
         page.press("ArrowRight")
-        assert "leiden_0.6" not in page.evaluate("document.querySelector('#zoom .bar span').textContent")
+        assert "leiden_0.6" not in page.run("document.querySelector('#zoom .bar span').textContent")
         page.press("Escape")
         page.wait("!document.getElementById('zoom').open")
         assert page.errors == []
 
 
-@needs_browser
 def test_hostile_names_do_nothing_in_the_page(run, cohort_files, tmp_path):
     hostile = ad.read_h5ad(cohort_files[0])
     hostile.obs["type"] = hostile.obs["CellType"].astype(str).replace("B", EVIL)
@@ -158,9 +152,9 @@ def test_hostile_names_do_nothing_in_the_page(run, cohort_files, tmp_path):
     with chromium.Page(tmp_path / "browser") as page:
         page.open(page_of(run))
         page.wait(READY)
-        assert page.evaluate("document.querySelector('h1').textContent") == EVIL
-        assert page.evaluate("$$('main script:not([type])').length") == 0
-        assert EVIL in page.evaluate("document.querySelector('main').innerText")
+        assert page.run("document.querySelector('h1').textContent") == EVIL
+        assert page.run("$$('main script:not([type])').length") == 0
+        assert EVIL in page.run("document.querySelector('main').innerText")
         assert page.errors == []
 
 
