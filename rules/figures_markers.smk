@@ -9,9 +9,9 @@ rule figures_volcano:
         ranking=f"{COHORT}/markers/{{grouping}}/{{method}}.parquet",
         shown=f"{COHORT}/markers/{{grouping}}/{{method}}.shown.tsv",
     output:
-        volcano=report(
-            "results/figures/markers/{grouping}/{method}_volcano.png",
-            caption="captions/volcano.rst",
+        volcano=figure(
+            "results/figures/markers/{grouping}/{method}_volcano",
+            caption="volcano",
             category=MARKERS,
             subcategory=grouping_of,
             labels={"method": "{method}", "figure": "volcano"},
@@ -41,20 +41,21 @@ rule figures_scores:
         obs=f"{COHORT}/obs.parquet",
         grouping=grouping_file,
     output:
-        heatmap=report(
-            "results/figures/scores/{collection}/{scored}_{grouping}.png",
-            caption="captions/scores.rst",
+        heatmap=figure(
+            "results/figures/scores/{collection}/{scored}_{grouping}",
+            caption="scores",
             category=SCORES_OF_SETS,
             subcategory="{collection}",
             labels={"method": "{scored}", "figure": "means by {grouping}"},
         ),
-        umaps=report(
-            "results/figures/scores/{collection}/{scored}_{grouping}_umap.png",
-            caption="captions/scores_umap.rst",
+        umaps=figure(
+            "results/figures/scores/{collection}/{scored}_{grouping}_umap",
+            caption="scores_umap",
             category=SCORES_OF_SETS,
             subcategory="{collection}",
             labels={"method": "{scored}", "figure": "UMAP"},
         ),
+        means="results/tables/scores/{collection}/{scored}_{grouping}.tsv",
     log:
         "logs/cohort/figures_scores/{collection}/{scored}_{grouping}.log",
     group:
@@ -91,13 +92,17 @@ rule figures_annotation:
         known=[TABLE_OF[KNOWN]] if KNOWN in TABLE_OF else [],
         obs=f"{COHORT}/obs.parquet",
     output:
-        figures=report(
-            expand("results/figures/annotation/{name}.png", name=TYPES),
-            caption="captions/annotation.rst",
-            category=SCORES_OF_SETS,
-            subcategory="Cell types",
-            labels={"figure": "confusion"},
-        ),
+        figures=[
+            path
+            for name in TYPES
+            for path in figure(
+                f"results/figures/annotation/{name}",
+                caption="annotation",
+                category=SCORES_OF_SETS,
+                subcategory="Cell types",
+                labels={"figure": f"confusion of {name}"},
+            )
+        ],
         tables=expand("results/tables/{name}.tsv", name=TYPES),
     log:
         "logs/cohort/figures_annotation.log",
@@ -110,6 +115,7 @@ rule figures_annotation:
     params:
         names=TYPES,
         known=KNOWN,
+        formats=len(FORMATS),
     script:
         "../scripts/figures_annotation.py"
 

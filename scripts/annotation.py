@@ -6,11 +6,14 @@ communities of a fine Leiden clustering, as CellTypist's majority voting does.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.methods.typing_model import CELLS, UNASSIGNED, Model, label_cells
+from lib.report import types as told_types
+from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
@@ -23,6 +26,18 @@ def majority(labels: np.ndarray, clusters: np.ndarray, n_labels: int) -> np.ndar
     table = np.zeros((clusters.max(initial=-1) + 1, n_labels), np.int64)
     np.add.at(table, (clusters, labels), 1)
     return table.argmax(1)[clusters]
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How many cells have no name, and how they got theirs."""
+    threshold, reference = (run.config["annotation"][name] for name in ("threshold", "reference"))
+    yield from told_types.of_unassigned(run, "annotation_label", "the reference may lack their types")
+    how = "trained on" if run.of("annotation_model") else "given as"
+    yield Methods(
+        f"Cell types were named by a logistic regression {how} `{reference}`; cells whose best label has a probability "
+        f"below {threshold:g} are unassigned, and the majority was taken within a fine Leiden clustering.",
+        ["celltypist"],
+    )
 
 
 def needs(job: Job) -> Need:

@@ -7,12 +7,17 @@ higher there than in the average cell's genes (mean raw score of 0 or less, for 
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.figures import tables
 from lib.methods.typing_model import UNASSIGNED
+from lib.report import facts
+from lib.report import types as told_types
+from lib.report.parts import Finished, Methods, Part, Table
+from lib.report.words import count
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.resources import KB, MB, PYTHON, Job, Need
@@ -42,6 +47,21 @@ def best_sets(scores: pd.DataFrame, codes: np.ndarray, names: list[str]) -> pd.D
     table = {"cluster": names, "n_cells": sizes, "label": np.where(found, sets[best], UNASSIGNED)}
     table |= {"best": sets[best], "score": means[rows, best], "second": sets[second]}
     return pd.DataFrame(table | {"margin": means[rows, best] - means[rows, second]})
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How many cells are in clusters without a name, and the clusters' table."""
+    table, collection = run.one("annotation_markers").table, run.config["annotation"]["markers"]
+    yield from told_types.of_unassigned(
+        run, "annotation_markers", f"no set of `{collection}` stands out in their clusters"
+    )
+    found = facts.tsv(table)
+    n_named = (found["label"] != UNASSIGNED).sum()
+    said = f"{n_named} of {count(len(found), 'cluster')} have a name by the sets of `{collection}`. The margin is the "
+    said += "difference of the best and the second mean score, in standard deviations of all cells."
+    yield Table(table, "Names of clusters by markers", said, **told_types.PLACE, columns=told_types.NAMED)
+    method = run.config["scores"]["methods"][0]
+    yield Methods(f"Each cluster was named by the set of `{collection}` whose scores ({method}) stand out most there.")
 
 
 def needs(job: Job) -> Need:

@@ -7,6 +7,7 @@ is larger, else S. Source: scanpy.tl.score_genes_cell_cycle.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from lib.inputs.genesets import match, phase_genes
 from lib.methods import enrichment
 from lib.methods.enrichment import Task, Weights
 from lib.methods.scaling import target_of
+from lib.report import facts
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import listed, percent
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -30,6 +34,17 @@ def phases(scores: pd.DataFrame) -> pd.Categorical:
     S, G2M = (scores[name].to_numpy() for name in ("S_score", "G2M_score"))
     found = np.where((S < 0) & (G2M < 0), "G1", np.where(G2M > S, "G2M", "S"))
     return pd.Categorical(found, categories=["G1", "S", "G2M"])
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How many cells are in each phase."""
+    shares = facts.grouping(run, "phase").value_counts(normalize=True, sort=False)
+    said = listed(f"{percent(share)} of the cells are in {phase}" for phase, share in shares.items())
+    yield Methods(
+        f"Phases of the cell cycle were scored by the genes of Tirosh et al. ({run.config['scores']['cell_cycle']}) as "
+        f"scanpy does: {said}.",
+        ["tirosh", "scanpy", "seurat"],
+    )
 
 
 def needs(job: Job) -> Need:

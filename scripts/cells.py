@@ -125,10 +125,7 @@ def tells(run: Finished) -> Iterator[Part]:
     if limits["mad"] is not None:
         said.append(f"metrics within {limits['mad']:g} median absolute deviations of their batch's median")
     if said:
-        yield Methods(
-            f"Cells with {listed(said, 9)} were kept.",
-            ["limits"],
-        )
+        yield Methods(f"Cells with {listed(said, 9)} were kept.", ["limits"])
 
 
 def main(snakemake: Any) -> None:

@@ -47,7 +47,7 @@ from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import Pace, progress
 from lib.run.resources import KB, MB, Job, Need
-from lib.store.categories import name_of
+from lib.store.categories import name_of, natural_order
 from lib.store.counts import Counts
 from lib.store.csr import column_counts, column_sums, dense, row_sums, rows_of_nonzeros, select_genes, select_rows
 from lib.store.files import LIBVER, read_table, replacing, write_table
@@ -522,24 +522,26 @@ def tells(run: Finished) -> Iterator[Part]:
     )
     if found.empty:
         return
-    marks = [mark for mark in run.marks if "doublet scores" in mark.labels.values()]
-    for row in found.itertuples():
+    shared = found["batch"].duplicated().any()
+    names = found["batch"] + (", " + found["sample"] if shared else "")
+    order = natural_order(names)
+    for name, row in zip(names, found.itertuples(), strict=True):
         expected, share = row.rate * row.scored, row.called / max(row.scored, 1)
-        where, figure = f"Batch {row.batch}", run.figure("doublet scores", sample=row.sample)
+        figure = run.figure("doublet scores", part=order.index(name), parts=len(order))
+        where = f"Batch {row.batch}"
         limit = f"expected {percent(row.rate)}, within a factor of {CALLED}"
         if np.isnan(row.threshold):
             said = "no doublet is called, as the scores of simulated doublets have no valley between two modes"
-            yield Finding(where, said, "expected two modes", 1.5, figure, row.batch, "doublet rates")
+            yield Finding(where, said, "expected two modes", 1.5, figure, "doublet rates")
         elif not row.trusted:
             said = f"{percent(share)} are called doublets at a threshold that divides single cells; they are kept"
-            yield Finding(where, said, limit, max(1.5, share / (CALLED * row.rate)), figure, row.batch, "doublet rates")
+            yield Finding(where, said, limit, max(1.5, share / (CALLED * row.rate)), figure, "doublet rates")
         elif share > CALLED * row.rate or (share < row.rate / CALLED and expected - row.called > 3 * np.sqrt(expected)):
             said = f"{percent(share)} of {count(row.scored, 'cell')} are called doublets"
             beyond = max(share / row.rate, row.rate / max(share, 1e-3)) / CALLED
-            yield Finding(where, said, limit, min(beyond, 5), figure, row.batch, "doublet rates")
-    for mark in marks:
-        mine = found[found["sample"] == mark.wildcards.get("sample", "")]
-        yield Numbers(mark.path, rates_told(found if mine.empty else mine))
+            yield Finding(where, said, limit, min(beyond, 5), figure, "doublet rates")
+    for path in run.files("figures_qc", "doublets"):
+        yield Numbers(path, rates_told(found))
     done = "removed" if options["remove"] else "flagged"
     rate, called, scored = options["expected_doublet_rate"], found["called"].sum(), found["scored"].sum()
     yield Methods(

@@ -6,17 +6,40 @@ its markers, over all genes that were tested.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 from lib.figures import tables
 from lib.inputs.genesets import matched_in, n_sets, read_collections
 from lib.methods import enrichment
+from lib.report import facts
+from lib.report import sets as told_sets
+from lib.report.parts import Finished, Methods, Paragraph, Part, Table
+from lib.report.words import listed
 from lib.run.progress import timed
 from lib.run.resources import MB, PYTHON, Job, Need
 from lib.store.files import read_table
 
 COLUMNS = ["group", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The tables, as far as they are not too long to be read, and how they were made."""
+    for job in run.of("enrichment"):
+        grouping, table = job.wildcards["grouping"], facts.tsv(job.enrichment)
+        said = told_sets.of_enrichment(table, grouping)
+        if len(table) > told_sets.MOST_ROWS:
+            yield Paragraph(f"{said} The table is `{job.enrichment}`.", told_sets.CHAPTER, told_sets.ENRICHMENT)
+        else:
+            title = f"Sets in which the markers of {grouping} are enriched"
+            yield Table(job.enrichment, title, said, told_sets.CHAPTER, told_sets.ENRICHMENT, told_sets.ENRICHED)
+    methods = run.config["scores"]["marker_methods"]
+    yield Methods(
+        f"Sets in which the markers of each group are enriched were sought by {listed(methods)}, with p-values "
+        "adjusted by Benjamini and Hochberg.",
+        [*told_sets.cited(methods), "fdr"],
+    )
 
 
 def needs(job: Job) -> Need:

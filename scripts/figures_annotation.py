@@ -6,11 +6,16 @@ row's cells that have the name. Columns are ordered so that the largest shares l
 
 from lib.start import run
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.figures import plots, tables
+from lib.report import facts
+from lib.report import types as told_types
+from lib.report.parts import Finished, Numbers, Part, Table
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.categories import as_categories
 from lib.store.files import read_table
@@ -64,6 +69,20 @@ def matrix(table: pd.DataFrame, row_name: str, column_name: str) -> Figure:
     return fig
 
 
+def tells(run: Finished) -> Iterator[Part]:
+    """How far the names agree with the known types, and the tables."""
+    for path in run.files("figures_annotation", "tables"):
+        cells, name = facts.tsv(path), Path(path).stem
+        known = cells.columns[0]
+        figure = run.figure(told_types.figure_of(name))
+        said, findings = told_types.compare(
+            cells.set_index(known).astype(int), known, name, known == run.config["label_key"], figure
+        )
+        yield from findings
+        yield Numbers(figure, said)
+        yield Table(path, f"{name} and {known}", f"{said} Numbers of cells.", **told_types.PLACE)
+
+
 def needs(job: Job) -> Need:
     """Two columns of the cells."""
     return Need(PYTHON + 110 * MB + 0.5 * KB * job.n_kept, 20, 5 * MB)
@@ -74,7 +93,8 @@ def main(snakemake: Any) -> None:
     inputs, params, output = snakemake.input, snakemake.params, snakemake.output
     of_known = inputs.known[0] if inputs.known else inputs.obs
     known = read_table(of_known, [params.known])[params.known]
-    for name, path, figure, file in zip(params.names, inputs.names, output.figures, output.tables, strict=True):
+    figures = np.reshape(output.figures, (-1, params.formats)).tolist()
+    for name, path, figure, file in zip(params.names, inputs.names, figures, output.tables, strict=True):
         table = confusion(known, read_table(path, [name])[name])
         tables.write_tsv(table.rename_axis(index=params.known, columns=None).reset_index(), file)
         plots.save(matrix(table, params.known, name), figure)

@@ -1,18 +1,22 @@
 """Draw the scores of gene sets: their means in each group, and on the UMAP those that differ most between groups.
 
 The means are standardised over the groups, set by set. Sets are ordered by the share of their variance that lies
-between the groups (eta squared), by which the UMAPs are chosen.
+between the groups (eta squared), by which the UMAPs are chosen. A table has the means and this share.
 """
 
 from lib.start import run
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import plots
+from lib.figures import plots, tables
 from lib.methods.markers import Groups, read_groups
+from lib.report import facts
+from lib.report import sets as told_sets
+from lib.report.parts import Column, Finished, Numbers, Part, Table
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.files import read_table
 from matplotlib.figure import Figure
@@ -74,6 +78,19 @@ def umaps(embedding: pd.DataFrame, scores: pd.DataFrame, label: str, seed: int) 
     return fig
 
 
+def tells(run: Finished) -> Iterator[Part]:
+    """The sets that differ most between the groups, and the tables of means."""
+    for job in run.of("figures_scores"):
+        collection, method, grouping = (job.wildcards[name] for name in ("collection", "scored", "grouping"))
+        means = facts.tsv(job.means)
+        said = told_sets.of_groups(means, collection, method, grouping)
+        for path in (*job.files("heatmap"), *job.files("umaps")):
+            yield Numbers(path, said)
+        columns = {name: Column(name.removeprefix("mean_")) for name in means if name.startswith("mean_")}
+        columns |= {"set": Column("set"), "between_groups": Column("share of the variance between groups")}
+        yield Table(job.means, f"Mean scores by {method}, {grouping}", said, told_sets.CHAPTER, collection, columns)
+
+
 def needs(job: Job) -> Need:
     """The scores of one collection by one method."""
     return job.drawn(110 * MB, 1.4 * KB, seconds=40)
@@ -87,9 +104,14 @@ def main(snakemake: Any) -> None:
     if not groups.names:
         for path in (output.heatmap, output.umaps):
             plots.save(plots.nothing(f"{params.grouping}: fewer than two groups to compare."), path)
+        tables.write_tsv(pd.DataFrame({"set": scores.columns}), output.means)
         return
     means, share = by_group(scores, groups)
-    order = share.sort_values(ascending=False, kind="stable").index
+    share = share.sort_values(ascending=False, kind="stable")
+    order = share.index
+    table = means.add_prefix("mean_", axis=0).T.loc[order]
+    table.insert(0, "between_groups", share)
+    tables.write_tsv(table.rename_axis("set").reset_index(), output.means)
     chosen = [name for name in means.columns if name in order[:MOST_SETS]]
     tasks = [
         partial(draw, partial(heatmap, means[chosen], params.label), output.heatmap),

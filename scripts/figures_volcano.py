@@ -7,11 +7,15 @@ little.
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lib.figures import plots
+from lib.report import markers as told_markers
+from lib.report.parts import Finished, Numbers, Part
+from lib.report.words import count
 from lib.run.resources import MB, PYTHON, Job, Need
 from lib.store.files import read_table
 from matplotlib.axes import Axes
@@ -79,6 +83,26 @@ def volcano(ax: Axes, genes: pd.DataFrame, named: pd.DataFrame) -> None:
     ax.tick_params(labelsize=7)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(plots.mpl.ticker.MaxNLocator(3))
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """How many genes each group expresses more."""
+    for job in run.of("figures_volcano"):
+        ranking = told_markers.ranking(run, job.wildcards["grouping"], job.wildcards["method"])
+        table = read_table(ranking, ["group", "logfoldchanges", "pvals_adj"])
+        more = (table["pvals_adj"] < SIGNIFICANT) & (table["logfoldchanges"] > 0)
+        for path in job.files("volcano"):
+            yield Numbers(path, more_told(more.groupby(table["group"], sort=False)))
+
+
+def more_told(groups: Any) -> str:
+    """A sentence on the numbers of genes that groups express more."""
+    found, tested = groups.sum(), groups.size()
+    if found.empty:
+        return "There are fewer than 2 groups to compare."
+    of = f"of {count(tested.max(), 'gene')} have an adjusted p-value below {SIGNIFICANT} and are expressed more"
+    ends = [f"{count(found[name])} ({name})" for name in (found.idxmin(), found.idxmax())]
+    return f"From {ends[0]} to {ends[1]} {of}." if len(found) > 1 else f"{ends[0]} {of}."
 
 
 def needs(job: Job) -> Need:

@@ -85,12 +85,10 @@ def needs(job: Job) -> Need:
 
 def tells(run: Finished) -> Iterator[Part]:
     """Whether it converged, and how well the batches mix before and after it."""
-    if not run.of("harmony"):
-        return
     path, config = run.one("harmony").harmony, run.config
     known = read_attrs(path)
     figures = [*run.files("figures_pca", "components"), *run.files("figures_pca", "harmony")]
-    figure = next(iter(figures), "")
+    figure = run.figure("before and after Harmony")
     if "skipped" in known:
         for one in figures:
             yield Numbers(one, f"Harmony was skipped: {known['skipped']}.")

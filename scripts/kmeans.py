@@ -63,11 +63,8 @@ def needs(job: Job) -> Need:
 
 
 def tells(run: Finished) -> Iterator[Part]:
-    """The clusters to look at."""
-    if not run.of("kmeans"):
-        return
-    yield from told_clusters.findings(run, "kmeans")
-    yield from told_clusters.numbers(run, "kmeans")
+    """The clusters to look at, and how they were found."""
+    yield from told_clusters.told(run, "kmeans")
     values = listed(run.config["kmeans"]["n_clusters"], 9)
     yield Methods(f"k-means was run with k = {values}.")
 

@@ -70,14 +70,11 @@ def needs(job: Job) -> Need:
 
 
 def tells(run: Finished) -> Iterator[Part]:
-    """The clusters to look at."""
-    if not run.of("leiden"):
-        return
-    yield from told_clusters.findings(run, "leiden")
-    yield from told_clusters.numbers(run, "leiden")
-    values = listed(run.config["leiden"]["resolutions"], 9)
+    """The clusters to look at, and how they were found."""
+    yield from told_clusters.told(run, "leiden")
     package = run.package("igraph", "leiden", "pylibcugraph")
-    yield Methods(f"Clusters were found by Leiden ({package}) at a resolution of {values}.", ["leiden"])
+    if values := listed(run.config["leiden"]["resolutions"], 9):  # none: it ran for the names of cell types alone
+        yield Methods(f"Clusters were found by Leiden ({package}) at a resolution of {values}.", ["leiden"])
 
 
 def main(snakemake: Any) -> None:

@@ -50,16 +50,10 @@ def needs(job: Job) -> Need:
 
 
 def tells(run: Finished) -> Iterator[Part]:
-    """The clusters to look at."""
-    if not run.of("louvain"):
-        return
-    yield from told_clusters.findings(run, "louvain")
-    yield from told_clusters.numbers(run, "louvain")
+    """The clusters to look at, and how they were found."""
+    yield from told_clusters.told(run, "louvain")
     values = listed(run.config["louvain"]["resolutions"], 9)
-    yield Methods(
-        f"Louvain clusters were computed at a resolution of {values}.",
-        ["louvain"],
-    )
+    yield Methods(f"Louvain clusters were computed at a resolution of {values}.", ["louvain"])
 
 
 def main(snakemake: Any) -> None:

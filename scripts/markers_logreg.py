@@ -43,8 +43,6 @@ def needs(job: Job) -> Need:
 
 def tells(run: Finished) -> Iterator[Part]:
     """The tables of markers."""
-    if not run.of("markers_logreg"):
-        return
     yield from told_markers.told(run, "markers_logreg", "logreg", "weight")
     yield Methods("Marker genes were ranked by their weights in a logistic regression of the groups.", ["logreg"])
 

@@ -28,7 +28,7 @@ from lib.methods.markers import (
 )
 from lib.methods.scaling import target_of
 from lib.report import markers as told_markers
-from lib.report.parts import Finished, Methods, Part
+from lib.report.parts import Finished, Part
 from lib.run import device as devices
 from lib.run.progress import timed
 from lib.run.resources import KB, MB, Job, Need
@@ -127,14 +127,8 @@ def needs(job: Job) -> Need:
 
 def tells(run: Finished) -> Iterator[Part]:
     """The tables of markers, and groups marked by ribosomal genes."""
-    if not run.of("markers_ttest"):
-        return
     yield from told_markers.told(run, "markers_ttest", "t-test", "t")
-    yield Methods(
-        "Marker genes were ranked by Welch's t-test of each group against all other cells, with p-values adjusted by "
-        "Benjamini and Hochberg.",
-        ["fdr"],
-    )
+    yield told_markers.of_test(run, "Welch's t-test")
 
 
 def main(snakemake: Any) -> None:

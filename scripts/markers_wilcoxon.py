@@ -34,7 +34,7 @@ from lib.methods.markers import (
 )
 from lib.methods.scaling import log_normalize, target_of
 from lib.report import markers as told_markers
-from lib.report.parts import Finished, Methods, Part
+from lib.report.parts import Finished, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.errors import UserError
@@ -234,11 +234,7 @@ def needs(job: Job) -> Need:
 def tells(run: Finished) -> Iterator[Part]:
     """The tables of the first markers, and what they are."""
     yield from told_markers.told(run, "markers_wilcoxon", "wilcoxon", "z")
-    yield Methods(
-        "Marker genes were ranked by Wilcoxon's rank-sum test with ties corrected, with p-values adjusted by Benjamini "
-        "and Hochberg.",
-        ["fdr"],
-    )
+    yield told_markers.of_test(run, "Wilcoxon's rank-sum test with ties corrected")
 
 
 def main(snakemake: Any) -> None:

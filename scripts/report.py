@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from lib.report import facts, page, pictures
 from lib.report.page import RUNS
-from lib.report.parts import Done, Finding, Finished, Mark, Numbers, Paragraph, Part, Table
+from lib.report.parts import Column, Done, Finding, Finished, Mark, Numbers, Paragraph, Part, Table
 from lib.report.words import count
 from lib.run import stage
 from lib.run.models import declared
@@ -59,11 +59,11 @@ def where(records: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(names) or "CPU"
 
 
-def untold(marks: Iterable[Mark], told: Iterable[Table]) -> Iterator[Table]:
-    """The marked tables that no stage tells of, in the chapters of their categories."""
-    known = {table.path for table in told}
-    for mark in marks:
-        if mark.path.endswith(".tsv") and mark.path not in known and mark.path != facts.NOTICES:
+def untold(run: Finished, told: Iterable[Table]) -> Iterator[Table]:
+    """The marked tables that no stage tells of, in the chapters of their categories; the notices have their place."""
+    known = {run.one("runs").notices, *(table.path for table in told)}
+    for mark in run.marks:
+        if mark.path.endswith(".tsv") and mark.path not in known:
             yield Table(mark.path, page.title_of(mark.labels), "", mark.chapter, mark.section)
 
 
@@ -84,24 +84,25 @@ def main(snakemake: Any) -> None:
     told = {kind: [part for part in parts if isinstance(part, kind)] for kind in (Finding, Numbers, Paragraph, Table)}
     findings = sorted(told[Finding], key=lambda finding: -finding.beyond)
     numbers = {part.figure: part.said for part in told[Numbers]}
-    urgent = list(dict.fromkeys(finding.sample for finding in findings if finding.sample))
 
     book = page.Book(output.parent, config)
-    book.add_figures([mark for mark in marks if mark.path.endswith(".png")], numbers, urgent)
+    book.add_figures([mark for mark in marks if mark.path.endswith(".png")], numbers)
     for part in told[Paragraph]:
         book.section(part.chapter, part.section).paragraphs.append(page.sentence(part.said))
-    for table in [*told[Table], *untold(marks, told[Table])]:
+    for table in [*told[Table], *untold(run, told[Table])]:
         book.add_table(table)
-    book.add_pictures(snakemake.threads)
+    book.add_pictures(snakemake.threads, [finding.figure for finding in findings])
     methods, references = page.methods_of(parts)
     sheet = pd.DataFrame(params.sheet)
-    samples = Table(config["samples"], "The sample sheet", count(len(sheet), "sample") + ".", "Samples")
+    as_given = {name: Column(name, text=True) for name in sheet}
+    n_samples = count(len(sheet), "sample")
+    samples = Table(config["samples"], "The sample sheet", f"{n_samples}.", "Samples", columns=as_given)
     wanted = config["report"]["sections"]
     chapters, known = book.ordered(wanted), [*book.chapters, *TITLES]
     if unknown := [name for name in wanted or [] if name not in known]:
         stage.notice("`report: sections` names %s, but there are %s", ", ".join(unknown), ", ".join(known))
     text = page.rendered(
-        title=config["report"]["title"] or f"Atlas of {count(len(sheet), 'sample')}",
+        title=config["report"]["title"] or f"Atlas of {n_samples}",
         logo=pictures.logo(snakemake.input.logo) if snakemake.input.logo else "",
         version=params.version,
         when=when(records),

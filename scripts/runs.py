@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from lib.figures import plots, tables
+from lib.report import facts
 from lib.report.parts import Column, Finished, Numbers, Part, Table
 from lib.report.words import count
 from lib.run import stage
@@ -162,9 +163,7 @@ def needs(job: Job) -> Need:
 def tells(run: Finished) -> Iterator[Part]:
     """The table of jobs and the sentence of the timeline."""
     job = run.one("runs")
-    table = pd.read_csv(
-        job.table, sep="\t", dtype={"wildcards": str}, keep_default_na=False, na_values={"peak_gpu_mb": ""}
-    )
+    table = facts.tsv(job.table).fillna({"wildcards": ""})
     if table.empty:
         return
     longest = table.loc[table["seconds"].idxmax()]

@@ -6,6 +6,7 @@ among which control genes are drawn. Scores are float32, as are their p-values, 
 
 from lib.start import run
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from lib.inputs.genesets import matched_in, n_sets, read_collections
 from lib.methods import enrichment
 from lib.methods.enrichment import Task, Weights
 from lib.methods.scaling import target_of
+from lib.report import sets as told_sets
+from lib.report.parts import Finished, Methods, Part
+from lib.report.words import count, listed
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import timed
@@ -59,6 +63,19 @@ def slot(what: str, method: str, collection: str, first: str) -> str:
     """The place in the atlas: decoupler's key, and for further collections this key and their name."""
     key = f"{what}_{method.removeprefix('score_')}"
     return f"frame/{key}" if collection == first else f"frame/{key}_{collection}"
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The sets of which the cohort has few genes, and how cells were scored."""
+    found, options = told_sets.collections(run), run.config["scores"]
+    for name, matched in found.items():
+        yield from told_sets.of_few(name, matched, options["tmin"], run.figure(name, options["methods"][0]))
+    numbers = listed(f"{count(len(matched.names), 'set')} of `{name}`" for name, matched in found.items())
+    methods = listed(options["methods"], 9)
+    yield Methods(
+        f"Gene sets ({numbers}) were scored in each cell, on log-normalised values in all kept genes, by {methods}.",
+        told_sets.cited(options["methods"]),
+    )
 
 
 def needs(job: Job) -> Need:

@@ -172,8 +172,6 @@ def needs(job: Job) -> Need:
 
 def tells(run: Finished) -> Iterator[Part]:
     """The sentences of its figures."""
-    if not run.of("tsne"):
-        return
     yield from embeddings.numbers(run, "t-SNE")
     options = run.config["tsne"]
     rate = "cells / early exaggeration" if options["learning_rate"] is None else f"{options['learning_rate']:g}"

@@ -254,7 +254,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         for path in outputs["scores"][:1]:
             name = (groupings or ["sample"])[0]
             given = obs | {"scores": path, "umap": "umap.parquet", "grouping": of_clustering(name)}
-            drawn = {"heatmap": "scores/heatmap.png", "umaps": "scores/umaps.png"}
+            drawn = {"heatmap": "scores/heatmap.png", "umaps": "scores/umaps.png", "means": "scores/means.tsv"}
             of = {"seed": seed, "grouping": name, "label": "a score"}
             add("figures_scores", given, drawn, of, grouping=escape(name))
         ranked = [m for m in ("wilcoxon", "t-test", "logreg") if m in config["markers"]["methods"]]
@@ -294,7 +294,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         given = obs | {"names": [of_clustering(name)[0] for name in types], "known": of_clustering(known)}
         drawn = {"figures": [f"annotation/{name}.png" for name in types]}
         drawn["tables"] = [f"annotation/{name}.tsv" for name in types]
-        add("figures_annotation", given, drawn, {"names": types, "known": known})
+        add("figures_annotation", given, drawn, {"names": types, "known": known, "formats": 1})
 
     grouped = ["sample", batch_key, label_key, *(config["harmony"]["keys"] or []), density_key, *groupings]
     params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}

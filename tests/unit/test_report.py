@@ -9,14 +9,21 @@ import io
 import re
 from pathlib import Path
 
+import annotation
+import cell_cycle
 import doublets
+import enrichment as enrichment_stage
+import figures_annotation
+import figures_scores
+import figures_volcano
 import harmony
 import numpy as np
 import pandas as pd
 import pytest
+import scores as scores_stage
 from lib.inputs.config import complete
-from lib.report import batches, clusters, markers, page, words
-from lib.report.parts import Column, Done, Finding, Finished, Mark, Methods, Table
+from lib.report import batches, clusters, markers, page, sets, words
+from lib.report.parts import Column, Done, Finding, Finished, Mark, Methods, Numbers, Table
 from lib.report.pictures import picture
 from lib.store.files import write_arrays, write_table
 from PIL import Image
@@ -62,7 +69,18 @@ def test_a_batch_with_a_fault_is_found_and_no_other(tmp_path, fault):
     assert [finding.where for finding in found] == ["Batch P4"]
     assert all(word in found[0].said for word in said)
     assert found[0].beyond > 1
-    assert found[0].sample == "P4"
+
+
+def test_a_finding_links_to_the_page_of_its_batch(tmp_path):
+    """Of seven batches in natural order on three pages, P10 is the last one, on the third."""
+    of_batches(tmp_path)
+    table = pd.read_csv(tmp_path / "qc_by_batch.tsv", sep="\t")
+    table = pd.concat([table, table.iloc[:3].assign(sample=["P5", "P6", "P10"], kept=[900, 900, 400])])
+    table.sort_values("sample").to_csv(tmp_path / "qc_by_batch.tsv", sep="\t", index=False)
+    labels = {"figure": "cells kept and removed"}
+    marks = [Mark(f"a{i}.png", "figures_qc", {}, "", "", "", labels | {"page": f"{i} of 3"}) for i in (1, 2, 3)]
+    (found,) = batches.findings(run_of(marks=marks, figures_qc=({}, {"summary": str(tmp_path / "qc_by_batch.tsv")})))
+    assert (found.where, found.figure) == ("Batch P10", "a3.png")
 
 
 def test_a_batch_far_below_the_median_is_found_though_it_keeps_most_cells(tmp_path):
@@ -183,6 +201,7 @@ def test_groups_marked_by_ribosomal_genes_are_found(tmp_path):
     top["scores"] = 1.0
     top.to_csv(tmp_path / "t-test.top.tsv", sep="\t", index=False)
     outputs = {"top": str(tmp_path / "t-test.top.tsv"), "markers": "t-test.tsv.gz"}
+    outputs["shown"] = outputs["top"]
     run = run_of(
         genes=({}, {"genes": str(tmp_path / "genes.parquet")}), markers_ttest=({"grouping": "leiden_0.6"}, outputs)
     )
@@ -192,6 +211,143 @@ def test_groups_marked_by_ribosomal_genes_are_found(tmp_path):
     assert "55 % of its first 20 markers" in found.said
     (table,) = [part for part in told if isinstance(part, Table)]
     assert "RPS0, RPS1, RPS2 (0)" in table.said
+
+
+# Gene sets and cell types
+
+
+def of_sets(folder, gene_sets, kept=8, **scores) -> list:
+    """What `scores` tells of sets of the genes G0, G1 ..., of which the first are kept."""
+    names = [f"G{i}" for i in range(12)]
+    genes = pd.DataFrame({"gene_symbols": names, "gene_ids": names, "kept": np.arange(12) < kept}, index=names)
+    write_table(genes, folder / "genes.parquet")
+    config = {"gene_sets": gene_sets, "scores": scores}
+    mark = Mark("heatmap.png", "figures_scores", {}, "", "", "lists", {"method": "ulm", "figure": "means by x"})
+    return list(scores_stage.tells(run_of(config, [mark], genes=({}, {"genes": str(folder / "genes.parquet")}))))
+
+
+def test_a_set_of_which_few_genes_are_in_the_cohort_is_found(tmp_path):
+    gene_sets = {"whole": ["G0", "G1", "G2", "G3"], "half": ["G4", "G5", "G6", "G9", "G10", "G11"]}
+    few = {"few": ["G1", "G2", "G3", "G9", "G10", "G11", "X1"], "left out": ["G0", "G11"]}
+    found = [part for part in of_sets(tmp_path, gene_sets | few) if isinstance(part, Finding)]
+    assert [(finding.where, finding.figure) for finding in found] == [
+        ("Set few of lists", "heatmap.png"),
+        ("Set left out of lists", "heatmap.png"),
+    ]
+    assert found[0].said == "the cohort has 3 of its 7 genes"
+    assert found[1].said == "the cohort has 1 of its 2 genes, so it is left out"
+    assert all(finding.beyond > 1 for finding in found)
+
+
+def test_the_methods_of_scores_cite_each_method_once(tmp_path):
+    (methods,) = of_sets(tmp_path, {"whole": ["G0", "G1", "G2"]}, methods=["ulm", "mlm", "aucell", "score_genes"])
+    assert "1 set of `lists`" in methods.said
+    assert methods.references == ["decoupler", "aucell", "seurat"]
+    (text, references) = page.methods_of([methods])
+    assert "ulm, mlm, aucell and score_genes" in text
+    assert all("doi:" in reference for reference in references)  # each name is in references.yaml
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_many_cells_without_a_name_are_found(tmp_path, share):
+    labels = np.where(np.arange(100) < 100 * share, "unassigned", "T")
+    cells = [f"c{i}" for i in range(100)]
+    write_table(pd.DataFrame({"sample": "P1"}, cells), tmp_path / "obs.parquet")
+    table = pd.DataFrame({"annotation_label": labels}, cells)
+    write_table(table, tmp_path / "annotation.parquet", "cohort", "obs")
+    jobs = {name: ({}, {name: str(tmp_path / f"{name}.parquet")}) for name in ("obs", "annotation")}
+    run = run_of({"annotation": {"reference": "model.h5"}}, features=jobs["obs"], annotation=jobs["annotation"])
+    *found, methods = annotation.tells(run)
+    assert [finding.said for finding in found] == (["30 % of the cells are unassigned"] if share > 0.2 else [])
+    assert "a logistic regression given as `model.h5`" in methods.said
+
+
+def of_names(folder, cells, label_key="CellType") -> tuple[list[Finding], str]:
+    """What `figures_annotation` tells of a matrix of confusion: findings, and the sentence of the figure."""
+    cells.rename_axis("CellType").reset_index().to_csv(folder / "annotation_label.tsv", sep="\t", index=False)
+    mark = Mark("x.png", "figures_annotation", {}, "", "", "Cell types", {"figure": "confusion of annotation_label"})
+    outputs = {"tables": [str(folder / "annotation_label.tsv")]}
+    run = run_of({"label_key": label_key}, [mark], figures_annotation=({}, outputs))
+    told = list(figures_annotation.tells(run))
+    (numbers,) = [part for part in told if isinstance(part, Numbers)]
+    assert numbers.figure == "x.png"
+    return [part for part in told if isinstance(part, Finding)], numbers.said
+
+
+def test_names_that_agree_with_the_labels_are_no_finding(tmp_path):
+    cells = pd.DataFrame({"B": [90, 2], "T": [5, 190], "unassigned": [5, 8]}, ["B", "T"])
+    found, said = of_names(tmp_path, cells)
+    assert found == []
+    assert said.startswith("98 % of 287 cells have, by `annotation_label`, the name of their `CellType`; 4.3 % of all")
+
+
+def test_names_that_disagree_with_the_labels_are_found(tmp_path):
+    cells = pd.DataFrame({"B": [90, 100], "T": [10, 100]}, ["B", "T"])
+    (found,), _ = of_names(tmp_path, cells)
+    assert "63 % of the assigned cells have the name of their `CellType`; the least so are T (50 %)" in found.said
+    assert found.beyond > 1
+    assert of_names(tmp_path, cells, "other")[0] == []  # a clustering is no label
+
+
+def test_names_in_other_words_are_compared_by_most_cells(tmp_path):
+    cells = pd.DataFrame({"B cells": [90, 3], "T cells": [10, 197]}, ["B lymphocyte", "T lymphocyte"])
+    found, said = of_names(tmp_path, cells)
+    assert found == []
+    assert "96 % of 300 cells have, by `annotation_label`, the name of most cells of their `CellType`" in said
+
+
+def test_the_sets_that_differ_most_are_named(tmp_path):
+    means = {"set": ["B", "1"], "between_groups": [0.93, 0.2], "mean_x": [0.1, 3], "mean_y": [4.0, 1]}
+    pd.DataFrame(means).to_csv(tmp_path / "means.tsv", sep="\t", index=False)
+    outputs = {"means": str(tmp_path / "means.tsv"), "heatmap": "h.png", "umaps": ["u.png", "u.pdf"]}
+    wildcards = {"collection": "lists", "scored": "ulm", "grouping": "type"}
+    *numbers, table = figures_scores.tells(run_of(figures_scores=(wildcards, outputs)))
+    assert [part.figure for part in numbers] == ["h.png", "u.png", "u.pdf"]
+    said = "2 sets of `lists` by ulm, in 2 groups of `type`; B (highest in y; 93 % of its variance)"
+    assert all(part.said.startswith(said) for part in numbers)
+    assert table.columns["mean_x"].title == "x"
+
+
+def test_the_sets_of_markers_are_named_and_long_tables_are_left_out(tmp_path, monkeypatch):
+    rows = [
+        ["x", "lists", "ora", "A", 2.0, 0.001, 0.01, 3, "G1,G2,G3"],
+        ["y", "lists", "ora", "B", 1, 0.2, 0.3, 1, "G1"],
+    ]
+    pd.DataFrame(rows, columns=enrichment_stage.COLUMNS).to_csv(tmp_path / "e.tsv", sep="\t", index=False)
+    run = run_of(enrichment=({"grouping": "type"}, {"enrichment": str(tmp_path / "e.tsv")}))
+    table, methods = enrichment_stage.tells(run)
+    said = "The markers of 1 of 2 groups of `type` are enriched in a set (adjusted p below 0.05): A in x."
+    assert table.said == said
+    assert methods.references == ["decoupler", "fdr"]
+    monkeypatch.setattr(sets, "MOST_ROWS", 1)
+    paragraph, _ = enrichment_stage.tells(run)
+    assert paragraph.said.startswith(said)
+
+
+def test_a_volcano_tells_how_many_genes_groups_express_more(tmp_path):
+    table = pd.DataFrame({"group": ["x"] * 3 + ["y"] * 3, "logfoldchanges": [1, 2, -3, 1, 1, 1.0]})
+    write_table(table.assign(pvals_adj=[0.01, 0.01, 0.01, 0.5, 0.01, 0.5]), tmp_path / "t-test.parquet")
+    wildcards = {"grouping": "type", "method": "t-test"}
+    markers_job = {"grouping": "type"}, {"ranking": str(tmp_path / "t-test.parquet")}
+    run = run_of(markers_ttest=markers_job, figures_volcano=(wildcards, {"volcano": ["v.png"]}))
+    (numbers,) = figures_volcano.tells(run)
+    assert numbers.said.startswith("From 1 (y) to 2 (x) of 3 genes have an adjusted p-value below 0.05")
+
+
+def test_the_sentence_of_a_test_names_what_groups_are_compared_with():
+    config = {"markers": {"groupings": ["type"], "reference": {"type": ["B vs T"]}}}
+    assert "against all other cells (of `type` B vs T), with" in markers.of_test(run_of(config), "Welch's t-test").said
+    assert "against all other cells, with" in markers.of_test(run_of(), "Welch's t-test").said
+
+
+def test_the_phases_of_the_cell_cycle_are_told(tmp_path):
+    write_table(pd.DataFrame({"sample": ["P1"] * 4}), tmp_path / "obs.parquet")
+    phases = pd.DataFrame({"phase": pd.Categorical(["G1", "G1", "S", "G1"])})
+    write_table(phases, tmp_path / "cell_cycle.parquet", "cohort", "obs")
+    jobs = {"features": ({}, {"obs": str(tmp_path / "obs.parquet")})}
+    jobs["cell_cycle"] = {}, {"cell_cycle": str(tmp_path / "cell_cycle.parquet")}
+    (methods,) = cell_cycle.tells(run_of(**jobs))
+    assert "75 % of the cells are in G1 and 25 % of the cells are in S" in methods.said
 
 
 # Harmony
@@ -241,7 +397,7 @@ def test_every_name_is_escaped_everywhere(tmp_path):
     )
     mark = Mark(str(tmp_path / "figures/x.png"), "r", {"sample": EVIL}, str(caption), EVIL, EVIL, {"figure": EVIL})
     book = page.Book(tmp_path, {"label_key": EVIL})
-    book.add_figures([mark], {mark.path: f"2 cells of `{EVIL}`"}, [EVIL])
+    book.add_figures([mark], {mark.path: f"2 cells of `{EVIL}`"})
     book.add_pictures(1)
     (tmp_path / "t.tsv").write_text(f"{EVIL}\tp\n{EVIL}</script>\t0\n")
     book.add_table(Table(str(tmp_path / "t.tsv"), EVIL, EVIL, EVIL, "", {EVIL: Column(EVIL)}))
@@ -251,7 +407,7 @@ def test_every_name_is_escaped_everywhere(tmp_path):
         logo="",
         numbers=[{"value": EVIL, "name": EVIL, "remark": EVIL}],
         n_findings=7,
-        findings=page.folded([Finding(EVIL, EVIL, EVIL, 2, EVIL, EVIL, EVIL)] * 7),
+        findings=page.folded([Finding(EVIL, EVIL, EVIL, 2, EVIL, EVIL)] * 7),
         links={EVIL: ("#x", EVIL)},
         notices=[{"rule": EVIL, "wildcards": EVIL, "notice": EVIL}],
         explorer=EVIL,
@@ -275,6 +431,20 @@ def test_a_table_of_the_page_holds_the_bytes_of_the_file(tmp_path):
     sheet = page.Book(tmp_path, {}).sheet(Table(str(tmp_path / "tables" / "x.tsv"), "x", "", ""), data)
     assert gzip.decompress(base64.b64decode(sheet.data)) == data
     assert sheet.name == "x.tsv"
+    assert {name: column["text"] for name, column in sheet.columns.items()} == {"group": True}
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path):
+    data = b"batch\tcells\tgroup\tset\n007\t12\t1e5\t3\n"
+    columns = {"batch": Column("the batch"), "cells": Column("cells"), "set": Column("set", text=True)}
+    sheet = page.Book(tmp_path, {}).sheet(Table(str(tmp_path / "x.tsv"), "x", "", "", columns=columns), data)
+    told = {name: (column["title"], column["text"]) for name, column in sheet.columns.items()}
+    assert told == {
+        "batch": ("the batch", True),
+        "cells": ("cells", False),
+        "group": ("group", True),
+        "set": ("set", True),
+    }
 
 
 def test_different_names_have_different_addresses():
@@ -286,15 +456,15 @@ def test_different_names_have_different_addresses():
     assert book.section("Quality control").anchor == "quality-control"
 
 
-def test_the_page_holds_the_figures_of_samples_with_findings_first(tmp_path):
+def test_the_page_holds_the_figures_with_findings_first(tmp_path):
     samples = [f"S{i}" for i in range(page.EACH + 20)]
     marks = []
     for sample in samples:
         path = figure_file(tmp_path / "figures" / f"{sample}.png", (8, 8))
         marks.append(Mark(str(path), "r", {"sample": sample}, "", "1 Quality control", "Samples", {"sample": sample}))
     book = page.Book(tmp_path, {})
-    book.add_figures(marks, {}, ["S40", "S33"])
-    book.add_pictures(2)
+    book.add_figures(marks, {})
+    book.add_pictures(2, [marks[40].path, marks[33].path])
     (group,) = book.section("1 Quality control", "Samples").groups
     held = {figure.of for figure in group.held}
     assert len(held) == page.EACH

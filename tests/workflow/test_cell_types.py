@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
 import yaml
+from pages import captions_have_numbers
 from runs import HOME, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cell types")]
@@ -87,6 +90,17 @@ def test_figures_and_tables(done):
     confusion = pd.read_csv(done.folder / "results" / "tables" / "annotation_label.tsv", sep="\t", index_col=0)
     assert confusion.index.name == "CellType"
     assert all(confusion.loc[name].idxmax() == name for name in confusion.index)
+
+
+def test_the_page_tells_of_sets_and_types(done):
+    captions_have_numbers(done)
+    text = (done.folder / "results" / "report.html").read_text()
+    for name in ("scores/lists/ulm_CellType.tsv", "annotation_label.tsv", "annotation_markers_of_clusters.tsv"):
+        assert f'data-name="{name.replace("/", "_")}"' in text, name
+    assert 'data-name="enrichment_CellType.tsv"' in text
+    for name in ("decoupleR", "SCENIC", "Cross-tissue immune cell analysis", "Gene set enrichment analysis"):
+        assert text.count(name) == 1, name
+    assert re.findall(r'<span class="where">(.*?(?:annotation|Set ).*?)</span>', text) == []
 
 
 def test_another_threshold_runs_the_names_alone(done):

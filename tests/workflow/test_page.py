@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import anndata as ad
 import chromium
 import pytest
+from pages import captions_have_numbers
 from runs import sheet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
@@ -17,45 +17,12 @@ READY = "document.documentElement.dataset.ready === 'yes'"
 EVIL = "<script>alert(1)</script>"
 
 
-class Figures(HTMLParser):
-    """The figures of a page: file -> alt text, and the sentence of numbers in the caption."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.files, self.alts, self.numbers, self.now, self.inside = [], {}, {}, "", False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        if tag == "figure":
-            self.now = attrs["data-file"]
-            self.files.append(self.now)
-        elif tag == "img" and self.now:
-            self.alts[self.now] = attrs["alt"]
-        elif attrs.get("class") == "run":
-            self.inside = True
-
-    def handle_endtag(self, tag):
-        if tag == "figcaption":
-            self.now = ""
-        self.inside = self.inside and tag != "span"
-
-    def handle_data(self, data):
-        if self.inside:
-            self.numbers[self.now] = self.numbers.get(self.now, "") + data
-
-
 def page_of(run) -> Path:
     return run.folder / "results" / "report.html"
 
 
 def test_the_page_has_every_figure_each_with_a_caption_of_numbers(finished):
-    found = Figures(page_of(finished).read_text())
-    results = finished.folder / "results"
-    assert sorted(found.files) == sorted(path.relative_to(results).as_posix() for path in results.rglob("*.png"))
-    for file in found.files:
-        assert re.search(r"\d", found.numbers.get(file, "")), file
-        assert found.numbers[file] in found.alts[file]
+    captions_have_numbers(finished)
 
 
 def test_the_small_cohort_has_no_finding_but_those_of_its_size(finished):
@@ -143,7 +110,7 @@ def test_hostile_names_do_nothing_in_the_page(run, cohort_files, tmp_path):
     hostile.var_names = names
     path = tmp_path / "P1.h5ad"
     hostile.write_h5ad(path)
-    sheet = [{"sample": "P1", "path": str(path), "note": EVIL}]
+    sheet = [{"sample": "007", "path": str(path), "note": EVIL}]
     run.write(sheet, label_key="type", report={"title": EVIL}, tsne={"enabled": False})
     run.snakemake()
     text = page_of(run).read_text()
@@ -155,6 +122,9 @@ def test_hostile_names_do_nothing_in_the_page(run, cohort_files, tmp_path):
         assert page.run("document.querySelector('h1').textContent") == EVIL
         assert page.run("$$('main script:not([type])').length") == 0
         assert EVIL in page.run("document.querySelector('main').innerText")
+        for table in ("qc_by_batch", "samples"):
+            name = page.run(f"document.querySelector('[id^=table-{table}] .tabulator-cell').textContent")
+            assert name == "007"
         assert page.errors == []
 
 

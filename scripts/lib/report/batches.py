@@ -10,6 +10,7 @@ from lib.figures.words import metric_label, reason_label
 from lib.report import facts
 from lib.report.parts import Column, Finding, Finished, Numbers, Part, Table
 from lib.report.words import count, listed, percent, spread
+from lib.store.categories import natural_order
 
 QC = "Quality control"
 KEPT = 0.8  # a batch that keeps less is a finding
@@ -24,12 +25,13 @@ def findings(run: Finished) -> Iterator[Finding]:
     table, limits = facts.batches(run), run.config["cells"]["max_pct_counts"]
     kept = table["kept"] / table["cells"].clip(lower=1)
     median = kept.median() if len(table) > 2 else None
-    violins = run.figure("metrics by batch")
-    for name, row in table.iterrows():
-        bars = run.figure("cells kept and removed", sample=str(name))
-        about = {"where": f"Batch {name}", "sample": str(name)}
+    order = {name: i for i, name in enumerate(natural_order(table.index))}
+    for i, (name, row) in enumerate(table.iterrows()):
+        bars = run.figure("cells kept and removed", part=order[name], parts=len(table))
+        violins = run.figure("metrics by batch", part=i, parts=len(table))
+        about = {"where": f"Batch {name}"}
         few = kept[name] < KEPT or (median is not None and kept[name] < median - BELOW)
-        yield from of_losses(row, kept[name], median, few, figure=bars or violins, **about)
+        yield from of_losses(row, kept[name], median, few, figure=bars, **about)
         if row["kept"] < FEW:
             said = f"{count(row['kept'], 'cell')} {'is' if row['kept'] == 1 else 'are'} kept"
             beyond = FEW / max(1, row["kept"])
@@ -79,25 +81,13 @@ def numbers(run: Finished) -> Iterator[Numbers]:
     total = {name: (table[name] * table["cells"]).sum() / 100 for name in table if name.startswith("lost_pct_")}
     lost = [f"{reason_label(name.removeprefix('lost_pct_'))} ({count(n)})" for name, n in total.items() if n >= 0.5]
     why = f"; the limits removed cells for {listed(lost)}." if lost else "; no limit removed a cell."
-    steps = facts.tsv(run.one("figures_qc").attrition_table)
-    for mark in run.marks:
-        if {"cells kept and removed", "cells that the limits remove"} & set(mark.labels.values()):
-            sample = mark.wildcards.get("sample")
-            yield Numbers(mark.path, of_sample(steps[steps["sample"] == sample], sample) if sample else said + why)
+    for path in [*run.files("figures_qc", "attrition"), *run.files("figures_qc", "limits")]:
+        yield Numbers(path, said + why)
     medians = [name for name in table if name.startswith("median_") and table[name].notna().any()]
     of_metric = [f"{metric_label(name.removeprefix('median_'))} {spread(table[name].dropna())}" for name in medians]
     for path in [*run.files("figures_qc", "violins"), *run.files("figures_qc", "scatter")]:
         cells = f"{count(n_in, 'cell')} of {batches}"
         yield Numbers(path, f"{cells}; the medians of the kept cells: {listed(of_metric, 9)}.")
-
-
-def of_sample(steps: pd.DataFrame, sample: str) -> str:
-    """A sentence on the cells of a sample that were kept, and why others were not, from its part of the ledger."""
-    n_in = steps.loc[steps["step"] == "input", "left"].sum()
-    removed = steps.groupby("reason", sort=False)["removed"].sum()
-    lost = [f"{count(n)} for {reason_label(reason)}" for reason, n in removed.items() if n]
-    said = f"{count(n_in - removed.sum())} of {count(n_in, 'cell')} of {sample} are kept"
-    return f"{said}; removed are {listed(lost, 9)}." if lost else f"{said}."
 
 
 def table(run: Finished) -> Iterator[Table]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib.figures.words import metric_label
 from lib.report import facts
-from lib.report.parts import Finding, Finished, Numbers
+from lib.report.parts import Finding, Finished, Numbers, Part
 from lib.report.words import count, listed, percent
 
 ONE_BATCH = 0.9  # a cluster with a larger share of its cells in one batch is a finding
@@ -17,21 +17,28 @@ AGREE = 0.8  # and so are clusters in which fewer cells have the label of most
 SHARE = 0.5  # a batch with a larger share of all cells may fill a cluster
 
 
+def told(run: Finished, method: str) -> Iterator[Part]:
+    """The findings of the main clustering, if it is of this method, and the sentences of the method's figures."""
+    yield from findings(run, method)
+    yield from numbers(run, method)
+
+
 def findings(run: Finished, method: str) -> Iterator[Finding]:
     """The findings of the main clustering, if it is of this method."""
     name = facts.main_clustering(run)
     if name is None or not name.startswith(f"{method}_"):
         return
-    clusters = facts.clustering(run, name)
+    clusters, batch_key, label_key = facts.grouping(run, name), run.config["batch_key"], run.config["label_key"]
     figure = run.figure("UMAP", name)
     yield from of_size(clusters, name, figure)
-    yield from of_batches(clusters, facts.grouping(run, run.config["batch_key"]), name, figure)
+    batches = facts.grouping(run, batch_key)
+    yield from of_batches(clusters, batches, name, run.figure(name, f"by {batch_key}") or figure)
     metrics = [f"pct_counts_{family}" for family in run.config["cells"]["max_pct_counts"]]
     for metric, values in facts.obs(run, *metrics, "doublet_score").items():
-        yield from of_quality(clusters, values, metric, name, run.figure("UMAP", metric) or figure)
-    if run.config["label_key"]:
-        labels = facts.grouping(run, run.config["label_key"])
-        yield from of_labels(clusters, labels, name, run.config["label_key"], run.figure("UMAP", labels.name) or figure)
+        yield from of_quality(clusters, values, metric, name, run.figure(name, "quality") or figure)
+    if label_key:
+        labels = facts.grouping(run, label_key)
+        yield from of_labels(clusters, labels, name, label_key, run.figure(name, f"by {label_key}") or figure)
 
 
 def numbers(run: Finished, method: str) -> Iterator[Numbers]:

@@ -15,25 +15,14 @@ QUALITY = "quality metrics"  # the label of the figure with several of them
 
 def numbers(run: Finished, section: str) -> Iterator[Numbers]:
     """A sentence for each figure of a section (UMAP, t-SNE) that is coloured by a column: its groups, or its values."""
+    families = (f"pct_counts_{family}" for family in run.config["qc"]["gene_families"])
+    metrics = facts.obs(run, "total_counts", *families)
     for mark in run.marks:
-        name = mark.labels.get("coloured by", "")
-        if mark.section != section or not mark.path.endswith(".png"):
-            continue
-        name = name.removeprefix("density by ")
-        if name in facts.clusterings(run):
-            yield Numbers(mark.path, clusters.sizes(run, name))
+        name = mark.labels.get("coloured by", "").removeprefix("density by ")
+        if mark.section != section or not name:
             continue
         if name == QUALITY:
-            metrics = facts.obs(
-                run, "total_counts", *(f"pct_counts_{family}" for family in run.config["qc"]["gene_families"])
-            )
             yield Numbers(mark.path, " ".join(of_values(values, metric) for metric, values in metrics.items()))
-            continue
-        values = facts.obs(run, name).get(name)
-        if values is None:
-            continue
-        if pd.api.types.is_numeric_dtype(values) and name not in (run.config["batch_key"], run.config["label_key"]):
-            yield Numbers(mark.path, of_values(values, name))
         else:
             yield Numbers(mark.path, clusters.sizes(run, name))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,11 @@ from lib.inputs.config import clustering_names
 from lib.report.parts import Finished
 from lib.report.words import count, percent
 from lib.store.categories import as_categories
-from lib.store.files import column_names, read_table
+from lib.store.files import SLOTS, column_names, read_table
+from lib.store.identity import read_label
 
-NOTICES = "results/tables/notices.tsv"
+# Columns of tables that hold names, as does the first one
+NAMES = ("sample", "batch", "group", "names", "gene_symbols", "rule", "wildcards", "notice")
 
 
 @cache
@@ -34,8 +37,8 @@ def obs(run: Finished, *names: str) -> pd.DataFrame:
 def tsv(path: str) -> pd.DataFrame:
     """A table of text; columns of numbers are numbers but for the names of samples, batches, groups and genes."""
     names = pd.read_csv(path, sep="\t", nrows=0).columns
-    text = dict.fromkeys(("sample", "batch", "group", "names", "gene_symbols", "rule", "wildcards", "notice"), str)
-    return pd.read_csv(path, sep="\t", dtype=text | {names[0]: str}, keep_default_na=False, na_values=[""])
+    text = dict.fromkeys([names[0], *NAMES], str)
+    return pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values=[""])
 
 
 def batches(run: Finished) -> pd.DataFrame:
@@ -49,21 +52,25 @@ def main_clustering(run: Finished) -> str | None:
     return next(iter(clustering_names(run.config)), None)
 
 
-def clustering(run: Finished, name: str) -> pd.Series:
-    """Each cell's cluster, a categorical of strings."""
-    method, _, value = name.partition("_")
-    job = next(job for job in run.of(method) if value in job.wildcards.values())
-    return _categories(job.output[method], name)
-
-
 def grouping(run: Finished, name: str) -> pd.Series:
-    """A clustering, or a column of the kept cells' table, as a categorical of strings."""
-    return clustering(run, name) if name in clusterings(run) else _categories(run.one("features").obs, name)
+    """A column of the kept cells, also one that a stage adds to them, as a categorical of strings."""
+    path = run.one("features").obs
+    if name not in column_names(path):
+        files = [file for job in run.jobs for files in job.output for file in job.files(files)]
+        path = next(file for file in files if name in _added_columns(file))
+    return _categories(path, name)
 
 
 @cache
 def _categories(path: str, name: str) -> pd.Series:
     return as_categories(read_table(path, [name])[name])
+
+
+@cache
+def _added_columns(path: str) -> Sequence[str]:
+    """The columns that an artifact adds to the cohort's cells."""
+    label = read_label(path, SLOTS) if path.endswith(".parquet") else None
+    return column_names(path) if label and "obs" in json.loads(label)["slots"].values() else ()
 
 
 def clusterings(run: Finished) -> list[str]:
@@ -77,7 +84,7 @@ def numbers(run: Finished, n_samples: int) -> list[Mapping[str, str]]:
     n_in, kept = int(found["cells"].sum()), len(cells)
     called, scored = int(found["doublets"].sum()), int(found["scored"].sum())
     name = main_clustering(run)
-    n_clusters = clustering(run, name).cat.categories.size if name else 0
+    n_clusters = grouping(run, name).cat.categories.size if name else 0
     n_batches = "" if len(found) == n_samples else count(len(found), "batch", "batches")
     rows = [
         (count(n_samples), "sample" if n_samples == 1 else "samples", n_batches),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 
 from lib.report import facts
-from lib.report.parts import Column, Done, Finding, Finished, Numbers, Part, Table
+from lib.report.parts import Column, Done, Finding, Finished, Methods, Numbers, Part, Table
 from lib.report.words import count, listed, percent
 from lib.store.files import column_names
 
@@ -40,37 +41,52 @@ def told(run: Finished, rule: str, method: str, score: str) -> Iterator[Part]:
     """
     for job in run.of(rule):
         grouping = job.wildcards["grouping"]
-        top = facts.tsv(job.top)
-        title = f"Markers by {method}"
-        if top.empty:
-            yield Table(job.top, title, "There are fewer than two groups to compare.", "Markers", grouping, TABLE)
-            continue
-        said = describe(top)
-        columns = TABLE | {"scores": Column(f"score ({score})")}
-        more = f" The file has the first genes of each group; all tested genes are in `{job.markers}`."
-        p = (
-            ""
-            if "pvals" not in top
-            else (" P-values come from the cells that define the groups: they rank genes and prove nothing.")
-        )
-        yield Table(job.top, title, said + more + p, "Markers", grouping, columns)
+        top, drawn = facts.tsv(job.top), describe(facts.tsv(job.shown))
         for mark in run.marks:
-            if mark.section == grouping and mark.labels.get("method") == method:
-                yield Numbers(mark.path, said)
+            if mark.rule == "figures_markers" and (mark.section, mark.labels["method"]) == (grouping, method):
+                yield Numbers(mark.path, drawn)
+        said = describe(top)
+        if len(top):
+            said += f" The file has the first genes of each group; all tested genes are in `{job.markers}`."
+        if len(top) and "pvals" in top:
+            said += " P-values come from the cells that define the groups: they rank genes and prove nothing."
+        columns = TABLE | {"scores": Column(f"score ({score})")}
+        yield Table(job.top, f"Markers by {method}", said, "Markers", grouping, columns)
         yield from findings(run, job, top, method)
 
 
 def describe(top: pd.DataFrame) -> str:
-    """The first genes of the first groups."""
+    """The first genes of the first groups, of a table of the first genes of all groups."""
+    if top.empty:
+        return "There are fewer than 2 groups to compare."
     groups = top.groupby("group", sort=False)["gene_symbols"].apply(lambda genes: ", ".join(genes[:3]))
     firsts = [f"{genes} ({name})" for name, genes in groups.items()]
     return f"{count(len(groups), 'group')}; the first markers are {listed(firsts, 4)}."
 
 
+def ranking(run: Finished, grouping: str, method: str) -> str:
+    """The table of all tested genes of a grouping's groups by a method."""
+    of_grouping = [job for job in run.jobs if job.wildcards.get("grouping") == grouping]
+    return next(path for job in of_grouping for path in job.files("ranking") if Path(path).stem == method)
+
+
+def of_test(run: Finished, test: str) -> Methods:
+    """The sentence of a test of each group against what the config names."""
+    others = run.config["markers"]["reference"]
+    named = [f"of `{name}` {listed(given if isinstance(given, list) else [given])}" for name, given in others.items()]
+    against = f"all other cells{f' ({listed(named)})' if named else ''}"
+    return Methods(
+        f"Marker genes were ranked by {test} of each group against {against}, with p-values adjusted by Benjamini and "
+        "Hochberg.",
+        ["fdr"],
+    )
+
+
 def findings(run: Finished, job: Done, top: pd.DataFrame, method: str) -> Iterator[Finding]:
     """Groups with many ribosomal genes among their first markers, by the t-test if there is one, of one clustering."""
     grouping = job.wildcards["grouping"]
-    if method != "t-test" and "t-test" in run.config["markers"]["methods"]:
+    methods = run.config["markers"]["methods"]
+    if method != ("t-test" if "t-test" in methods else methods[0]):
         return
     if grouping in facts.clusterings(run) and grouping != facts.main_clustering(run):
         return

@@ -35,7 +35,7 @@ function fieldsOf(text) {
   return lines;
 }
 
-const isNumber = (text) => text !== "" && isFinite(text);
+const isNumber = (text) => text.trim() !== "" && isFinite(text);
 const shownNumber = (value) =>
   Number.isInteger(value) && Math.abs(value) < 1e15
     ? value.toLocaleString("en")
@@ -63,7 +63,7 @@ async function build(sheet) {
   const told = JSON.parse(sheet.querySelector(".columns").textContent);
   const bytes = await bytesOf(data);
   const [header, ...lines] = fieldsOf(new TextDecoder().decode(bytes));
-  const numeric = header.map((_, i) => lines.some((line) => line[i] !== "") && lines.every((line) => (line[i] ?? "") === "" || isNumber(line[i])));
+  const numeric = header.map((name, i) => !told[name]?.text && lines.some((line) => line[i]) && lines.every((line) => !line[i] || isNumber(line[i])));
   const rows = lines.map((line) => Object.fromEntries(header.map((_, i) => {
     const text = line[i] ?? "";
     return [`c${i}`, numeric[i] ? (text === "" ? null : Number(text)) : text];
@@ -153,7 +153,7 @@ for (const pager of $$(".pager")) {
 // Links into the page: also to a figure that its pager does not show
 
 const follow = () => {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(location.hash.slice(1));
   const pager = target?.closest(".pager");
   if (pager) turnTo(pager, target);
   target?.scrollIntoView({ behavior: "instant" });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import hashlib
 import re
@@ -19,13 +20,14 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
-from lib.report.parts import Finding, Mark, Methods, Part, Table
+from lib.report import facts
+from lib.report.parts import Column, Finding, Mark, Methods, Part, Table
 from lib.report.pictures import Picture, pictures
 
 HERE = Path(__file__).parent
 STYLES, SCRIPTS = ("../vendor/tabulator.min.css", "page.css"), ("../vendor/tabulator.min.js", "page.js")
 TEMPLATE, REFERENCES = "page.html", "references.yaml"
-EACH = 24  # figures of single samples that the page holds, for each kind of figure
+EACH = 24  # pages, or samples, of a figure that the page holds
 PLAIN = ("sample", "method", "clusters")  # labels whose values need no name
 SHOWN = 3  # findings of a kind
 FIGURES_MB = 11  # of all of them, as text
@@ -204,16 +206,8 @@ class Book:
         self._anchors[found] = None
         return found
 
-    def add_figures(self, marks: Sequence[Mark], numbers: Mapping[str, str], urgent: Sequence[str]) -> None:
-        """Add the marked figures, those of one caption in one section together.
-
-        Parameters
-        ----------
-        numbers
-            A figure's path -> its sentence.
-        urgent
-            Samples whose figures the page holds in any case.
-        """
+    def add_figures(self, marks: Sequence[Mark], numbers: Mapping[str, str]) -> None:
+        """Add the marked figures, those of one caption in one section together, with their sentences by path."""
 
         def place(mark: Mark) -> tuple[float, str, str]:
             return (*chapter_of(mark.chapter), mark.section)
@@ -232,7 +226,6 @@ class Book:
                     number = number if paged else next(self._numbers)
                     figures.append(self.figure(mark, numbers.get(mark.path, ""), number))
                 section.groups.append(Group(figures, paged))
-        self.urgent = {name: i for i, name in enumerate(urgent)}
 
     def figure(self, mark: Mark, said: str, number: int) -> Figure:
         """A figure without its picture."""
@@ -241,15 +234,15 @@ class Book:
         self.links[mark.path] = f"#{anchor}", f"Figure {number}"
         return Figure(number, anchor, path, title_of(mark.labels), of, sentence(said), caption_of(mark, self.config))
 
-    def add_pictures(self, threads: int) -> None:
-        """Read the pictures: all figures, and of those of single samples as many as fit, the urgent ones first."""
+    def add_pictures(self, threads: int, urgent: Sequence[str] = ()) -> None:
+        """Read the pictures: all figures, and of those in pages as many as fit, first those with these paths."""
         everywhere = [section for chapter in self.chapters.values() for section in walk(chapter)]
         groups = [group for section in everywhere for group in section.groups]
         chosen = [figure for group in groups if not group.paged for figure in group.figures]
-        late = len(self.urgent)
+        first = {self.beside(path): i for i, path in enumerate(urgent)}
         for group in groups:
             if group.paged:
-                chosen += sorted(group.figures, key=lambda figure: self.urgent.get(figure.of, late))[:EACH]
+                chosen += sorted(group.figures, key=lambda figure: first.get(figure.path, len(first)))[:EACH]
         made, room = {}, FIGURES_MB * 1e6
         for figure, found in zip(chosen, pictures([self.root / f.path for f in chosen], threads), strict=True):
             room -= len(found.uri)
@@ -274,8 +267,11 @@ class Book:
         anchor = self.anchor("table", re.sub(r"^(tables|cohort)/|\.tsv$", "", self.beside(table.path)))
         self.links[table.path] = f"#{anchor}", f"Table {next(self._tables)}"
         packed = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
-        columns = {name: vars(column) for name, column in table.columns.items()}
-        return Sheet(anchor, self.beside(table.path), table.title, sentence(table.said), packed, columns)
+        header = next(csv.reader([data.partition(b"\n")[0].decode()], delimiter="\t"), [])
+        columns = {name: Column(name, text=True) for name in header if name in (header[0], *facts.NAMES)}
+        columns |= {name: replace(known, text=known.text or name in columns) for name, known in table.columns.items()}
+        shown = {name: vars(column) for name, column in columns.items()}
+        return Sheet(anchor, self.beside(table.path), table.title, sentence(table.said), packed, shown)
 
     def beside(self, path: str) -> str:
         """A path relative to the page's folder."""

@@ -34,8 +34,6 @@ class Finding:
         is 3.
     figure
         The figure, or the table, that shows it.
-    sample
-        The sample or batch that it speaks of, whose figures the page holds even if there are too many for it.
     kind
         What it has in common with others, in the plural: "doublet rates"; of many of one kind the page folds most.
     """
@@ -45,7 +43,6 @@ class Finding:
     limit: str
     beyond: float
     figure: str = ""
-    sample: str = ""
     kind: str = ""
 
 
@@ -71,6 +68,8 @@ class Column:
         Zero is shown as < 1e-300, the smallest number that the tables resolve.
     hidden
         Not shown until the reader asks for it.
+    text
+        Names, which are shown as they are though they may look like numbers: a sample 007.
     """
 
     title: str
@@ -78,6 +77,7 @@ class Column:
     high: float | None = None
     p_value: bool = False
     hidden: bool = False
+    text: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,11 +225,13 @@ class Finished:
         """The outputs of a rule under one name, of all its jobs; none if there are none."""
         return [path for job in self.of(rule) for path in job.files(name)]
 
-    def figure(self, *words: str, sample: str = "") -> str:
-        """The first marked figure whose section or labels are these words, a sample's if there is one; or else ""."""
-        known = [mark for mark in self.marks if {mark.section, *mark.labels.values()}.issuperset(words)]
-        known.sort(key=lambda mark: mark.wildcards.get("sample") != sample)
-        return known[0].path if known else ""
+    def figure(self, *words: str, part: int = 0, parts: int = 1) -> str:
+        """The first marked figure whose section or labels are these words, or else "".
+
+        Of a figure in pages, each with equally many of `parts`, the page that has one of them.
+        """
+        known = [mark.path for mark in self.marks if {mark.section, *mark.labels.values()}.issuperset(words)]
+        return known[part // -(-parts // len(known))] if known else ""
 
     def package(self, name: str, rule: str = "", gpu: str = "") -> str:
         """A package with the version that the jobs ran with: "umap-learn 0.5.12"; `gpu` if the rule's ran on a GPU."""

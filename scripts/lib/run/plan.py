@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lib.store.names import unescape
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -46,7 +48,7 @@ class Planned:
 
         def filled(value: Any) -> str:
             value = value(given) if callable(value) else value or ""
-            return re.sub(r"\{(\w+)\}", lambda found: self.wildcards.get(found[1], found[0]), str(value))
+            return re.sub(r"\{(\w+)\}", lambda found: unescape(self.wildcards.get(found[1], found[0])), str(value))
 
         for path in self._output:
             mark = path.flags.get("report")
