@@ -520,6 +520,8 @@ def tells(run: Finished) -> Iterator[Part]:
     found = pd.DataFrame(
         scores_told(run), columns=["sample", "batch", "rate", "scored", "called", "threshold", "trusted"]
     )
+    for path in run.files("figures_qc", "doublets"):
+        yield Numbers(path, rates_told(found))
     if found.empty:
         return
     shared = found["batch"].duplicated().any()
@@ -540,8 +542,6 @@ def tells(run: Finished) -> Iterator[Part]:
             said = f"{percent(share)} of {count(row.scored, 'cell')} are called doublets"
             beyond = max(share / row.rate, row.rate / max(share, 1e-3)) / CALLED
             yield Finding(where, said, limit, min(beyond, 5), figure, "doublet rates")
-    for path in run.files("figures_qc", "doublets"):
-        yield Numbers(path, rates_told(found))
     done = "removed" if options["remove"] else "flagged"
     rate, called, scored = options["expected_doublet_rate"], found["called"].sum(), found["scored"].sum()
     yield Methods(
@@ -565,6 +565,8 @@ def scores_told(run: Finished) -> Iterator[tuple]:
 
 def rates_told(found: pd.DataFrame) -> str:
     """A sentence on the rates of batches."""
+    if found.empty:
+        return "0 cells were scored for doublets."
     share = found["called"] / found["scored"].clip(lower=1)
     if len(found) == 1:
         row = found.iloc[0]

@@ -121,7 +121,7 @@ class Page:
     def wait(self, condition: str | Callable[[], bool], seconds: float = 30) -> None:
         """Wait until an expression, or a function, is true."""
         end = time.monotonic() + seconds
-        while not (condition() if callable(condition) else self.run(condition)):
+        while not (condition() if callable(condition) else self.run(f"Boolean({condition})")):
             if time.monotonic() > end:
                 raise TimeoutError(f"not true after {seconds} s: {condition}")
             time.sleep(0.05)

@@ -122,7 +122,9 @@ def test_hostile_names_do_nothing_in_the_page(run, cohort_files, tmp_path):
         assert page.run("document.querySelector('h1').textContent") == EVIL
         assert page.run("$$('main script:not([type])').length") == 0
         assert EVIL in page.run("document.querySelector('main').innerText")
-        for table in ("qc_by_batch", "samples"):
+        for table in ("qc_by_batch", "config-samples"):
+            page.run(f"document.querySelector('[id^=table-{table}]').scrollIntoView({{behavior: 'instant'}})")
+            page.wait(f"document.querySelector('[id^=table-{table}] .tabulator-cell')")
             name = page.run(f"document.querySelector('[id^=table-{table}] .tabulator-cell').textContent")
             assert name == "007"
         assert page.errors == []
