@@ -59,6 +59,10 @@ DEMO_SIZES = sizes.Sizes(
 SAMPLE = "results/samples/{sample}"
 COHORT = "results/cohort"
 
+# Categories of the report
+QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
+MARKERS, TABLES, RUNS, NOTES = "4 Markers", "5 Tables", "6 Runs", "0 Worth a look"
+
 WITH_HARMONY = lookup(dpath="harmony/enabled", within=config)
 WITH_TSNE = lookup(dpath="tsne/enabled", within=config)
 HARMONY = branch(WITH_HARMONY, then=[f"{COHORT}/harmony.h5"], otherwise=[])
@@ -160,6 +164,20 @@ def grouping_file(wildcards):
     """The table that holds a grouping; none if it is a column of obs."""
     name = grouping_of(wildcards)
     return [TABLE_OF[name]] if name in TABLE_OF else []
+
+
+def marker_tables(method):
+    """What a method writes: all tested genes, the first of each group (also without hidden families), and a panel."""
+    at = f"{COHORT}/markers/{{grouping}}/{method}"
+    top = report(
+        f"{at}.top.tsv",
+        caption="captions/markers_table.rst",
+        category=MARKERS,
+        subcategory=grouping_of,
+        labels={"method": method, "table": "first markers"},
+    )
+    files = {"markers": f"{at}.tsv.gz", "top": top, "ranking": f"{at}.parquet"}
+    return files | {name: f"{at}.{name}.tsv" for name in ("shown", "panel")}
 
 
 def reference_of(wildcards):

@@ -46,20 +46,6 @@ rule figures_qc:
             subcategory="Cohort",
             labels={"figure": "counts, genes and families"},
         ),
-        attrition_html=report(
-            "results/figures/attrition.html",
-            caption="captions/attrition_table.rst",
-            category=QC,
-            subcategory="Cohort",
-            labels={"figure": "cells kept and removed (table)"},
-        ),
-        summary_html=report(
-            "results/figures/qc_by_batch.html",
-            caption="captions/qc_by_batch.rst",
-            category=QC,
-            subcategory="Cohort",
-            labels={"figure": "cells and medians by batch (table)"},
-        ),
         attrition_table=report(
             "results/tables/attrition.tsv",
             caption="captions/attrition_table.rst",
@@ -346,17 +332,6 @@ rule figures_markers:
         scores=of_markers("", "markers", "scores"),
         dotplot=of_markers("_dotplot", "dotplot", "dot plot"),
         cells=of_markers("_umap", "expression", "on the UMAP", METHODS[:1]),
-        table=[
-            report(
-                f"results/figures/markers/{escape(grouping)}/{method}.html",
-                caption="captions/markers_table.rst",
-                category=MARKERS,
-                subcategory=grouping,
-                labels={"method": method, "figure": "table"},
-            )
-            for grouping in GROUPINGS
-            for method in METHODS
-        ],
     log:
         "logs/cohort/figures_markers.log",
     group:

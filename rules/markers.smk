@@ -9,11 +9,7 @@ rule markers_logreg:
         cell_cycle=CELL_CYCLE,
         grouping=grouping_file,
     output:
-        markers=f"{COHORT}/markers/{{grouping}}/logreg.tsv.gz",
-        top=f"{COHORT}/markers/{{grouping}}/logreg.top.tsv",
-        shown=f"{COHORT}/markers/{{grouping}}/logreg.shown.tsv",
-        panel=f"{COHORT}/markers/{{grouping}}/logreg.panel.tsv",
-        ranking=f"{COHORT}/markers/{{grouping}}/logreg.parquet",
+        **marker_tables("logreg"),
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
     priority: 1  # before figures: the atlas waits for it
@@ -42,11 +38,7 @@ rule markers_ttest:
         grouping=grouping_file,
         shards=passes("markers_ttest", of="{grouping}/", sums=SHARDS),
     output:
-        markers=f"{COHORT}/markers/{{grouping}}/t-test.tsv.gz",
-        top=f"{COHORT}/markers/{{grouping}}/t-test.top.tsv",
-        shown=f"{COHORT}/markers/{{grouping}}/t-test.shown.tsv",
-        panel=f"{COHORT}/markers/{{grouping}}/t-test.panel.tsv",
-        ranking=f"{COHORT}/markers/{{grouping}}/t-test.parquet",
+        **marker_tables("t-test"),
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
     priority: 1  # before figures: the atlas waits for it
@@ -76,11 +68,7 @@ rule markers_wilcoxon:
         obs=f"{COHORT}/obs.parquet",
         grouping=grouping_file,
     output:
-        markers=f"{COHORT}/markers/{{grouping}}/wilcoxon.tsv.gz",
-        top=f"{COHORT}/markers/{{grouping}}/wilcoxon.top.tsv",
-        shown=f"{COHORT}/markers/{{grouping}}/wilcoxon.shown.tsv",
-        panel=f"{COHORT}/markers/{{grouping}}/wilcoxon.panel.tsv",
-        ranking=f"{COHORT}/markers/{{grouping}}/wilcoxon.parquet",
+        **marker_tables("wilcoxon"),
     log:
         "logs/cohort/markers_wilcoxon/{grouping}.log",
     conda:

@@ -51,12 +51,7 @@ localrules:
 rule report:
     input:
         runs=rules.runs.output,
-        explorer=[
-            file
-            for made in workflow.rules
-            for file in made.output
-            if made.name == "explorer"
-        ],
+        explorer=rules.explorer.output,
         logo=config["report"]["logo"] or [],
     output:
         report="results/report.html",

@@ -1,8 +1,5 @@
 # What figures show and where the report shows them, which the files of figures look up.
 
-# Categories of the report
-QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
-MARKERS, TABLES, RUNS, NOTES = "4 Markers", "5 Tables", "6 Runs", "0 Worth a look"
 BASIS_NAMES = {"umap": "UMAP", "tsne": "t-SNE"}
 
 FORMATS = config["figures"]["format"]

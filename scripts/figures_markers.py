@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import embeddings, plots, tables
+from lib.figures import embeddings, plots
 from lib.methods.markers import Groups, chosen_genes, read_groups, read_top
 from lib.methods.scaling import log_normalize, target_of
 from lib.run.progress import progress
@@ -222,7 +222,7 @@ def needs(job: Job) -> Need:
 
 
 def main(snakemake: Any) -> None:
-    """Draw the markers of each of `params.groupings` by each of `params.methods`; write the top markers as a page."""
+    """Draw the markers of each of `params.groupings` by each of `params.methods`."""
     inputs, params, output = snakemake.input, snakemake.params, snakemake.output
     embedding = read_table(inputs.embedding)
     totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
@@ -238,7 +238,6 @@ def main(snakemake: Any) -> None:
 
     def draw_scores(i: int) -> None:
         top = read_top(inputs.tops[i])
-        tables.write_html(top, output.table[i], f"Top markers of {pairs[i][0]}, {pairs[i][1]}")
         names = top["group"].unique()
         note = f"The first {MAX_GROUPS} of {len(names)} groups" if len(names) > MAX_GROUPS else ""
         fig = (

@@ -338,11 +338,8 @@ def main(snakemake: Any) -> None:
     tasks += [partial(draw_doublets, *page) for page in pages(named, output.doublets, formats)]
     plots.draw_all(tasks, snakemake.threads)
     tables.write_tsv(ledger, output.attrition_table)
-    counted = lost.rename(columns=words.reason_label).reset_index()
-    tables.write_html(counted, output.attrition_html, "Cells kept, and removed by each step")
     of_batches = with_losses(summary(cells, batch_key, metrics), ledger, cells)
     tables.write_tsv(of_batches, output.summary)
-    tables.write_html(of_batches, output.summary_html, "Cells and medians of the kept cells, by batch")
     stage.log.info("%d of %d cells kept, %d batches", cells["kept"].sum(), len(cells), len(of_batches))
 
 

@@ -228,7 +228,6 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     of_markers = {
         name: [f"{at}{end}" for _, at in drawn] for name, end in (("scores", ".png"), ("dotplot", "_dots.png"))
     }
-    of_markers |= {"table": [f"{at}.html" for _, at in drawn]}
     of_markers["cells"] = [f"markers/{escape(name)}/umap.png" for name in groupings]
     params = {"samples": samples, "gene_key": gene_key, "n_genes": 300}
     add("panel", whole | obs | {"tops": tops}, {"panel": "panel.h5ad"}, params)
@@ -309,7 +308,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     params["limits"] = [sheets.cell_limits(sheet, name, config["cells"]) for name in samples]
     outputs = {name: [f"qc_{name}.png"] for name in ("violins", "attrition", "limits", "doublets")}
     outputs |= {"scatter": "qc_scatter.png"}
-    outputs |= {"attrition_html": "a.html", "summary_html": "s.html", "attrition_table": "a.tsv", "summary": "s.tsv"}
+    outputs |= {"attrition_table": "a.tsv", "summary": "s.tsv"}
     given = obs | {"cells": cells, "ledgers": [f"{n}/ledger.tsv" for n in samples]}
     given["simulated"] = [f"{n}/doublets_simulated.h5" for n in samples]
     add("figures_qc", given, outputs, params)

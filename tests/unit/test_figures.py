@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse as sp
 from doublets import Doublets, write_simulated
 from drawn import bars, numbers, texts
-from lib.figures import distributions, embeddings, plots, tables, words
+from lib.figures import distributions, embeddings, plots, words
 from lib.methods.markers import Groups, chosen_genes
 from lib.store.categories import PALETTES
 from lib.store.counts import Counts, CountsWriter
@@ -598,16 +598,6 @@ def test_a_family_without_genes_is_left_out_of_the_quality():
     assert [ax.get_title(loc="left") for ax in fig.axes if ax.get_title(loc="left")] == ["doublet score"]
 
 
-def test_tables_escape_and_format(tmp_path):
-    table = pd.DataFrame({"name": ["<b>", "x"], "cells": [12345, 1], "share": [0.123456, np.nan]})
-    tables.write_html(table, tmp_path / "t.html", "A & B")
-    page = (tmp_path / "t.html").read_text()
-    assert "&lt;b&gt;" in page
-    assert "12,345" in page
-    assert "0.1235" in page
-    assert "A &amp; B" in page
-
-
 @pytest.fixture
 def cohort(tmp_path):
     """Artifacts of two samples, in the form that the stages write."""
@@ -647,7 +637,6 @@ def stages(folder, files, out):
     params = {"batch_key": "batch", "families": ["MT"], "cells": LIMITS, "limits": [LIMITS] * 2, "formats": 1}
     outputs = {name: [out / f"{name}.png"] for name in ("violins", "attrition", "limits", "doublets")}
     outputs |= {"scatter": out / "scatter.png"}
-    outputs |= {name: out / f"{name}.html" for name in ("attrition_html", "summary_html")}
     outputs |= {name: out / f"{name}.tsv" for name in ("attrition_table", "summary")}
     yield figures_qc, fake(files | {"obs": folder / "obs.parquet", "simulated": simulated}, params, outputs)
     yield figures_pca, pca_stage(folder, out, [folder / "harmony.h5"])
@@ -776,7 +765,7 @@ def test_stages_write_the_same_bytes_twice(cohort):
             snakemake.threads = threads
             module.main(snakemake)
     first = sorted((folder / "first").iterdir())
-    assert len(first) == 18
+    assert len(first) == 16
     for path in first:
         assert path.read_bytes() == (folder / "second" / path.name).read_bytes(), path.name
         assert path.stat().st_size < 1_000_000
@@ -813,7 +802,6 @@ def test_no_markers_still_makes_figures(cohort, tmp_path):
     obs = read_table(folder / "obs.parquet")
     write_table(obs.assign(kept_counts=obs["total_counts"]), folder / "obs.parquet")
     outputs = {name: [tmp_path / f"{name}.png"] for name in ("scores", "dotplot", "cells")}
-    outputs["table"] = [tmp_path / "t.html"]
     inputs = {"tops": [tmp_path / "top.tsv"], "panel": "", "clusterings": []}
     inputs |= {"embedding": folder / "umap.parquet", "obs": folder / "obs.parquet"}
     params = {"groupings": ["leiden_0.1"], "methods": ["t-test"], "clusterings": [], "target_sum": 1e4}
