@@ -8,6 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from lib.inputs.sheet import find_sheet
+
 SHEET = "config/samples.tsv"  # the default of the config's `samples`
 GENE_SETS = {  # the markers that scripts/simulate.py gives these types
     "CD4 T": ["IL7R", "CD4", "LTB", "MAL"],
@@ -41,7 +43,7 @@ def without_demo(given: Mapping[str, Any], home: Path) -> dict[str, Any]:
 def _has_demo(sheet: Any, home: Path) -> bool:
     """Whether a sample sheet has a path within demo/; False if it cannot be read, which is told later."""
     try:
-        path = next(file for file in (Path(sheet), home / sheet) if file.exists())
-        return re.search(r'(^|[\t,;"])demo/', path.read_text(errors="replace"), re.M) is not None
-    except (StopIteration, OSError, TypeError, ValueError):
+        text = find_sheet(sheet, home).read_text(errors="replace")
+    except (OSError, TypeError, ValueError):
         return False
+    return re.search(r'(^|[\t,;"])demo/', text, re.M) is not None
