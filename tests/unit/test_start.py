@@ -139,7 +139,8 @@ def test_a_job_ends_as_its_process_would(warmed, code, status, message):
 
 
 def test_a_killed_client_ends_its_job_and_a_signal_reaches_it(warmed):
-    code = SLEEPING.replace("time.sleep(1000)", "try: time.sleep(1000)\nfinally: print('cleaned', flush=True)")
+    body = SLEEPING.replace("\n", "\n    ")  # the process tells its number within `try`
+    code = f"try:\n    {body}\nfinally:\n    print('cleaned', flush=True)"
     for number, cleaned in ((signal.SIGKILL, ""), (signal.SIGINT, "cleaned\n")):
         job = warmed.begin(code)
         assert job.stdout.readline().strip() == start.FORKED
