@@ -31,7 +31,7 @@ EACH = 24  # pages, or samples, of a figure that the page holds
 PLAIN = ("sample", "method", "clusters")  # labels whose values need no name
 SHOWN = 3  # findings of a kind
 FIGURES_MB = 11  # of all of them, as text
-WIDE = 800  # pixels from which on a figure has a line of its own
+WIDE, PANELS = 800, 1200  # pixels from which on a long figure, and one of several panels, has a line of its own
 RUNS = "Runs"  # the last chapter
 RESERVED = ("top", "zoom", "findings", "methods", "methods-text", "references", "config", "config-text", "samples")
 
@@ -66,7 +66,10 @@ class Figure:
     @property
     def wide(self) -> bool:
         """Whether it needs a line of its own."""
-        return self.picture is not None and self.picture.width > WIDE
+        if self.picture is None:
+            return False
+        width, height = self.picture.width, self.picture.height
+        return width > PANELS or width > max(WIDE, 1.5 * height)
 
     @property
     def alt(self) -> str:
