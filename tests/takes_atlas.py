@@ -1,8 +1,9 @@
 """Read and use an atlas with a user's anndata and scanpy: run as a script in environments with other versions.
 
-    python takes_atlas.py ATLAS LABEL BATCH FOLDER
+    python takes_atlas.py FOLDER ATLAS LABEL BATCH [ATLAS LABEL BATCH ...]
 
-prints the values read as JSON; every failure raises. It needs only the packages that it imports.
+prints a line of JSON with the values read of each atlas; every failure raises. It needs only the packages that it
+imports.
 """
 
 from __future__ import annotations
@@ -109,13 +110,16 @@ def go_on(adata: ad.AnnData, path: str, label: str, folder: Path) -> None:
         assert {*adata.uns} <= {*copy.uns}, name
 
 
-def main(path: str, label: str, batch: str, folder: str) -> None:
-    """Read, draw, continue; print the values read."""
-    adata = ad.read_h5ad(path)
-    print(json.dumps(seen(adata)))
-    draw(adata, label, batch)
-    Path(folder).mkdir(exist_ok=True)
-    go_on(adata, path, label, Path(folder))
+def main(folder: str, *atlases: str) -> None:
+    """Read, draw, continue with each atlas; print the values read."""
+    for i in range(0, len(atlases), 3):
+        path, label, batch = atlases[i : i + 3]
+        adata = ad.read_h5ad(path)
+        print(json.dumps(seen(adata)), flush=True)
+        draw(adata, label, batch)
+        copies = Path(folder, str(i))
+        copies.mkdir(parents=True)
+        go_on(adata, path, label, copies)
 
 
 if __name__ == "__main__":
