@@ -94,7 +94,7 @@ def solve_scaling(
 
 @halving
 def gram(counts: Stream, totals: np.ndarray, design: np.ndarray, scaling: Scaling) -> tuple[Any, Any]:
-    """Pass 2: the lower triangle of Z'Z, genes x genes, and Z's column sums, float64; Z is the scaled matrix."""
+    """Pass 2: the lower blocks of Z'Z, genes x genes, and Z's column sums, float64; Z is the scaled matrix."""
     xp, device = counts.device.xp, counts.device
     ZZ, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
     for chunk in progress(counts.chunks(MAX_CELLS[device.name]), counts.n_obs, "Gram matrix"):
@@ -165,19 +165,11 @@ def leading_components(
 
 
 def leading(matrix: Any, k: int, device: devices.Device) -> tuple[np.ndarray, np.ndarray]:
-    """The k leading eigenvectors and eigenvalues of a symmetric matrix, by its lower triangle; it is overwritten."""
-    n, xp = len(matrix), device.xp
-    if device.is_gpu:
-        matrix = xp.tril(matrix)
-        matrix += xp.tril(matrix, -1).T
-        values, vectors = map(device.to_host, leading_eigenpairs(matrix, k, xp))
-        return vectors, values
-    from scipy.linalg import eigh
-
-    # The transpose has LAPACK's memory order, so it is not copied; its upper triangle is our lower one
-    wanted = [n - k, n - 1]
-    values, vectors = eigh(matrix.T, subset_by_index=wanted, lower=False, overwrite_a=True, check_finite=False)
-    return vectors[:, ::-1].copy(), values[::-1]
+    """The k leading eigenvectors and eigenvalues of a symmetric matrix whose `blocks` above the diagonal it fills."""
+    for rows in blocks(len(matrix)):
+        matrix[: rows.start, rows] = matrix[rows, : rows.start].T
+    values, vectors = map(device.to_host, leading_eigenpairs(matrix, k, device.xp))
+    return vectors, values
 
 
 def signed(PCs: np.ndarray) -> np.ndarray:
@@ -352,12 +344,12 @@ def needs(job: Job) -> Need:
     cells = (6 * job.n_comps + 500) * job.n_kept
     held = 20 * MB + 8 * job.n_comps * job.n_kept + 16 * job.n_comps * job.n_top
     need = Need(
-        mem=job.process + 40 * MB + 1.2 * covariance + 2 * dense + cells,
+        mem=job.process + 40 * MB + max(1.2 * covariance + 2 * dense, 1.8 * covariance) + cells,
         seconds=10 + 2e-11 * job.n_kept * job.n_top**2 + 1e-8 * job.n_top**2 * job.n_comps,
         disk=4 * job.n_comps * (job.n_kept + job.n_top) + 64 * job.n_top,
         vram=1000 * MB + 4 * covariance,
         gpu_mem=job.process + CUPY + 100 * MB + cells,
-        reads=job.features_store,
+        reads=job.features_store + 8 * min(job.n_kept, job.n_top) ** 2,  # threads also find the eigenvectors
     )
     return job.reduced(need, held)
 
