@@ -13,9 +13,10 @@ STEPS = 2  # multiplications by the matrix that refine the subspace
 def leading_eigenpairs(matrix: Any, k: int, xp: ModuleType) -> tuple[Any, Any]:
     """The `k` largest eigenvalues and their eigenvectors.
 
-    Eigenvectors in float32 take half the time of float64, and far less time than by Lanczos' method. Rounding rotates them by about 1e-7 * (largest eigenvalue) / (distance to the next one). Subspace iteration multiplies
-    slightly more than k of them by the matrix, which shrinks the error outside of their span; the eigenvectors within
-    the span (Rayleigh & Ritz) are computed in float64.
+    Eigenvectors in float32 take half the time of float64, and far less time than by Lanczos' method. Rounding rotates
+    them by about 1e-7 * (largest eigenvalue) / (distance to the next one). Subspace iteration multiplies slightly more
+    than k of them by the matrix, which shrinks the error outside of their span; the eigenvectors within the span
+    (Rayleigh & Ritz) are computed in float64.
 
     Parameters
     ----------
