@@ -107,7 +107,7 @@ def tells(run: Finished) -> Iterator[Part]:
     for one in figures:
         yield Numbers(one, said)
     left = (after - chance) / max(1 - chance, 1e-9)
-    if left > UNMIXED:
+    if left > UNMIXED and not run.of("trust_integration"):  # which tells it batch by batch
         said = (
             f"{percent(after)} of a cell's nearest neighbours are of its own batch after it, {percent(before)} before"
         )

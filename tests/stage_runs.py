@@ -295,6 +295,17 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         drawn["tables"] = [f"annotation/{name}.tsv" for name in types]
         add("figures_annotation", given, drawn, {"names": types, "known": known, "formats": 1})
 
+    if config["trust"]["enabled"]:
+        asked, label = config["trust"], label_key or next(iter(clusterings), None)
+        thetas = asked["thetas"] if harmony else []
+        outputs = {name: f"trust_{name}.tsv" for name in ("metrics", "batches", "labels")}
+        outputs |= {"thetas": ["trust_thetas.tsv"] if thetas else []}
+        params = {"seed": seed, "batch_keys": (config["harmony"]["keys"] if harmony else None) or [batch_key]}
+        params |= {"label": label, "known": label_key is not None, "n_pcs": config["neighbors"]["n_pcs"]}
+        params |= {"n_cells": asked["n_cells"], "thetas": thetas, "harmony": config["harmony"] if thetas else {}}
+        labels = {"labels": of_clustering(label) if label else []}
+        add("trust_integration", space | obs | labels, outputs, params)
+
     grouped = ["sample", batch_key, label_key, *(config["harmony"]["keys"] or []), density_key, *groupings]
     params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
     add("matrices", whole | obs, {"matrices": "matrices.h5"}, params)

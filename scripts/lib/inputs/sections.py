@@ -32,6 +32,7 @@ CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs
 FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
 FIGURES = "Figures and explorer"
 SETS = "Gene sets and cell types"
+EVIDENCE = "Evidence"
 
 
 class Gpu(Section):
@@ -677,6 +678,30 @@ class Annotation(Section):
     )
 
 
+class Trust(Section):
+    """Evidence that the results can be believed: tables `results/tables/trust*.tsv`, a chapter and findings of the page."""
+
+    heading = EVIDENCE
+
+    enabled: bool = key(
+        True,
+        means="measure how well the batches are integrated (the metrics of scib-metrics, without and with the "
+        "integration)",
+        comment="evidence that the results can be believed, in the report",
+    )
+    n_cells: Annotated[Integer, Field(ge=50, le=10**7)] | None = key(
+        5000,
+        means="cells at which is measured, drawn from each batch and cluster, against all cells; null: all",
+        comment="cells at which is measured; null: all",
+    )
+    thetas: Distinct[Annotated[Number, Field(ge=0, le=100)]] = key(
+        [],
+        means="values of `harmony: theta` with which Harmony is run and measured too, "
+        "`results/tables/trust_thetas.tsv`; nothing else uses them",
+        comment="values of harmony: theta to run and measure too",
+    )
+
+
 class Report(Section):
     """The page of the run, `results/report.html`."""
 
@@ -811,6 +836,7 @@ class Config(Section):
     )
     scores: Scores
     annotation: Annotation
+    trust: Trust
     figures: Figures
     explorer: Explorer
     report: Report
