@@ -39,5 +39,87 @@ rule trust_integration:
         "../scripts/trust_integration.py"
 
 
+# The ranking that is made again: the t-test of the first grouping, if each group is compared with the rest
+TRUST_GROUPING = next(iter(GROUPINGS), None)
+RANKED_AGAIN = (
+    "t-test" in METHODS
+    and TRUST_GROUPING is not None
+    and settings.reference_of(config, TRUST_GROUPING) == "rest"
+)
+
+
+rule trust_stages:
+    input:
+        counts=of_samples("counts.h5ad"),
+        qc_genes=of_samples("qc_genes.parquet"),
+        genes=f"{COHORT}/genes.parquet",
+        obs=f"{COHORT}/obs.parquet",
+        hvg=f"{COHORT}/hvg.parquet",
+        features=FEATURE_FILES,
+        cell_cycle=CELL_CYCLE,
+        pca=f"{COHORT}/pca.h5",
+        harmony=HARMONY,
+        neighbors=f"{COHORT}/neighbors.h5",
+        umap=f"{COHORT}/umap.parquet",
+        tsne=TSNE,
+        clusters=[TABLE_OF[name] for name in CLUSTERINGS[:1]],
+        ranking=branch(
+            RANKED_AGAIN,
+            then=[f"{COHORT}/markers/{escape(TRUST_GROUPING or '')}/t-test.parquet"],
+            otherwise=[],
+        ),
+        grouping=[TABLE_OF[name] for name in {TRUST_GROUPING} & set(TABLE_OF)],
+    output:
+        stages="results/tables/trust_stages.tsv",
+    log:
+        "logs/trust/stages.log",
+    conda:
+        "../envs/cpu.yaml"
+    threads: few_cores("trust_stages")
+    resources:
+        **needs("trust_stages"),
+    params:
+        seed=config["seed"],
+        batch_key=BATCH_KEY,
+        batch_keys=config["harmony"]["keys"] or [BATCH_KEY],
+        gene_key=config["ingest"]["gene_key"],
+        target_sum=config["normalize"]["target_sum"],
+        grouping=TRUST_GROUPING,
+        n_cells=TRUST["n_cells"],
+        harmony=config["harmony"],
+    script:
+        "../scripts/trust_stages.py"
+
+
+rule trust_clusters:
+    input:
+        neighbors=f"{COHORT}/neighbors.h5",
+        pca=f"{COHORT}/pca.h5",
+        harmony=HARMONY,
+        clusterings=[TABLE_OF[name] for name in CLUSTERINGS],
+    output:
+        clusterings="results/tables/trust_clusterings.tsv",
+        clusters="results/tables/trust_clusters.tsv",
+        resolutions="results/tables/trust_resolutions.tsv",
+        stability=f"{COHORT}/stability.parquet",
+    log:
+        "logs/trust/clusters.log",
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        **needs("trust_clusters"),
+    params:
+        seed=config["seed"],
+        n_cells=TRUST["n_cells"],
+        seeds=TRUST["seeds"],
+        resolutions=TRUST["resolutions"],
+        n_iterations=config["leiden"]["n_iterations"],
+    script:
+        "../scripts/trust_clusters.py"
+
+
+if TRUST["enabled"] and CLUSTERINGS:
+    ARTIFACTS.append(rules.trust_clusters.output.stability)
+    FIGURES += rules.trust_clusters.output[:3]
 if TRUST["enabled"]:
-    FIGURES += rules.trust_integration.output
+    FIGURES += [*rules.trust_integration.output, *rules.trust_stages.output]

@@ -1,4 +1,4 @@
-"""Measure the integration: batches should mix, and types stay apart, in the integrated space against the unintegrated one.
+"""Measure the integration, against the unintegrated space: batches should mix, and types stay apart.
 
 The metrics are those of scib-metrics (`lib.methods.mixing`), each from 0 (worst) to 1 (best) but for the PC regression,
 the share of variance that batches explain. They are measured at a sample of cells against all cells. `within batches`
@@ -17,7 +17,7 @@ from lib.figures.tables import write_tsv
 from lib.methods import mixing
 from lib.report import facts
 from lib.report.parts import Column, Finding, Finished, Methods, Paragraph, Part, Table
-from lib.report.words import count, listed, percent
+from lib.report.words import listed, percent
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import timed
@@ -172,7 +172,9 @@ def tells(run: Finished) -> Iterator[Part]:
 def _summary_told(told: pd.DataFrame, label: str | None, clusters_told: bool) -> str:
     """What the metrics are measured against, and what is left out."""
     against = f"The labels are those of {label}" if label else "There are neither labels nor clusters"
-    against += ": clusters of this run, as `label_key` is not set. They favour the space that they are of" * clusters_told
+    against += (
+        ": clusters of this run, as `label_key` is not set. They favour the space that they are of" * clusters_told
+    )
     out = told[told["left_out"].notna()]
     reasons = [f"{listed(rows['metric'], 9)} ({reason})" for reason, rows in out.groupby("left_out", sort=False)]
     return f"{against}." + (f" Left out, wholly or in part: {'; '.join(reasons)}." if reasons else "")

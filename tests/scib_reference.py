@@ -1,4 +1,4 @@
-"""Metrics of integration by scib-metrics 0.5.10, stored in tests/unit/scib.json; tests/unit/test_mixing.py compares ours.
+"""Metrics by scib-metrics 0.5.10, stored in tests/unit/scib.json; tests/unit/test_mixing.py compares ours.
 
 scib-metrics needs JAX, some 500 MB. Written by
 
@@ -41,7 +41,7 @@ def example(name: str) -> Example:
     values = np.log1p(1e4 * X / totals)
     values = values[:, np.argsort(-values.var(0), kind="stable")[:N_GENES]]
     values -= values.mean(0)
-    variances, vectors = np.linalg.eigh(values.T @ values)
+    vectors = np.linalg.eigh(values.T @ values)[1]
     before = values @ vectors[:, ::-1][:, :N_COMPS]
     batches, labels = (pd.factorize(obs[key], sort=True)[0] for key in ("batch", "label"))
     after = before - np.stack([before[batches == batch].mean(0) for batch in range(batches.max() + 1)])[batches]

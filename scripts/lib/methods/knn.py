@@ -107,9 +107,7 @@ def blocks(
         yield rows, *_without_self(indices, distances, rows, angular)
 
 
-def nearest_of(
-    X: Any, rows: np.ndarray, k: int, metric: str, n_jobs: int, device: devices.Device
-) -> tuple[Any, Any]:
+def nearest_of(X: Any, rows: np.ndarray, k: int, metric: str, n_jobs: int, device: devices.Device) -> tuple[Any, Any]:
     """The k nearest other points of some points, by comparing them with all, the nearest first.
 
     Parameters
@@ -134,6 +132,15 @@ def nearest_of(
         search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points)
         distances, indices = search.kneighbors(points[rows])
     return _without_self(indices, distances, rows, angular)
+
+
+def shared(one: Any, other: Any, xp: Any) -> Any:
+    """For each row the share of the numbers in `one` that are in `other`; rows x numbers each."""
+    parts = [
+        (one[start : start + BLOCK, :, None] == other[start : start + BLOCK, None, :]).any(2).mean(1)
+        for start in range(0, len(one), BLOCK)
+    ]
+    return xp.concatenate(parts)
 
 
 def exact_blocks(points: np.ndarray, k: int, metric: str, n_jobs: int) -> Iterator[tuple[np.ndarray, ...]]:

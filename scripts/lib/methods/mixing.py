@@ -1,15 +1,17 @@
 """Metrics of an integration: how well batches mix, and whether types stay apart, in a space of the cells.
 
-The values are those of scib-metrics (Luecken et al. 2022): LISI (Korsunsky et al. 2019) over 90 neighbours, kBET (Buttner
-et al. 2019) over 50, graph connectivity over 15, each counting the cell itself; silhouettes; regression of the components
-on the batches. They are measured at a sample of cells: neighbours and distances of these to all cells are found in
-blocks, so that nothing holds cells x cells. With all cells in the sample they are scib-metrics' values.
+The values are those of scib-metrics (Luecken et al. 2022): LISI (Korsunsky et al. 2019) over 90 neighbours, kBET
+(Buttner et al. 2019) over 50, graph connectivity over 15, each counting the cell itself; silhouettes; regression of the
+components on the batches. They are measured at a sample of cells: neighbours and distances of these to all cells are
+found in blocks, so that nothing holds cells x cells. With all cells in the sample they are scib-metrics' values. The
+graph of the connectivity is that of the sampled cells among themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -197,7 +199,7 @@ def distance_sums(X: Any, rows: np.ndarray, groups: np.ndarray, device: Device) 
         mine = points[xp.asarray(rows[start : start + step])]
         own = (mine * mine).sum(1)[:, None]
         sums = []
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in pairwise(bounds):
             gaps = own + squares[low:high] - 2 * (mine @ others[low:high].T)
             sums.append(xp.sqrt(xp.maximum(gaps, 0, out=gaps), out=gaps).sum(1, dtype=np.float64))
         found[start : start + step] = device.to_host(xp.stack(sums, axis=1))
@@ -267,8 +269,7 @@ def kept_within(before: Any, after: Any, batches: np.ndarray, n_jobs: int, devic
         one, other = (
             knn.nearest_neighbors(X[at], k, n_jobs=n_jobs, exact=True, device=device)[0] for X in (before, after)
         )
-        both = (one[:, :, None] == other[:, None, :]).any(2).mean(1)
-        found[rows] = device.to_host(both)
+        found[rows] = device.to_host(knn.shared(one, other, device.xp))
     return found
 
 
@@ -365,7 +366,9 @@ def _measure_labels(
     found.of_labels["batch ASW"][~telling] = np.nan
     k = min(CONNECTIVITY, len(rows)) - 1
     if k > 0:
-        indices, _ = knn.nearest_neighbors(X[xp.asarray(rows)], k, n_jobs=n_jobs, exact=True, device=device)
+        indices = near[0][:, :k]
+        if len(rows) < len(X):
+            indices, _ = knn.nearest_neighbors(X[xp.asarray(rows)], k, n_jobs=n_jobs, exact=True, device=device)
         found.of_labels["connectivity"] = connectivity(device.to_host(indices), own)
         found.of_all["graph connectivity"] = _mean(found.of_labels["connectivity"])
     if n_batches > 1:
