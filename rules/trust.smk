@@ -118,8 +118,39 @@ rule trust_clusters:
         "../scripts/trust_clusters.py"
 
 
+rule trust_filters:
+    input:
+        counts=of_samples("counts.h5ad"),
+        cells=of_samples("cells.parquet"),
+        simulated=of_samples("doublets_simulated.h5"),
+        genes=f"{COHORT}/genes.parquet",
+    output:
+        filters="results/tables/trust_filters.tsv",
+        doublets="results/tables/trust_doublets.tsv",
+    log:
+        "logs/trust/filters.log",
+    conda:
+        "../envs/cpu.yaml"
+    threads: few_cores("trust_filters")
+    resources:
+        **needs("trust_filters"),
+    params:
+        samples=SAMPLES,
+        seed=config["seed"],
+        batch_key=BATCH_KEY,
+        label=LABEL_KEY,
+        gene_key=config["ingest"]["gene_key"],
+        n_cells=TRUST["n_cells"],
+    script:
+        "../scripts/trust_filters.py"
+
+
 if TRUST["enabled"] and CLUSTERINGS:
     ARTIFACTS.append(rules.trust_clusters.output.stability)
     FIGURES += rules.trust_clusters.output[:3]
 if TRUST["enabled"]:
-    FIGURES += [*rules.trust_integration.output, *rules.trust_stages.output]
+    FIGURES += [
+        *rules.trust_integration.output,
+        *rules.trust_stages.output,
+        *rules.trust_filters.output,
+    ]

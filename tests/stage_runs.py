@@ -313,6 +313,11 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
             given = {"clusterings": [file for name in clusterings for file in of_clustering(name)]}
             add("trust_clusters", {"neighbors": "neighbors.h5"} | space | given, outputs, params)
             artifacts.append("stability.parquet")
+        params = {"samples": samples, "seed": seed, "batch_key": batch_key, "label": label_key, "gene_key": gene_key}
+        given = {"counts": counts, "cells": cells, "genes": "genes.parquet"}
+        given["simulated"] = [f"{name}/doublets_simulated.h5" for name in samples]
+        outputs = {name: f"trust_{name}.tsv" for name in ("filters", "doublets")}
+        add("trust_filters", given, outputs, params | {"n_cells": asked["n_cells"]})
         again = next(iter(groupings), None)
         ranked = "t-test" in config["markers"]["methods"] and again is not None
         ranked = ranked and settings.reference_of(config, again) == "rest"

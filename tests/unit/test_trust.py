@@ -207,6 +207,26 @@ def test_markers_of_other_groups_are_found(cohort):
     assert "Stage markers_ttest" in findings(cohort.told("stages"))
 
 
+def test_a_type_that_a_limit_takes_is_found(cohort):
+    """B cells are lost to the limit of MT; those of them that lie among others are few."""
+    for name in ("P1", "P2", "P3"):
+
+        def lose(cells):
+            lost = (cells["CellType"] == "B").to_numpy()
+            reason = cells["reason"].astype(str).mask(lost, "max_pct_counts_MT")
+            return cells.assign(kept=cells["kept"] & ~lost, reason=reason.astype("category"))
+
+        cohort.spoil(f"{name}/cells.parquet", "", lose)
+    assert any("most of them B, are lost to one limit" in said for said in findings(cohort.told("filters")).values())
+
+
+def test_doublets_that_cannot_be_told_are_found(cohort):
+    cohort.spoil("P1/doublets_simulated.h5", "scores/P1", lambda scores: 0 * scores)
+    found = findings(cohort.told("filters"))
+    assert "cannot be told" in found["Batch P1"]
+    assert "Batch P2" not in found
+
+
 NO_CLUSTERS = {"leiden": {"resolutions": []}, "louvain": {"resolutions": []}, "kmeans": {"n_clusters": []}}
 
 

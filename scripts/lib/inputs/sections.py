@@ -687,8 +687,9 @@ class Trust(Section):
     enabled: bool = key(
         True,
         means="measure how well the batches are integrated (the metrics of scib-metrics, without and with the "
-        "integration), compute stages again on the CPU at a sample of cells, and repeat clusterings with other seeds: "
-        "`results/tables/trust*.tsv`, the report's chapter Trust, and obs `stability_{clustering}`",
+        "integration), compute stages again on the CPU at a sample of cells, repeat clusterings with other seeds, and "
+        "cluster cells before filters: `results/tables/trust*.tsv`, the report's chapter Trust, and obs "
+        "`stability_{clustering}`",
         comment="evidence that the results can be believed, in the report",
     )
     n_cells: Annotated[Integer, Field(ge=50, le=10**7)] | None = key(
