@@ -73,6 +73,8 @@ rule trust_stages:
         stages="results/tables/trust_stages.tsv",
     log:
         "logs/trust/stages.log",
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     threads: few_cores("trust_stages")
@@ -129,6 +131,8 @@ rule trust_filters:
         doublets="results/tables/trust_doublets.tsv",
     log:
         "logs/trust/filters.log",
+    group:
+        "figures"
     conda:
         "../envs/cpu.yaml"
     threads: few_cores("trust_filters")

@@ -24,7 +24,7 @@ from lib.store.csr import sums_by_key
 LISI, KBET, CONNECTIVITY = 90, 50, 15
 ALPHA = 0.05  # of kBET's test
 TRIES, TOLERANCE = 50, 1e-5  # of the search for a cell's bandwidth
-BLOCK = {"cpu": 1 << 22, "gpu": 1 << 26}  # distances that are computed at a time
+BLOCK = {"cpu": 1 << 22, "gpu": 1 << 25}  # distances that are computed at a time
 LEAST = 10  # cells of each batch of a label that are in a sample, if it has them
 WITHIN = 15  # neighbours within a batch
 
