@@ -164,6 +164,9 @@ def tells(run: Finished) -> Iterator[Part]:
     if len(labels):
         said = f"Each group of {label}: the share of its cells' neighbours that are of it, and its metrics."
         yield Table(job.labels, "Metrics by label", said, CHAPTER, SECTION, {"group": Column(label, text=True)})
+    for path in job.files("thetas"):
+        said = "The metrics of Harmony with other values of theta. They are for comparison; the run has its own."
+        yield Table(path, "Other values of theta", said, CHAPTER, SECTION)
     yield from _separate_told(batches, used, figure)
     yield from _lost_told(told, labels, str(label), clusters_told, figure)
     yield Methods("The integration was judged by the metrics of scib-metrics.", ["scib"])

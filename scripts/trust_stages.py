@@ -114,7 +114,7 @@ def check_pca(Z: np.ndarray, rows: np.ndarray, X_pca: np.ndarray, arrays: Mappin
     found = {
         "projection": relative_error(mine - mean_of(mine), projected),
         "orthonormality": float(np.abs(PCs.T @ PCs - np.eye(PCs.shape[1])).max()),
-        "variance": relative_error(X_pca.var(0, ddof=1, dtype=np.float64), arrays["variance"]),
+        "variance": relative_error([column.var(ddof=1, dtype=np.float64) for column in X_pca.T], arrays["variance"]),
     }
     one, other = Z[::2], Z[1::2]
     k = min(COMPS, PCs.shape[1], len(one) - 1)
@@ -186,8 +186,8 @@ def check_embedding(X: np.ndarray, embedding: np.ndarray) -> Values:
     """Trustworthiness, and the share of cells' neighbours that stay near them; both among some cells."""
     from sklearn.manifold import trustworthiness
 
-    k = min(NEAR, (len(X) - 1) // 2)
-    if k < 2:
+    k = NEAR
+    if len(X) < 3 * NEAR:  # of fewer cells all are neighbours
         return {}
     wide = min(WIDE, len(X) - 1)
     near = knn.nearest_neighbors(X, k, exact=True)[0]

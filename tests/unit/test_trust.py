@@ -49,13 +49,14 @@ class Cohort:
         jobs = [Done("features", "features", {}, {"obs": str(self.place("obs.parquet"))})]
         for step in mine:
             run_step(step, self.folder, self.base)
-            output = {
-                name: str(self.folder / path) if isinstance(path, str) else [] for name, path in step.output.items()
-            }
+            output = {name: self.paths(path) for name, path in step.output.items()}
             jobs.append(Done(step.stage, step.stage, {}, output))
         for step in mine:
             parts += script(step.stage).tells(Finished(self.config, jobs))
         return parts
+
+    def paths(self, given):
+        return str(self.folder / given) if isinstance(given, str) else [str(self.folder / path) for path in given]
 
     def place(self, path: str) -> Path:
         return self.folder / path if (self.folder / path).exists() else self.base / path
@@ -249,6 +250,16 @@ def test_what_a_run_lacks_is_said(base, tmp_path, config, said):
     parts = cohort.told()
     assert said in " ".join(part.said for part in parts if isinstance(part, Paragraph))
     assert not [where for where in findings(parts) if where.startswith("Stage")]
+
+
+def test_thetas_are_measured_side_by_side(base, tmp_path):
+    cohort = Cohort(tmp_path / "run", base, trust={"thetas": [0, 2]})
+    parts = cohort.told("integration")
+    table = pd.read_csv(cohort.folder / "trust_thetas.tsv", sep="\t").set_index("theta")
+    metrics = cohort.table("metrics").set_index("metric")["integrated"]
+    pd.testing.assert_series_equal(table.loc[2], metrics, check_names=False, rtol=1e-5)
+    assert table.loc[0, "iLISI"] != table.loc[2, "iLISI"]
+    assert any("trust_thetas" in getattr(part, "path", "") for part in parts)
 
 
 def test_stability_of_clusters_and_cells():
