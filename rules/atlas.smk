@@ -51,6 +51,7 @@ rule atlas:
             "limits",
             "report",
             "shards",
+            "trust",
             "warm",
         ),
         # columns that group cells

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lib.methods.tolerances import Tolerance
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress
@@ -22,6 +23,12 @@ from lib.store.counts import Counts, CountsWriter
 from lib.store.csr import row_sums, select_genes, select_rows
 from lib.store.files import read_table, replacing, write_table
 from lib.store.stream import Stream
+
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "totals": Tolerance(0, "sums of integers are exact"),
+    "normalised values": Tolerance(1e-6, "float32"),
+}
 
 
 def write_features(counts: Stream, selected: np.ndarray, writer: CountsWriter) -> np.ndarray:

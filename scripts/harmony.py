@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from lib.methods import harmony as algorithm
+from lib.methods.tolerances import Tolerance
 from lib.report import facts
 from lib.report.parts import Finding, Finished, Methods, Numbers, Part
 from lib.report.words import count, percent
@@ -25,6 +26,10 @@ from lib.store.files import read_arrays, read_attrs, read_table, write_arrays
 
 UNMIXED = 0.5  # a larger part of the way from mixed batches to separate ones is told in the report
 SOME, MIXED = 2000, 15  # cells whose neighbours are looked at for it, and the number of these
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "correlation": Tolerance(0.9, "of a sample there are fewer clusters, and they lie elsewhere", True),
+}
 
 
 def batch_columns(obs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -107,7 +112,7 @@ def tells(run: Finished) -> Iterator[Part]:
     for one in figures:
         yield Numbers(one, said)
     left = (after - chance) / max(1 - chance, 1e-9)
-    if left > UNMIXED:
+    if left > UNMIXED and not run.of("trust_integration"):  # which tells it batch by batch
         said = (
             f"{percent(after)} of a cell's nearest neighbours are of its own batch after it, {percent(before)} before"
         )

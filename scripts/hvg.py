@@ -30,6 +30,7 @@ from lib.inputs.genelists import read_names
 from lib.methods.hvg import dispersions, pearson_residuals, poisson_gene_selection, seurat_v3
 from lib.methods.hvg.shared import Batches, Cells, Flavor
 from lib.methods.ledgers import shortened, where_cells_went
+from lib.methods.tolerances import Tolerance
 from lib.report.parts import Finished, Methods, Numbers, Part
 from lib.report.words import count, listed
 from lib.run import device as devices
@@ -53,6 +54,10 @@ FLAVORS: Mapping[str, Flavor] = {
 CUTOFFS = tuple(name for name, flavor in FLAVORS.items() if flavor is dispersions)
 MIN_GENES = 3  # to select from
 NAMES_SHOWN = 5  # unknown genes that a message spells out
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "means": Tolerance(0.99, "a sample's mean lies within five standard errors, but for genes seen in few cells", True),
+}
 
 
 def highly_variable_genes(

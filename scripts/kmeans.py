@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from lib.methods.clusters import write_clusters
 from lib.methods.representation import representation
+from lib.methods.tolerances import Tolerance
 from lib.report import clusters as told_clusters
 from lib.report.parts import Finished, Methods, Part
 from lib.report.words import listed
@@ -21,6 +22,11 @@ from lib.store.files import read_table
 
 STARTS = 10
 TOLERANCE = 1e-6  # cuVS stops if the relative gain of inertia is smaller
+
+# How far results may lie from repetitions (`trust_clusters`)
+TOLERANCES = {
+    "quality": Tolerance(0.9, "of the best inertia, inverted: starts end in other optima", True),
+}
 
 
 def kmeans(X: np.ndarray, n_clusters: int, seed: int, device: devices.Device) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from lib.methods.clusters import by_leiden, by_louvain, cugraph_communities, graph_needs, to_igraph, write_clusters
 from lib.methods.fuzzy import read_graph
+from lib.methods.tolerances import Tolerance
 from lib.report import clusters as told_clusters
 from lib.report.parts import Finished, Methods, Part
 from lib.report.words import listed
@@ -23,6 +24,11 @@ from lib.store.files import read_table
 
 STARTS = 2  # runs of Leiden on the GPU
 MAX_REFINED = 50_000  # up to this number of cells igraph's Leiden refines cuGraph's communities, in a second or two
+
+# How far results may lie from repetitions (`trust_clusters`)
+TOLERANCES = {
+    "quality": Tolerance(0.95, "of the best modularity; a sample's own clusters reach more", True),
+}
 
 
 def leiden(connectivities: Any, resolution: float, n_iterations: int, seed: int, device: devices.Device) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from lib.methods.clusters import by_louvain, cugraph_communities, graph_needs, to_igraph, write_clusters
 from lib.methods.fuzzy import read_graph
+from lib.methods.tolerances import Tolerance
 from lib.report import clusters as told_clusters
 from lib.report.parts import Finished, Methods, Part
 from lib.report.words import listed
@@ -19,6 +20,11 @@ from lib.run import device as devices
 from lib.run import stage
 from lib.run.resources import Job, Need
 from lib.store.files import read_table
+
+# How far results may lie from repetitions (`trust_clusters`)
+TOLERANCES = {
+    "quality": Tolerance(0.95, "of the best modularity; a sample's own clusters reach more", True),
+}
 
 
 def louvain(connectivities: Any, resolution: float, seed: int, device: devices.Device) -> np.ndarray:

@@ -27,6 +27,7 @@ from lib.methods.markers import (
     write_results,
 )
 from lib.methods.scaling import target_of
+from lib.methods.tolerances import Tolerance
 from lib.report import markers as told_markers
 from lib.report.parts import Finished, Part
 from lib.run import device as devices
@@ -37,6 +38,11 @@ from lib.store.files import read_table
 from lib.store.shards import Arrays, Known, Passes
 from lib.store.stream import Stream
 from scipy.special import stdtr
+
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "markers": Tolerance(0.5, "a sample ranks genes of like scores otherwise", True),
+}
 
 
 def welch(found: GroupSums, sizes: np.ndarray, compared: Comparisons) -> dict[str, np.ndarray]:

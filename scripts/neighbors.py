@@ -13,12 +13,20 @@ from typing import Any
 from lib.methods.fuzzy import fuzzy_graph
 from lib.methods.knn import EXACT_MAX, LISTS, nearest_neighbors
 from lib.methods.representation import representation
+from lib.methods.tolerances import Tolerance
 from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import timed
 from lib.run.resources import CUPY, KEPT, MB, Job, Need
 from lib.store.files import write_arrays
+
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "recall": Tolerance(0.98, "an inverted file finds some 99.8 %", True),
+    "distances": Tolerance(1e-3, "float32"),
+    "connectivities": Tolerance(1e-3, "float32, and a bandwidth by bisection"),
+}
 
 
 def needs(job: Job) -> Need:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from lib.methods.eigen import leading_eigenpairs
 from lib.methods.scaling import Scaling, columns_of, log_normalize, regressors, target_of, usable_keys
+from lib.methods.tolerances import Tolerance
 from lib.report.parts import Finished, Methods, Numbers, Part
 from lib.report.words import count, listed, percent
 from lib.run import device as devices
@@ -41,6 +42,13 @@ SLOTS |= {name: f"uns/pca/{name}" for name in ("variance", "variance_ratio")}
 UNS = {"pca": {"params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"}}}
 FEW = 0.8  # cells per gene up to which the matrix and the products of its cells take less memory than the covariance
 MAX_CELLS = {"cpu": 2_000, "gpu": 8_192}  # cells of a dense chunk: 40 or 160 MB for 5,000 genes
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "projection": Tolerance(1e-3, "products in float32, relative to the largest coordinate"),
+    "orthonormality": Tolerance(1e-4, "float32"),
+    "variance": Tolerance(1e-3, "products in float32"),
+    "captured variance": Tolerance(0.95, "components of other cells fit a sample a little worse, or better", True),
+}
 
 
 @halving

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.inputs.genelists import GeneNames, gene_families
+from lib.methods.tolerances import Tolerance
 from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress
@@ -21,6 +22,11 @@ from lib.store.counts import Counts
 from lib.store.csr import column_counts, column_sums, row_sums, rows_of_nonzeros
 from lib.store.files import write_table
 from lib.store.stream import Stream, halving
+
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "metrics": Tolerance(1e-9, "sums are exact integers, a percentage is one division"),
+}
 
 
 def cell_metrics(

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from lib.methods.knn import nearest_neighbors
 from lib.methods.representation import representation
+from lib.methods.tolerances import Tolerance
 from lib.report import embeddings
 from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
@@ -25,6 +26,11 @@ from lib.store.files import read_arrays, read_attrs, read_table, write_table
 EXAGGERATED = 250  # the first iterations, of n_iter, that run with early_exaggeration
 STEPS = 25  # iterations between two checks of the clock
 MIN_RATE = 200  # least learning rate of cuML if it follows from the number of cells: 50 in scikit-learn's units
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "trustworthiness": Tolerance(0.75, "two dimensions; at random 0.5", True),
+    "preserved neighbours": Tolerance(0.2, "two dimensions; at random 0.05", True),
+}
 
 
 def embed(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from lib.methods.fuzzy import read_graph
 from lib.methods.representation import representation
+from lib.methods.tolerances import Tolerance
 from lib.report import embeddings
 from lib.report.parts import Finished, Methods, Part
 from lib.run import device as devices
@@ -24,6 +25,11 @@ from lib.store.files import read_attrs, read_table, write_table
 
 SMALL = 10_000  # up to this number of cells n_epochs null is 500 instead of 200, as in umap-learn
 PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # as tqdm's bar
+# How far results may lie from those of a sample of cells (`trust_stages`)
+TOLERANCES = {
+    "trustworthiness": Tolerance(0.75, "two dimensions; at random 0.5", True),
+    "preserved neighbours": Tolerance(0.2, "two dimensions; at random 0.05", True),
+}
 
 
 def embed(

@@ -27,7 +27,7 @@ def stages_on_gpu() -> dict[str, list[str]]:
             if not re.search(r"^        gpu=GPU", text, flags=re.M) or not output:
                 continue
             made = output[1].replace("FEATURE_FILES[0]", '"{COHORT}/features.h5ad"')
-            paths = re.findall(r'"(?:results/)?([^"]+\.(?:h5|h5ad|parquet|tsv\.gz))"', made)
+            paths = re.findall(r'"(?:results/)?([^"]+\.(?:h5|h5ad|parquet|tsv|tsv\.gz))"', made)
             for part, place in PLACES.items():
                 paths = [text.replace(part, place) for text in paths]
             found[name] = [re.sub(r"\{+\w+\}+", "*", text) for text in paths]

@@ -295,6 +295,51 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         drawn["tables"] = [f"annotation/{name}.tsv" for name in types]
         add("figures_annotation", given, drawn, {"names": types, "known": known, "formats": 1})
 
+    if config["trust"]["enabled"]:
+        asked, label = config["trust"], label_key or next(iter(clusterings), None)
+        thetas = asked["thetas"] if harmony else []
+        outputs = {name: f"trust_{name}.tsv" for name in ("metrics", "batches", "labels")}
+        outputs |= {"thetas": ["trust_thetas.tsv"] if thetas else []}
+        params = {"seed": seed, "batch_keys": (config["harmony"]["keys"] if harmony else None) or [batch_key]}
+        params |= {"label": label, "known": label_key is not None, "n_pcs": config["neighbors"]["n_pcs"]}
+        params |= {"n_cells": asked["n_cells"], "thetas": thetas, "harmony": config["harmony"] if thetas else {}}
+        labels = {"labels": of_clustering(label) if label else []}
+        add("trust_integration", space | obs | labels, outputs, params)
+        if clusterings:
+            outputs = {name: f"trust_{name}.tsv" for name in ("clusterings", "clusters", "resolutions")}
+            outputs |= {"stability": "stability.parquet"}
+            params = {name: asked[name] for name in ("n_cells", "seeds", "resolutions")}
+            params |= {"seed": seed, "n_iterations": config["leiden"]["n_iterations"]}
+            given = {"clusterings": [file for name in clusterings for file in of_clustering(name)]}
+            add("trust_clusters", {"neighbors": "neighbors.h5"} | space | given, outputs, params)
+            artifacts.append("stability.parquet")
+        params = {"samples": samples, "seed": seed, "batch_key": batch_key, "label": label_key, "gene_key": gene_key}
+        given = {"counts": counts, "cells": cells, "genes": "genes.parquet"}
+        given["simulated"] = [f"{name}/doublets_simulated.h5" for name in samples]
+        outputs = {name: f"trust_{name}.tsv" for name in ("filters", "doublets")}
+        add("trust_filters", given, outputs, params | {"n_cells": asked["n_cells"]})
+        again = next(iter(groupings), None)
+        ranked = "t-test" in config["markers"]["methods"] and again is not None
+        ranked = ranked and settings.reference_of(config, again) == "rest"
+        given = {
+            "counts": counts,
+            "qc_genes": [f"{name}/qc_genes.parquet" for name in samples],
+            "genes": "genes.parquet",
+        }
+        given |= {
+            "hvg": "hvg.parquet",
+            "umap": "umap.parquet",
+            "clusters": [file for name in clusterings[:1] for file in of_clustering(name)],
+        }
+        given |= {"tsne": ["tsne.parquet"] if config["tsne"]["enabled"] else []}
+        given["ranking"] = [f"markers/{escape(again)}/t-test.parquet"] if ranked else []
+        given["grouping"] = of_clustering(again) if again else []
+        params = {"seed": seed, "batch_key": batch_key, "batch_keys": config["harmony"]["keys"] or [batch_key]}
+        params |= {"gene_key": gene_key, "target_sum": target_sum, "grouping": again}
+        params |= {"n_cells": asked["n_cells"], "harmony": config["harmony"]}
+        inputs = graph | space | obs | features | regressed | given
+        add("trust_stages", inputs, {"stages": "trust_stages.tsv"}, params)
+
     grouped = ["sample", batch_key, label_key, *(config["harmony"]["keys"] or []), density_key, *groupings]
     params = {"samples": samples, "gene_key": gene_key, "target_sum": target_sum}
     add("matrices", whole | obs, {"matrices": "matrices.h5"}, params)

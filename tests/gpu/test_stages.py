@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from carried import STAGES, Carried
+from lib.inputs import config as settings
 from lib.methods.fuzzy import read_graph
 from lib.store.files import read_arrays, read_table
 from sklearn.manifold import trustworthiness
@@ -31,6 +33,8 @@ def content(path: Path) -> dict[str, np.ndarray]:
         return {name: column.to_numpy() for name, column in read_table(path).items()}
     if path.name.endswith(".tsv.gz"):
         return {name: column.to_numpy() for name, column in read_markers(path).items()}
+    if path.suffix == ".tsv":
+        return {name: column.to_numpy() for name, column in pd.read_csv(path, sep="\t").items()}
     found: dict[str, np.ndarray] = {}
     with h5py.File(path, "r") as file:
         file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
@@ -285,3 +289,38 @@ def test_record_names_the_card(carried, stage):
         assert record["card"]
         assert record["driver"]
         assert 0 < record["peak_gpu_mb"] <= record["cap_mb"]
+
+
+def test_trust_integration(carried):
+    """Distances are float32; a neighbour at nearly equal distance can change a cell's test of kBET, 1 of 2,000."""
+    for n in range(3):
+        for cpu, gpu in carried.both("trust_integration", n):
+            cpu, gpu = pd.read_csv(cpu, sep="\t"), pd.read_csv(gpu, sep="\t")
+            pd.testing.assert_frame_equal(gpu, cpu, rtol=0, atol=5e-3, check_exact=False)
+
+
+@pytest.mark.parametrize("name", ["pca", "harmony", "neighbors", "umap", "tsne"])
+def test_gpu_results_are_within_the_tolerances_of_trust(carried, name):
+    """The checks of `trust_stages`, on the GPU's artifact of one stage and the CPU's of the others."""
+    import trust_stages
+
+    def one(artifact):
+        return [str(path) for path in carried.cpu(artifact)]
+
+    files = {key: one(f"cohort/{key}.h5")[0] for key in ("pca", "neighbors")} | {"harmony": one("cohort/harmony.h5")}
+    files |= {"obs": one("cohort/obs.parquet")[0], "features": one("cohort/features.h5ad"), "cell_cycle": []}
+    files |= {"umap": one("cohort/umap.parquet")[0], "tsne": one("cohort/tsne.parquet"), "clusters": []}
+    artifact = str(carried.gpu(name, STAGES[name][0])[0])
+    files[name] = [artifact] if isinstance(files[name], list) else artifact
+    config = settings.complete({key: value for key, value in carried.config.items() if key != "annotation"})
+    batch_key = config["batch_key"]
+    params = {"batch_key": batch_key, "batch_keys": [batch_key], "n_cells": 5000, "seed": 0, "target_sum": 1e4}
+    given = trust_stages.Sampled(SimpleNamespace(**files), SimpleNamespace(**params, harmony=config["harmony"]))
+    embedding = {"umap": [given.files.umap], "tsne": given.files.tsne}
+    if name in embedding:
+        found = trust_stages.of_embedding(given, embedding[name])
+    else:
+        found = getattr(trust_stages, f"of_{name}")(given)
+    for check, value in found.items():
+        limit = trust_stages.limits_of(name)[check]
+        assert limit.holds(value), (check, value, limit.said)

@@ -12,4 +12,5 @@ COMPUTED = re.compile(
     r"|kmeans_\d[\d.e+-]*"  # kmeans
     r"|umap_density_.+"  # density
     r"|annotation_.+"  # annotation
+    r"|stability_.+"  # trust
 )

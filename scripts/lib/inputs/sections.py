@@ -32,6 +32,7 @@ CUTOFFS = ("seurat", "cell_ranger")  # flavours that can select by cut-offs
 FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, clusters", "Markers"
 FIGURES = "Figures and explorer"
 SETS = "Gene sets and cell types"
+EVIDENCE = "Evidence"
 
 
 class Gpu(Section):
@@ -677,6 +678,44 @@ class Annotation(Section):
     )
 
 
+class Trust(Section):
+    """Evidence that the results can be believed."""
+
+    heading = EVIDENCE
+    writes = "stability_.+"
+
+    enabled: bool = key(
+        True,
+        means="measure how well the batches are integrated (the metrics of scib-metrics, without and with the "
+        "integration), compute stages again on the CPU at a sample of cells, repeat clusterings with other seeds, and "
+        "cluster cells before filters: `results/tables/trust*.tsv`, the report's chapter Trust, and obs "
+        "`stability_{clustering}`",
+        comment="evidence that the results can be believed, in the report",
+    )
+    n_cells: Annotated[Integer, Field(ge=50, le=10**7)] | None = key(
+        5000,
+        means="cells at which is measured, drawn from each batch and cluster, against all cells; null: all",
+        comment="cells at which is measured; null: all",
+    )
+    seeds: Annotated[Integer, Field(ge=1, le=100)] = key(
+        5,
+        means="other seeds with which the first clustering is repeated, of 4 `n_cells` cells at most; "
+        "`stability_{clustering}` is the share of a cell's cluster that stays with it",
+        comment="other seeds with which the first clustering is repeated",
+    )
+    resolutions: Distinct[Resolution] = key(
+        [0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0],
+        means="resolutions of Leiden that are compared, on as many cells, to suggest one; it is not taken. `[]`: none",
+        comment="resolutions of Leiden that are compared, to suggest one",
+    )
+    thetas: Distinct[Annotated[Number, Field(ge=0, le=100)]] = key(
+        [],
+        means="values of `harmony: theta` with which Harmony is run and measured too, "
+        "`results/tables/trust_thetas.tsv`; nothing else uses them",
+        comment="values of harmony: theta to run and measure too",
+    )
+
+
 class Report(Section):
     """The page of the run, `results/report.html`."""
 
@@ -811,6 +850,7 @@ class Config(Section):
     )
     scores: Scores
     annotation: Annotation
+    trust: Trust
     figures: Figures
     explorer: Explorer
     report: Report

@@ -107,6 +107,42 @@ def blocks(
         yield rows, *_without_self(indices, distances, rows, angular)
 
 
+def nearest_of(X: Any, rows: np.ndarray, k: int, metric: str, n_jobs: int, device: devices.Device) -> tuple[Any, Any]:
+    """The k nearest other points of some points, by comparing them with all, the nearest first.
+
+    Parameters
+    ----------
+    rows
+        The positions of the points, on the host.
+
+    Returns
+    -------
+    Indices (int32) and distances (float32), len(rows) x k, on the device. Other parameters: see `nearest_neighbors`.
+    """
+    points, metric, angular = _prepared(X, k, metric, device.xp)
+    if device.is_gpu:
+        from lib.methods.knn_gpu import nearest_of
+
+        indices, distances = nearest_of(points, rows, k, metric)
+        return indices, distances**2 / 2 if angular else distances
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(n_jobs):
+        search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points)
+        distances, indices = search.kneighbors(points[rows])
+    return _without_self(indices, distances, rows, angular)
+
+
+def shared(one: Any, other: Any, xp: Any) -> Any:
+    """For each row the share of the numbers in `one` that are in `other`; rows x numbers each."""
+    parts = [
+        (one[start : start + BLOCK, :, None] == other[start : start + BLOCK, None, :]).any(2).mean(1)
+        for start in range(0, len(one), BLOCK)
+    ]
+    return xp.concatenate(parts)
+
+
 def exact_blocks(points: np.ndarray, k: int, metric: str, n_jobs: int) -> Iterator[tuple[np.ndarray, ...]]:
     """The k + 1 nearest points of a block of points at a time, the point itself included, by comparing all pairs."""
     from sklearn.neighbors import NearestNeighbors

@@ -45,13 +45,19 @@ def neighbor_blocks(points: Any, k: int, metric: str, exact: bool) -> Iterator[t
         yield rows, *ranked(points, cupy.arange(rows.start, rows.stop), find(rows, width), k, metric)
 
 
+def nearest_of(points: Any, rows: np.ndarray, k: int, metric: str) -> tuple[Any, Any]:
+    """The k nearest other points of some points, all pairs compared: indices (int32) and distances (float32)."""
+    find, width = all_pairs(points, metric), min(k + 1 + EXTRA, len(points))
+    size = max(ELEMENTS // width, 1024)
+    parts = [cupy.asarray(rows[start : start + size]) for start in range(0, len(rows), size)]
+    found = [ranked(points, part, find(part, width), k, metric) for part in parts]
+    return tuple(cupy.concatenate(arrays) for arrays in zip(*found, strict=True))
+
+
 def recall(points: Any, indices: Any, metric: str, sample: np.ndarray) -> float:
     """The fraction of the sampled points' nearest neighbours, all pairs compared, that are among those found."""
-    sample = cupy.asarray(sample)
-    k = indices.shape[1]
-    candidates = all_pairs(points, metric)(sample, min(k + 1 + EXTRA, len(points)))
-    true, _ = ranked(points, sample, candidates, k, metric)
-    return float((true[:, :, None] == indices[sample][:, None, :]).any(2).mean())
+    true, _ = nearest_of(points, sample, indices.shape[1], metric)
+    return float((true[:, :, None] == indices[cupy.asarray(sample)][:, None, :]).any(2).mean())
 
 
 def all_pairs(points: Any, metric: str) -> Callable[[Any, int], Any]:
