@@ -29,8 +29,8 @@ DEMO = {
 WIDTH = 120
 RENAMED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # pydantic's names
 SHOWN = [
-    *("type", "enum", "pattern", "minLength", *RENAMED.values(), "propertyNames", "additionalProperties", "items"),
-    *("minItems", "uniqueItems", "default"),
+    *("type", "enum", "pattern", "minLength", *RENAMED.values(), "propertyNames", "additionalProperties", "required"),
+    *("properties", "items", "minItems", "uniqueItems", "default"),
 ]
 CONFIG = """\
 # The settings of Somersault. This file has every key with its default and a short explanation;
@@ -71,10 +71,11 @@ class Item:
 
 def items(section: type[Section], path: tuple[str, ...] = (), heading: str = "") -> Iterator[Item]:
     """Sections and keys in their order, each section before its keys."""
-    inside, schemas = section.inner(), section.model_json_schema()["properties"]
+    whole = section.model_json_schema()
+    inside, schemas = section.inner(), whole["properties"]
     for name, field in section.model_fields.items():
         inner, extra = inside.get(name), field.json_schema_extra or {}
-        schema = {} if inner else tidy(schemas[name])
+        schema = {} if inner else tidy(schemas[name], whole.get("$defs", {}))
         told = field.description or "", extra.get("comment", ""), extra.get("elsewhere", "")
         under = (inner or section).heading or heading
         yield Item((*path, name), under, inner, field.default, *told, schema)
@@ -82,17 +83,25 @@ def items(section: type[Section], path: tuple[str, ...] = (), heading: str = "")
             yield from items(inner, (*path, name), under)
 
 
-def tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """pydantic's JSON schema of a value, with alternatives as a list of types, as none of them shares keywords."""
-    found = {RENAMED.get(name, name): tidy(value) if name == "items" else value for name, value in schema.items()}
-    if choices := [tidy(choice) for choice in found.pop("anyOf", [])]:
+def tidy(schema: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """pydantic's JSON schema of a value, with alternatives as a list of types, as none of them shares keywords.
+
+    `sections` are those that a list has as its items.
+    """
+    schema = sections[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+    found = {RENAMED.get(name, name): value for name, value in schema.items()}
+    if "items" in found:
+        found["items"] = tidy(found["items"], sections)
+    if "properties" in found:
+        found["properties"] = {name: tidy(value, sections) for name, value in found["properties"].items()}
+    if choices := [tidy(choice, sections) for choice in found.pop("anyOf", [])]:
         for choice in choices:
             found = choice | found
         found["type"] = [choice["type"] for choice in choices]
     for pattern, values in found.pop("patternProperties", {}).items():
         found |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
-    if "additionalProperties" in found:
-        found["additionalProperties"] = tidy(found["additionalProperties"])
+    if isinstance(found.get("additionalProperties"), dict):
+        found["additionalProperties"] = tidy(found["additionalProperties"], sections)
     return found
 
 
@@ -138,6 +147,8 @@ def schema() -> str:
 def schema_lines(name: str, schema: Any, indent: str) -> Iterator[str]:
     """A part of the schema, on one line if it fits."""
     shown = schema if name == "default" or not isinstance(schema, dict) else only_shown(schema)
+    if name == "properties":
+        shown = {key: only_shown(value) for key, value in schema.items()}
     line = f"{indent}{name}: {flow(shown)}"
     if len(line) <= WIDTH or not isinstance(schema, dict):
         yield line
@@ -150,8 +161,13 @@ def schema_lines(name: str, schema: Any, indent: str) -> Iterator[str]:
 def only_shown(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema's keywords in their order, without our own, and without the type of choices."""
     kept = [name for name in SHOWN if name in schema and not (name == "type" and "enum" in schema)]
-    inner = ("items", "additionalProperties")
-    return {name: only_shown(schema[name]) if name in inner else schema[name] for name in kept}
+    found = {name: schema[name] for name in kept}
+    for name in ("items", "additionalProperties"):
+        if isinstance(found.get(name), dict):
+            found[name] = only_shown(found[name])
+    if "properties" in found:
+        found["properties"] = {name: only_shown(value) for name, value in found["properties"].items()}
+    return found
 
 
 def table(heading: str) -> str:

@@ -10,7 +10,7 @@ sys.path.append(str(HOME / "scripts"))
 
 from lib import start
 from lib.inputs import config as settings
-from lib.inputs import demo, formats, genesets, reference, sizes
+from lib.inputs import contrasts, demo, formats, genesets, reference, sizes
 from lib.inputs import sheet as sheets
 from lib.run import cards, code, diagnosis, models, notices, resources
 from lib.run.errors import UserError
@@ -98,7 +98,7 @@ ARTIFACTS, FIGURES = [], []
 
 
 wildcard_constraints:
-    patient=r"P\d+",
+    patient=r"P\d+(-treated)?",
     sample="|".join(map(re.escape, SAMPLES)),
     method="|".join(map(re.escape, METHODS)) or "none",
 
@@ -125,8 +125,13 @@ def config_but(*keys):
 
 
 def patient_number(wildcards):
-    """The number of the demo's patient: 3 for P3."""
-    return int(wildcards.patient[1:])
+    """The number of the demo's patient: 3 for P3, and for P3-treated."""
+    return int(wildcards.patient[1:].removesuffix("-treated"))
+
+
+def is_treated(wildcards):
+    """Whether the demo's patient has planted effects."""
+    return wildcards.patient.endswith("-treated")
 
 
 def of_line(function, *given):
@@ -200,6 +205,7 @@ def sample_sizes():
 
 
 try:
+    contrasts.check(SHEET, config)
     sample_sizes()
     genesets.check(COLLECTIONS, SHEET, config)
     REFERENCE_IS_MODEL = reference.look_at(SHEET, config)

@@ -1,4 +1,5 @@
-# The demo cohort: simulated patients with known cell types, for sheets with paths demo/*.h5ad.
+# The demo cohort: simulated patients with known cell types, for sheets with paths demo/P1.h5ad, and treated ones, with
+# planted effects: demo/P2-treated.h5ad.
 
 
 rule simulate:
@@ -16,5 +17,6 @@ rule simulate:
         **DEMO,
         seed=config["seed"],
         patient=patient_number,
+        treated=is_treated,
     script:
         "../scripts/simulate.py"

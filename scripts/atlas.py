@@ -190,7 +190,10 @@ class Slots:
             self.obsm[part.name] = part.value.rename(columns=slot_names(part.value))
         elif slot == "uns":
             *keys, last = part.name.split("/")
-            reduce(lambda uns, key: uns.setdefault(key, {}), keys, self.uns)[last] = part.value
+            value = part.value
+            if isinstance(value, pd.DataFrame):
+                value = plain_strings(value.set_axis(value.index.astype(str), axis=0))
+            reduce(lambda uns, key: uns.setdefault(key, {}), keys, self.uns)[last] = value
         else:
             is_table = isinstance(part.value, pd.DataFrame)
             getattr(self, slot)[part.name] = part.value.to_numpy(np.float32) if is_table else part.value

@@ -9,54 +9,18 @@ from lib.start import run
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from lib.inputs.genesets import matched_in, n_sets, read_collections
+from lib.inputs.genesets import n_sets, read_collections
 from lib.methods import enrichment
-from lib.methods.enrichment import Task, Weights
 from lib.methods.scaling import target_of
 from lib.report import sets as told_sets
 from lib.report.parts import Finished, Methods, Part
 from lib.report.words import count, listed
 from lib.run import device as devices
-from lib.run import stage
 from lib.run.progress import timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort
 from lib.store.files import read_table, write_table
-
-
-def tasks_of(counts: Cohort, totals: np.ndarray, target_sum: float, params: Any, device: devices.Device) -> list[Task]:
-    """Every method on every collection, in the order of the outputs."""
-    found, lost = matched_in(read_collections(params.gene_sets), counts.genes, params.scores["tmin"])
-    if lost:
-        stage.notice(
-            "sets with fewer than %d genes in the cohort are left out: %s", params.scores["tmin"], "; ".join(lost)
-        )
-    means = None
-    if "score_genes" in params.scores["methods"]:
-        means = enrichment.gene_means(counts, totals, target_sum)
-    tasks = []
-    for name, matched in found.items():
-        weights = Weights.of(matched, counts.n_vars, device)
-        stage.log.info("%s: %d sets, %d genes", name, len(matched.names), len(np.unique(matched.genes)))
-        for method in params.scores["methods"]:
-            mine, order = weights, None
-            if method == "mlm":
-                keep = enrichment.independent(matched, counts.n_vars)
-                if not keep.all():
-                    dependent = [of for of, kept in zip(matched.names, keep, strict=True) if not kept]
-                    stage.notice("mlm of %s leaves out sets that follow from others: %s", name, ", ".join(dependent))
-                    mine = Weights.of(matched.of(keep), counts.n_vars, device)
-            elif method == "aucell":
-                order = np.random.default_rng(params.seed).permutation(counts.n_vars)
-            elif method == "score_genes":
-                contrast, lacking = enrichment.contrasts(matched, means, params.seed)
-                if lacking:
-                    stage.notice("score_genes of %s: no control genes for %s: 0", name, ", ".join(lacking))
-                mine = Weights.of(contrast, counts.n_vars, device)
-            tasks.append(Task(name, method, mine, order))
-    return tasks
 
 
 def slot(what: str, method: str, collection: str, first: str) -> str:
@@ -93,7 +57,8 @@ def main(snakemake: Any) -> None:
     totals = read_table(files.obs, ["kept_counts"])["kept_counts"]
     counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, obs=files.obs)
     target_sum = target_of(totals.to_numpy(), params.target_sum)
-    tasks = tasks_of(counts, totals.to_numpy(), target_sum, params, device)
+    given = read_collections(params.gene_sets)
+    tasks = enrichment.tasks_of(given, counts.genes, counts, totals.to_numpy(), target_sum, params.scores, params.seed)
     found = enrichment.score_cells(counts, totals.to_numpy(), target_sum, tasks)
     first = tasks[0].collection
     padj = iter(snakemake.output.padj)

@@ -11,6 +11,8 @@ mitochondrial genes and m the cell's share of them. A doublet is the sum of two 
 cells are dying (high m), half are nearly empty. The design is our own; background and shares follow 10x Genomics' 3k
 PBMC, and counts are multinomial as in Townes et al., Genome Biology 20, 295 (2019).
 
+A treated patient has planted effects, which `planted` tells: genes that change in two types, and more B cells.
+
 The seed determines everything: a patient is the same in every cohort, and the first n cells are the same for any number
 of further cells and any number of processes.
 
@@ -43,6 +45,10 @@ RESOLUTION = 1 << 20  # entries of a profile's table: the smallest possible shar
 AMBIENT = 0.05  # share of a cell's UMIs from the patient's ambient RNA
 MT_SHARE = 0.06  # mean mitochondrial share of a good cell
 MARKERS = 0.01  # share of the genes raised in a type, and also in a lineage, in addition to those named below
+
+CHANGED = ("CD4 T", "CD14 monocyte")  # types in which genes change by treatment
+GROWN, GROWTH = "B", 4.0  # the type that grows by treatment, and how many times
+PLANTED, LOG2_FOLD = 0.02, 1.5  # share of the genes that change in each of these types, and their fold change
 
 # Lineage -> its genes; type -> its lineage and genes. A design takes the first n_types types
 LINEAGES = {
@@ -178,7 +184,26 @@ def type_profiles(design: Design, genes: pd.DataFrame) -> np.ndarray:
     return profiles / profiles.sum(1, keepdims=True)
 
 
-def patient_profiles(design: Design, genes: pd.DataFrame, patient: int) -> tuple[np.ndarray, np.ndarray]:
+def planted(design: Design, genes: pd.DataFrame) -> pd.DataFrame:
+    """The log2 fold changes of a treated patient's genes in each of the types CHANGED: genes x types, mostly 0.
+
+    Half of the genes rise, half fall. They are among those of rank 5 % to 30 % in the type, markers left out.
+    """
+    rng, found = design.rng(6), pd.DataFrame(0.0, genes.index, list(CHANGED))
+    for profile, name in zip(type_profiles(design, genes), design.types(), strict=True):
+        if name in CHANGED:
+            ranks = (-profile).argsort().argsort() / len(profile)
+            fit = (ranks > 0.05) & (ranks < 0.3) & (genes["marker_of"] == "").to_numpy()
+            chosen = rng.choice(np.flatnonzero(fit), round(PLANTED * design.n_genes), replace=False)
+            found.iloc[chosen, found.columns.get_loc(name)] = LOG2_FOLD * rng.permutation(
+                np.resize([1, -1], len(chosen))
+            )
+    return found
+
+
+def patient_profiles(
+    design: Design, genes: pd.DataFrame, patient: int, treated: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """A patient's profiles and share of each type.
 
     Returns
@@ -193,13 +218,18 @@ def patient_profiles(design: Design, genes: pd.DataFrame, patient: int) -> tuple
     composition = rng.dirichlet(40 * usual / usual.sum() + 0.5)
     effect = rng.lognormal(0, design.batch_sd, design.n_genes)
     types = type_profiles(design, genes) * effect
+    if treated:
+        for name, change in planted(design, genes).items():
+            types[design.types().index(name)] *= 2.0**change
+        composition[design.types().index(GROWN)] *= GROWTH
+        composition /= composition.sum()
     types /= types.sum(1, keepdims=True)
     mt = np.isin(genes.index, MT) * design.rng(3).lognormal(0, 0.8, design.n_genes) * effect
     return np.vstack([types, composition @ types, mt / mt.sum()]), composition
 
 
 def simulate_patient(
-    design: Design, patient: int, n_obs: int, genes: pd.DataFrame | None = None
+    design: Design, patient: int, n_obs: int, genes: pd.DataFrame | None = None, treated: bool = False
 ) -> Iterator[tuple[csr_matrix, pd.DataFrame]]:
     """A patient's cells in blocks of BLOCK.
 
@@ -213,13 +243,15 @@ def simulate_patient(
         Number of cells.
     genes
         `simulated_genes(design)`, if it was computed already.
+    treated
+        Whether the patient has the effects `planted`; the design then has the types CHANGED and GROWN.
 
     Yields
     ------
     The counts (cells x genes, CSR, int32, sorted) and obs, with the barcodes as index, `PatientNumber`, `CellType`
     (for a doublet that of the first cell), `true_doublet` and `true_low_quality`.
     """
-    model = patient_model(design, patient, simulated_genes(design) if genes is None else genes)
+    model = patient_model(design, patient, simulated_genes(design) if genes is None else genes, treated)
     for start in range(0, n_obs, BLOCK):
         counts, obs = draw_block(design, model, start // BLOCK)
         yield counts[: n_obs - start], obs[: n_obs - start]
@@ -244,9 +276,9 @@ class PatientModel:
     composition: np.ndarray
 
 
-def patient_model(design: Design, patient: int, genes: pd.DataFrame) -> PatientModel:
+def patient_model(design: Design, patient: int, genes: pd.DataFrame, treated: bool = False) -> PatientModel:
     """The distributions of the cells of a patient, numbered from 1; about 90 MB for 20 types."""
-    profiles, composition = patient_profiles(design, genes, patient)
+    profiles, composition = patient_profiles(design, genes, patient, treated)
     return PatientModel(patient, np.concatenate([inverse_cdf(profile) for profile in profiles]), composition)
 
 
@@ -453,7 +485,7 @@ def main(snakemake: Any) -> None:
     params = snakemake.params
     design = Design(params.n_genes, params.n_types, params.umi, seed=snakemake.params.seed)
     genes = simulated_genes(design)
-    blocks = simulate_patient(design, params.patient, params.n_obs, genes)
+    blocks = simulate_patient(design, params.patient, params.n_obs, genes, params.treated)
     write_h5ad(snakemake.output.h5ad, blocks, genes, compression="gzip")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SIGNIFICANT = 0.05  # adjusted p-value below which a gene, a set or a share counts as found
 LABELS = {
     "total_counts": "counts per cell",
     "n_genes_by_counts": "genes per cell",

@@ -20,6 +20,11 @@ def _model() -> type[Any]:
     return import_module("lib.inputs.sections").Config
 
 
+def _contrasts() -> Any:
+    """`lib.inputs.contrasts`, which imports this module, and pandas."""
+    return import_module("lib.inputs.contrasts")
+
+
 def complete(config: Any) -> dict[str, Any]:
     """The config with all defaults, in the order of config.yaml, checked against the model and for contradictions.
 
@@ -114,9 +119,11 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
                 f"the file (adata.obs = adata.obs.rename(columns={{{name!r}: {plain!r}}})) or in the sheet"
             )
     ours = "|".join(method.written(name) for name, method in _model().clusterings().items())
-    for name in config["markers"]["groupings"] or []:
+    grouped = dict.fromkeys(config["markers"]["groupings"] or [], "markers: groupings")
+    for name, key in (_contrasts().used_columns(config) | grouped).items():
         if re.fullmatch(ours, name) and name not in clusterings:
-            yield f"`markers: groupings` names {name}, which is not computed; there are {', '.join(clusterings)}"
+            yield f"`{key}` names {name}, which is not computed; there are {', '.join(clusterings)}"
+    yield from _contrasts().config_problems(config)
 
 
 def clustering_names(config: Mapping[str, Any]) -> list[str]:
@@ -185,6 +192,7 @@ def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
     wanted |= dict.fromkeys(config["harmony"]["keys"] or [], "harmony: keys")
     wanted |= dict.fromkeys(config["markers"]["groupings"] or [], "markers: groupings")
     wanted[config["density"]["groupby"]] = "density: groupby"
+    wanted = _contrasts().used_columns(config) | wanted
     ours = {None, "sample", "doublet_score", "predicted_doublet", "kept_counts", *QC_COLUMNS, *clustering_names(config)}
     ours |= {*cycle_scores(config), *label_names(config)}
     return {name: key for name, key in wanted.items() if name not in ours and not _is_metric(name, config)}

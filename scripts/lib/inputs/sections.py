@@ -33,6 +33,8 @@ FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, cluste
 FIGURES = "Figures and explorer"
 SETS = "Gene sets and cell types"
 EVIDENCE = "Evidence"
+DIFFERENCES = "Differences between conditions"
+Level = Text | Number  # of a column: numbers are names too
 
 
 class Gpu(Section):
@@ -716,6 +718,67 @@ class Trust(Section):
     )
 
 
+class Pseudobulk(Section):
+    """Pseudobulks: counts summed by sample and group."""
+
+    heading = DIFFERENCES
+
+    groupings: Distinct[Text] = key(
+        [],
+        kind="list of names",
+        means="sum the counts of each sample in each group of these: `label_key`, clusterings (`leiden_0.6`), names of "
+        "cell types (`annotation_majority`), obs columns: `results/cohort/pseudobulk/{grouping}.h5ad`. `[]`: none, "
+        "but those that `de` needs",
+        comment="groupings whose groups are summed in each sample: a label, clusterings, obs columns",
+        elsewhere="`groups_col` of `dc.pp.pseudobulk`; `by` of `sc.get.aggregate`",
+    )
+    sample_key: Column = key(
+        "sample",
+        min_length=1,
+        means="obs column of the samples: what is compared between conditions, such as the patients. Cells without a "
+        "value are left out",
+        comment="obs column of what is compared between conditions: samples, patients",
+        elsewhere="`sample_col`",
+    )
+    min_cells: Integer = key(
+        10,
+        ge=1,
+        means="profiles of fewer cells are flagged (`few_cells`), and tests leave them out",
+        elsewhere="`min_cells` of `dc.pp.filter_samples`",
+    )
+
+
+class Contrast(Section):
+    """A level of a column against another one."""
+
+    column: Column = key(min_length=1)
+    level: Level
+    reference: Level
+    covariates: Distinct[Column] = key([])
+    groupby: Text | None = None
+    name: Text | None = None
+
+
+class Composition(Section):
+    """Shares of the groups in each sample."""
+
+    heading = DIFFERENCES
+
+    groupings: Distinct[Text] = key(
+        [],
+        kind="list of names",
+        means="compare the shares of the groups of these between samples: tables, bars, and a test of each contrast "
+        "without `groupby`, or with this one. `[]`: none",
+        comment="groupings whose shares in each sample are compared",
+    )
+    contrasts: list[Contrast] | None = key(
+        None,
+        kind="list of contrasts",
+        means="what to test, as in `de`; null: the contrasts of `de`",
+        comment="as in de; null: those of de",
+    )
+
+
 class Report(Section):
     """The page of the run, `results/report.html`."""
 
@@ -851,6 +914,21 @@ class Config(Section):
     scores: Scores
     annotation: Annotation
     trust: Trust
+    pseudobulk: Pseudobulk
+    de: list[Contrast] = key(
+        [],
+        kind="list of contrasts",
+        means="test each gene between conditions on the pseudobulks, by PyDESeq2. A contrast is "
+        "`{column: condition, level: treated, reference: control}`: a column of the sheet, or one of obs that is "
+        "constant within a sample, and two of its values. Further keys: `covariates`, columns (numbers are numbers, "
+        "`C(batch)` takes them as names); `groupby`, one grouping instead of all of `pseudobulk: groupings` (without "
+        "these: `label_key`, else the first clustering); `name`, instead of `condition_treated_vs_control`. Two "
+        "samples a level at least, and a design of full rank "
+        "([Differences between conditions](../README.md#differences-between-conditions))",
+        comment="[{column: condition, level: treated, reference: control, covariates: [age]}], tested on pseudobulks",
+        elsewhere="`contrast` of PyDESeq2's `DeseqStats`",
+    )
+    composition: Composition
     figures: Figures
     explorer: Explorer
     report: Report

@@ -34,9 +34,10 @@ from scipy.linalg import qr
 from scipy.sparse import csr_matrix
 from scipy.special import gammaln, ndtr, stdtr
 
-from lib.inputs.genesets import Matched
+from lib.inputs.genesets import Matched, Sets, matched_in
 from lib.methods.scaling import log_normalize
 from lib.run import device as devices
+from lib.run import stage
 from lib.run.progress import progress
 from lib.store.compressed import pool
 from lib.store.csr import rows_of_nonzeros, sums_by_key
@@ -315,6 +316,57 @@ class Task:
             return aucell(X, self.weights, self.order)
         found = products(self.weights)
         return found.XA if self.method == "score_genes" else LINEAR[self.method](found, self.weights)
+
+
+def tasks_of(
+    given: Mapping[str, Sets],
+    genes: pd.DataFrame,
+    counts: Stream,
+    totals: np.ndarray,
+    target_sum: float,
+    options: Mapping[str, Any],
+    seed: int,
+) -> list[Task]:
+    """Every method on every collection, collection by collection; what is left out is told.
+
+    Parameters
+    ----------
+    given
+        See `read_collections`.
+    genes
+        The table of the stream's genes.
+    counts, totals, target_sum
+        See `score_cells`.
+    options
+        `methods`, and `tmin`, the fewest genes of a set.
+    seed
+        Of random orders and control genes.
+    """
+    found, lost = matched_in(given, genes, options["tmin"])
+    if lost:
+        stage.notice("sets with fewer than %d genes in the cohort are left out: %s", options["tmin"], "; ".join(lost))
+    device, n_vars, tasks = counts.device, counts.n_vars, []
+    means = gene_means(counts, totals, target_sum) if "score_genes" in options["methods"] else None
+    for name, matched in found.items():
+        weights = Weights.of(matched, n_vars, device)
+        stage.log.info("%s: %d sets, %d genes", name, len(matched.names), len(np.unique(matched.genes)))
+        for method in options["methods"]:
+            mine, order = weights, None
+            if method == "mlm":
+                keep = independent(matched, n_vars)
+                if not keep.all():
+                    dependent = [of for of, kept in zip(matched.names, keep, strict=True) if not kept]
+                    stage.notice("mlm of %s leaves out sets that follow from others: %s", name, ", ".join(dependent))
+                    mine = Weights.of(matched.of(keep), n_vars, device)
+            elif method == "aucell":
+                order = np.random.default_rng(seed).permutation(n_vars)
+            elif method == "score_genes":
+                contrast, lacking = contrasts(matched, means, seed)
+                if lacking:
+                    stage.notice("score_genes of %s: no control genes for %s: 0", name, ", ".join(lacking))
+                mine = Weights.of(contrast, n_vars, device)
+            tasks.append(Task(name, method, mine, order))
+    return tasks
 
 
 @halving

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from lib.figures.words import SIGNIFICANT
 from lib.inputs.genesets import Matched, matched_in, read_collections
 from lib.report.parts import Column, Finding, Finished
 from lib.report.words import count, listed, percent
@@ -14,7 +15,6 @@ from lib.store.files import read_table
 CHAPTER = "4 Gene sets and cell types"
 FOUND = 0.5  # a set of whose genes the cohort has a smaller share is a finding
 MOST_BEYOND = 5
-SIGNIFICANT = 0.05  # adjusted p-value
 ENRICHMENT = "Markers"  # the section
 MOST_ROWS = 5000  # of a table of the page
 ENRICHED = {

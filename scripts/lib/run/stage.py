@@ -33,6 +33,7 @@ RECORDED_PACKAGES = (
     "numpy",
     "opentsne",
     "pandas",
+    "pydeseq2",
     "scikit-learn",
     "scipy",
     "snakemake",

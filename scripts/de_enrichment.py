@@ -1,0 +1,88 @@
+"""Find the gene sets in which the genes that differ between two conditions are enriched, in each group.
+
+The methods, ora and gsea, and their sources are in `lib.methods.enrichment`. The profile of a group are the scores of
+its test over all genes tested there. ora looks at either end of it, the genes that rise (`up`) and that fall (`down`).
+"""
+
+from lib.start import run
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from lib.figures import tables
+from lib.inputs.genesets import matched_in, n_sets, read_collections
+from lib.methods import enrichment
+from lib.report import differences as told
+from lib.report.parts import Finished, Methods, Part
+from lib.run.progress import Pace
+from lib.run.resources import MB, PYTHON, Job, Need
+from lib.store.files import read_table
+
+COLUMNS = ["group", "direction", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
+
+
+def enriched(ranking: pd.DataFrame, genes: pd.DataFrame, given: Any, methods: list[str], tmin: int) -> pd.DataFrame:
+    """The enrichment in one group.
+
+    Parameters
+    ----------
+    ranking
+        `group`, `rank`, `names`, `scores` of the group, by falling score.
+    genes
+        The genes tested in it, with `gene_symbols` and `gene_ids`.
+    given
+        The collections (`read_collections`).
+    methods, tmin
+        ora and gsea; the fewest genes of a set.
+    """
+    sides = {"up": ranking, "down": ranking.iloc[::-1].assign(scores=-ranking["scores"].to_numpy()[::-1])}
+    collections, _ = matched_in(given, genes, tmin) if len(genes) else ({}, [])
+    found = []
+    for method in methods:
+        moved = enrichment.permutations(len(genes)) if method == "gsea" else None
+        for name, matched in collections.items():
+            for direction, side in sides.items() if method == "ora" else [("both", ranking)]:
+                table = enrichment.of_table(method, side, genes.index, matched, moved)
+                found.append(table.assign(method=method, collection=name, direction=direction))
+    return pd.concat(found)[COLUMNS].sort_values(["method", "pval"], kind="stable") if found else pd.DataFrame()
+
+
+def needs(job: Job) -> Need:
+    """The table of all groups, and for gsea the random sets."""
+    sets, methods = n_sets(job.config["gene_sets"]), job.config["scores"]["marker_methods"]
+    gsea = 10 + 0.03 * job.n_groups * sets if "gsea" in methods else 0
+    drawn = 8000 * job.n_vars if "gsea" in methods else 0
+    mem = PYTHON + 130 * MB + 150 * job.n_groups * job.n_vars + drawn + 2e6 * job.threads
+    return Need(mem, 20 + 2e-3 * job.n_groups * sets + gsea, 2 * MB + 400 * job.n_groups * sets)
+
+
+def tells(run: Finished) -> Iterator[Part]:
+    """The tables, and the sets found."""
+    for job in run.of("de_enrichment"):
+        yield told.of_enrichment(run, job)
+    if run.of("de_enrichment"):
+        methods = " and ".join(run.config["scores"]["marker_methods"])
+        yield Methods(
+            f"Gene sets were sought among the genes that differ, ranked by their test, by {methods}.", ["decoupler"]
+        )
+
+
+def main(snakemake: Any) -> None:
+    """Read the tests of a contrast and the gene sets; write a line for each group, method and set."""
+    files, params = snakemake.input, snakemake.params
+    ranking = read_table(files.de, ["group", "rank", "names", "scores"])
+    ranking = ranking.assign(group=ranking["group"].astype(str))
+    genes, given = read_table(files.genes), read_collections(params.gene_sets)
+    parts, pace = [], Pace("enrichment", ranking["group"].nunique(), "groups")
+    for _, of_group in ranking.groupby("group", sort=False):
+        tested = genes[genes.index.isin(of_group["names"])]
+        parts.append(enriched(of_group, tested, given, params.scores["marker_methods"], params.scores["tmin"]))
+        pace.step()
+    pace.end()
+    table = pd.concat(parts) if any(map(len, parts)) else pd.DataFrame(columns=COLUMNS)
+    tables.write_tsv(table, snakemake.output.enrichment)
+
+
+if __name__ == "__main__":
+    run(main, snakemake)  # noqa: F821
