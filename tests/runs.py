@@ -75,8 +75,10 @@ class Run:
         return json.loads((self.folder / log).with_suffix(".run.json").read_text())
 
 
-def patients(folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int = 2000, seed: int = 0) -> list[Path]:
-    """Simulated patients, one file each."""
+def patients(
+    folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int = 2000, seed: int = 0, n_treated: int = 0
+) -> list[Path]:
+    """Simulated patients, one file each; the last `n_treated` have planted effects."""
     from simulate import Design, simulate_patient, simulated_genes, write_h5ad
 
     design = Design(n_genes=n_genes, n_types=5, umi=2500, seed=seed)
@@ -84,7 +86,8 @@ def patients(folder: Path, n_patients: int = 3, n_obs: int = 350, n_genes: int =
     paths = []
     for patient in range(1, n_patients + 1):
         paths.append(folder / f"P{patient}.h5ad")
-        write_h5ad(paths[-1], simulate_patient(design, patient, n_obs, genes), genes)
+        treated = patient > n_patients - n_treated
+        write_h5ad(paths[-1], simulate_patient(design, patient, n_obs, genes, treated), genes)
     return paths
 
 

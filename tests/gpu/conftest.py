@@ -77,8 +77,10 @@ def carried(request, tmp_path_factory) -> Carried:
     config["scores"] = {"methods": ["ulm", "mlm", "aucell", "zscore", "waggr", "score_genes"]}
     config["scores"] |= {"cell_cycle": "none" if name == "demo" else "human"}
     config["annotation"] = reference_of(name, cpu)
+    config["pseudobulk"] = {"groupings": ["leiden_0.6"]}
     (cpu / "config" / "config.yaml").write_text(yaml.safe_dump(config))
-    done = snakemake(cpu, os.cpu_count(), "results/atlas.h5ad")
+    targets = ["results/atlas.h5ad", "results/cohort/pseudobulk/leiden_0.6.h5ad"]
+    done = snakemake(cpu, os.cpu_count(), *targets)
     assert done.returncode == 0, done.stderr[-5000:]
     runs = [(stage, run) for run in ((1, 2) if name == TWICE else (1,)) for stage in STAGES]
     with ThreadPoolExecutor(max(2, os.cpu_count() // 2)) as pool:

@@ -239,6 +239,18 @@ def test_scores(carried):
         np.testing.assert_allclose(gpu, cpu, rtol=1e-4, atol=1e-5)
 
 
+def test_pseudobulk(carried):
+    """Sums of counts and numbers of cells are exact; means and variances are float32 of sums in another order."""
+    ((cpu, gpu),) = carried.both("pseudobulk")
+    one, two = content(cpu), content(gpu)
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        if name in ("layers/mean", "layers/var"):
+            np.testing.assert_allclose(two[name], values, rtol=1e-5, atol=1e-7)
+        else:
+            np.testing.assert_array_equal(two[name], values, err_msg=name)
+
+
 def test_cell_cycle(carried):
     """The same control genes, hence the same scores to float32; a cell at a limit may change its phase."""
     skip_without_cell_cycle("cell_cycle", carried)

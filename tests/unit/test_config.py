@@ -223,7 +223,7 @@ def wrong_values(schema):
     if schema.get("uniqueItems"):
         value = next(right_values(schema["items"]))
         yield from ([value, value], [value, float(value)] if isinstance(value, int) else [value] * 3)
-    if "additionalProperties" in schema:
+    if schema.get("additionalProperties"):
         yield from ({"MT": value} for value in wrong_values(schema["additionalProperties"]))
         yield from ({key: None} for key in (5, None, True, 1.5, datetime.date(2020, 1, 1)))
     if "propertyNames" in schema:
@@ -245,6 +245,8 @@ def right_values(schema):
             yield from ("x", "µ, 5")
         elif kind == "array":
             yield from ([value] for value in right_values(schema["items"]))
+        elif kind == "object" and "properties" in schema:
+            yield {name: next(right_values(inner)) for name, inner in schema["properties"].items()}
         elif kind == "object":
             yield from ({"MT": value} for value in right_values(schema["additionalProperties"]))
     if "null" in types_of(schema):

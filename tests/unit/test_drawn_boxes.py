@@ -4,9 +4,12 @@ The names have 26 characters. The cases: few and many batches, clusters and type
 """
 
 import figures_clusters
+import figures_composition
+import figures_de
 import figures_hvg
 import figures_markers
 import figures_pca
+import figures_pseudobulk
 import figures_qc
 import numpy as np
 import pandas as pd
@@ -160,6 +163,54 @@ def hvg(n):
     return figures_hvg.hvg_scatter(table, pd.Series([f"GENE{i:05d}-AS1" for i in range(n)]), "seurat_v3")
 
 
+CONTRAST = {"name": "x", "column": "condition", "level": "treated with a long name", "reference": "control"}
+
+
+def profiles(n, m):
+    """Profiles of `n` samples in `m` groups."""
+    rng = np.random.default_rng(0)
+    samples = [f"donor {i:03d} of hospital" for i in range(n)]
+    table = pd.DataFrame(
+        {
+            "sample": pd.Categorical(np.repeat(samples, m), samples),
+            "group": pd.Categorical(np.tile(names_of(m), n), names_of(m)),
+            "n_cells": rng.geometric(0.01, n * m),
+            "condition": np.repeat(np.where(np.arange(n) % 2, CONTRAST["level"], "control"), m),
+            "share": rng.dirichlet(np.ones(m), n).ravel(),
+        }
+    )
+    places = {name: rng.normal(size=n * m) for name in ("PC1", "PC2", "all_PC1", "all_PC2")}
+    return table.assign(few_cells=table["n_cells"] < 10, distance=rng.uniform(0.5, 1.9, n * m), **places)
+
+
+def cells_of_samples(n, m):
+    return figures_pseudobulk.cells(profiles(n, m), 10)
+
+
+def profile_components(n, m):
+    shares = dict.fromkeys(["", *names_of(m)], np.array([0.4, 0.2]))
+    return figures_pseudobulk.pca(profiles(n, m), shares, "condition", "types")
+
+
+def genes_found(m):
+    rng = np.random.default_rng(0)
+    counts = {name: rng.geometric(0.005, m) - 1 for name in ("n_up", "n_down", "n_cell_tests")}
+    table = pd.DataFrame({"group": names_of(m), **counts, "n_samples_level": 12, "n_samples_reference": 9})
+    return figures_de.overview(table, CONTRAST["level"], "control")
+
+
+def sample_bars(n, m):
+    table = profiles(n, m)
+    shares, levels = figures_composition.in_order(table, [CONTRAST])
+    return figures_composition.bars(shares, levels, table.groupby("sample", observed=True)["n_cells"].sum(), "types")
+
+
+def shares_by_level(n, m):
+    shares, levels = figures_composition.in_order(profiles(n, m), [CONTRAST])
+    tests = pd.DataFrame({"group": names_of(m), "pvals_adj": 0.0123456})
+    return figures_composition.dots(shares, levels, tests, CONTRAST)
+
+
 CASES = {
     **{f"embedding of {n} types": (embedding, n, True, "types") for n in (2, 8, 40, 48, 49, 200)},
     **{f"embedding of {n} batches": (embedding, n, False, "batches") for n in (3, 30)},
@@ -182,6 +233,11 @@ CASES = {
     "components of 30": (components, 30),
     "components of 60": (components, 60),
     "highly variable genes": (hvg, 2000),
+    **{f"cells of {n} samples in {m}": (cells_of_samples, n, m) for n, m in ((4, 2), (24, 20), (120, 60))},
+    **{f"profiles of {n} in {m}": (profile_components, n, m) for n, m in ((4, 2), (24, 20), (60, 60))},
+    **{f"genes found in {m}": (genes_found, m) for m in (1, 8, 40)},
+    **{f"bars of {n} samples, {m} groups": (sample_bars, n, m) for n, m in ((2, 2), (24, 20), (120, 48))},
+    **{f"shares of {m} by level": (shares_by_level, 24, m) for m in (2, 20, 60)},
 }
 
 

@@ -201,9 +201,27 @@ def test_h5ad(tmp_path, compression):
     assert adata.var_names.tolist() == genes.index.tolist()
 
 
+def test_treated_patients_have_the_planted_effects_alone(genes):
+    """Two types change in 2 % of the genes, half up and half down; a third type grows; all else is the patient's."""
+    change = sim.planted(DESIGN, genes)
+    assert list(change) == list(sim.CHANGED)
+    assert (change != 0).sum().tolist() == [round(0.02 * len(genes))] * 2
+    assert (np.abs(change.sum()) <= sim.LOG2_FOLD).all()
+    (usual, shares), (treated, grown) = (sim.patient_profiles(DESIGN, genes, 1, x) for x in (False, True))
+    types = DESIGN.types()
+    for i, name in enumerate(types):
+        there = usual[i] > 0  # but the mitochondrial genes
+        ratio = np.log2(treated[i, there] / usual[i, there])
+        expected = change[name].to_numpy()[there] if name in change else 0
+        np.testing.assert_allclose(ratio - np.median(ratio), expected, atol=1e-9)
+    odds = (grown / shares) / (grown / shares)[0]
+    assert odds[types.index(sim.GROWN)] == pytest.approx(sim.GROWTH)
+    np.testing.assert_allclose(np.delete(odds, types.index(sim.GROWN)), 1)
+
+
 def test_main_writes_one_patient(tmp_path):
     h5ad = tmp_path / "P2.h5ad"
-    params = SimpleNamespace(n_obs=100, n_genes=1500, n_types=4, umi=1000, patient=2, seed=5)
+    params = SimpleNamespace(n_obs=100, n_genes=1500, n_types=4, umi=1000, patient=2, treated=False, seed=5)
     sim.main(SimpleNamespace(params=params, output=SimpleNamespace(h5ad=h5ad)))
     adata = ad.read_h5ad(h5ad)
     X, _ = cells_of(sim.simulate_patient(sim.Design(1500, 4, 1000, seed=5), 2, 100))
