@@ -58,6 +58,7 @@ DEMO_SIZES = sizes.Sizes(
 
 SAMPLE = "results/samples/{sample}"
 COHORT = "results/cohort"
+SUB = f"{COHORT}/sub/{{subgroup}}"  # a group of cells that is clustered again
 
 # Categories of the report
 QC, FEATURES, EMBEDDINGS = "1 Quality control", "2 Features", "3 Embeddings"
@@ -74,7 +75,8 @@ CYCLE_TABLE = f"{COHORT}/cell_cycle.parquet"
 CYCLE_SCORES = settings.cycle_scores(config)
 CELL_CYCLE = [CYCLE_TABLE] if {*config["regress_out"]["keys"]} & {*CYCLE_SCORES} else []
 
-LABEL_TABLES = {"phase": "cell_cycle", "annotation_markers": "annotation_markers"}
+LABEL_TABLES = {"phase": "cell_cycle"}
+LABEL_TABLES |= {name: name for name in ("annotation_markers", "subclusters")}
 # Columns of cells that stages write as groupings -> their tables
 TABLE_OF = {
     name: f"{COHORT}/{name.replace('_', '/', 1)}.parquet" for name in CLUSTERINGS
@@ -83,6 +85,9 @@ TABLE_OF |= {
     name: f"{COHORT}/{LABEL_TABLES.get(name, 'annotation')}.parquet"
     for name in settings.label_names(config)
 }
+
+SUBGROUPS = config["subclusters"]["groups"]
+SUBGROUP_PARTS = list(map(escape, SUBGROUPS))  # as parts of paths
 
 SHARDS = config["shards"]
 WHOLE = int(SHARDS == 1)  # whether one job reads the whole cohort
@@ -100,6 +105,7 @@ ARTIFACTS, FIGURES = [], []
 wildcard_constraints:
     patient=r"P\d+(-treated)?",
     sample="|".join(map(re.escape, SAMPLES)),
+    subgroup="|".join(map(re.escape, SUBGROUP_PARTS)) or "none",
     method="|".join(map(re.escape, METHODS)) or "none",
 
 
@@ -209,6 +215,7 @@ try:
     sample_sizes()
     genesets.check(COLLECTIONS, SHEET, config)
     REFERENCE_IS_MODEL = reference.look_at(SHEET, config)
+    GROUP_SIZES = sizes.group_sizes(SHEET, config, sample_sizes())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -218,6 +225,12 @@ def load_of(sample):
     """The load of a sample, known before the run; None: of all samples together."""
     of_each = sample_sizes()
     return resources.Load.of([of_each[sample]] if sample else list(of_each.values()))
+
+
+def load_of_group(group):
+    """The load of a group of cells: the counts of all samples, and its cells as far as the headers tell them."""
+    cohort = load_of(None)
+    return cohort.of_group((GROUP_SIZES or {}).get(group, cohort.n_kept))
 
 
 if not WHOLE and load_of(None).n_kept < SHARDS:
@@ -236,9 +249,13 @@ def asked(stage, wildcards, threads=1):
         part = "features"
     demo = "patient" in wildcards.keys()
     load = resources.Load.of([DEMO_SIZES]) if demo else load_of(given.get("sample"))
+    told = config
+    if "subgroup" in wildcards.keys():
+        load = load_of_group(unescape(wildcards.subgroup))
+        told = config | {"shards": 1}  # of a group's jobs each reads all its cells
     grouping = unescape(given.get("grouping", ""))
     more = {"threads": threads, "grouping": grouping, "part": part}
-    job = resources.Job.of(load, config, bool(GPU), **more)
+    job = resources.Job.of(load, told, bool(GPU), **more)
     return models.model_of(stage), job
 
 

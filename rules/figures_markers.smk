@@ -82,7 +82,11 @@ FIGURES += expand(
 
 
 # What the names of types are compared with: the known ones, else a clustering
-TYPES = [name for name in settings.label_names(config) if name != "phase"]
+TYPES = [
+    name
+    for name in settings.label_names(config)
+    if name not in ("phase", "subclusters")
+]
 KNOWN = LABEL_KEY or (CLUSTERINGS or ["sample"])[0]
 
 

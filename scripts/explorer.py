@@ -151,13 +151,13 @@ def gene_levels(
 
 
 def read_artifacts(paths: Sequence[str | Path]) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame]]:
-    """The tables that fill obs, and the embeddings in two dimensions by name."""
+    """The tables that fill obs, and the embeddings of all cells in two dimensions by name."""
     obs, found = [], {}
     for path in (path for path in paths if str(path).endswith(".parquet")):
         for part in parts_of(path):
             if part.slot == "obs":
                 obs.append(part.value)
-            elif part.slot.startswith("obsm/") and part.value.shape[1] == 2:
+            elif part.slot.startswith("obsm/") and part.value.shape[1] == 2 and np.isfinite(part.value).all(None):
                 found[BASES.get(part.name, part.name.removeprefix("X_"))] = part.value
     return obs, found
 

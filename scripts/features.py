@@ -2,7 +2,8 @@
 
 The same pass sums each cell's counts in all kept genes, by which scanpy.pp.normalize_total divides. Cells without any
 leave the cohort here: `obs.parquet` names the cells of all later stages. With shards, each shard writes a part of the
-features, which contains the table of its cells; the parts stay, and only the table of cells is joined.
+features, which contains the table of its cells; the parts stay, and only the table of cells is joined. The table of a
+group of `subclusters` is written before its features, and is an input here.
 """
 
 from lib.start import run
@@ -86,13 +87,15 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Read the cohort's counts, write the features and the table of cells; with shards only one of the two per job."""
     files, output, shard = snakemake.input, snakemake.output, snakemake.wildcards.get("scatteritem")
+    given = getattr(files, "obs", None)
     if files.parts:
         obs = joined_obs(files.cells, files.parts)
     else:
         device = devices.of(snakemake)
-        cohort = Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device, shard=shard)
+        gene_key = snakemake.params.gene_key
+        cohort = Cohort(files.counts, files.cells, files.genes, gene_key, device, shard=shard, obs=given)
         obs = write_store(cohort, files.hvg, output.features)
-    if shard is None:
+    if shard is None and given is None:
         write_table(obs, output.obs, "cohort")
 
 

@@ -234,7 +234,9 @@ def read_choice(snakemake: Any) -> tuple[Batches, np.ndarray, np.ndarray, pd.Ind
             "remove them from the list, or lower genes: min_counts and genes: min_cells."
         )
     exclude = named_genes("exclude", hvg["exclude"], genes)
-    codes, names = pd.factorize(kept_cells(snakemake.input.cells, [batch_key])[batch_key])
+    obs = getattr(snakemake.input, "obs", None)
+    table = kept_cells(snakemake.input.cells, [batch_key]) if obs is None else read_table(obs, [batch_key])
+    codes, names = pd.factorize(table[batch_key])
     if (codes < 0).any():
         raise UserError(
             f"{(codes < 0).sum()} kept cells have no {batch_key} (batch_key in the config). Fill the column in."
@@ -257,9 +259,10 @@ def read(snakemake: Any, shard: str) -> Cells:
 
 
 def read_counts(snakemake: Any, shard: str | None = None) -> Cohort:
-    """The cohort's counts, or a shard of them."""
+    """The cohort's counts, a shard of them, or those of the cells in `obs`."""
     files, device = snakemake.input, devices.of(snakemake)
-    return Cohort(files.counts, files.cells, files.genes, snakemake.params.gene_key, device, shard=shard)
+    gene_key, obs = snakemake.params.gene_key, getattr(files, "obs", None)
+    return Cohort(files.counts, files.cells, files.genes, gene_key, device, shard=shard, obs=obs)
 
 
 PASSES = Passes({"first": next_pass, "second": next_pass}, read, joins={"totals": appended, **seurat_v3.JOINS})
@@ -270,8 +273,8 @@ def over_all(cells: Cells) -> Known:
     return PASSES.over_all(cells, len(FLAVORS[cells.hvg["flavor"]].passes(cells.target_sum)))
 
 
-def give_notices(of_batches: pd.DataFrame, hvg: Mapping[str, Any]) -> None:
-    """Notices of the batches that rank nothing, and of those without a fit of their own at the config's span."""
+def give_notices(of_batches: pd.DataFrame, hvg: Mapping[str, Any], path: str) -> None:
+    """Notices of the batches that rank nothing, and of those without a fit of their own; their table is at `path`."""
     unranked = of_batches[~of_batches["ranked"]]
     if len(unranked):
         names = [f"{row.batch} ({row.cells} cells)" for row in unranked.itertuples()]
@@ -283,9 +286,8 @@ def give_notices(of_batches: pd.DataFrame, hvg: Mapping[str, Any]) -> None:
     said = [f"{kinds[kind]} for {shortened(list(some['batch']))}" for kind, some in others.groupby("fit", sort=False)]
     if said:
         stage.notice(
-            "in %d of %d batches too few genes vary for the loess of hvg: span: %g; instead %s "
-            "(results/cohort/hvg_batches.tsv)",
-            *(len(others), len(of_batches), hvg["span"], "; ".join(said)),
+            "in %d of %d batches too few genes vary for the loess of hvg: span: %g; instead %s (%s)",
+            *(len(others), len(of_batches), hvg["span"], "; ".join(said), path),
         )
 
 
@@ -330,7 +332,7 @@ def main(snakemake: Any) -> None:
         table, of_batches = select(list(known.values()), batches, hvg, include, eligible, device, params.seed)
     except UserError as error:
         raise UserError(f"{error} {where_cells_went(files.cells, params.batch_key)}") from None
-    give_notices(of_batches, hvg)
+    give_notices(of_batches, hvg, snakemake.output.batches)
     refuse_few(int(table["highly_variable"].sum()), hvg)
     table.index = genes
     stage.log.info(

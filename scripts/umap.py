@@ -24,6 +24,7 @@ from lib.run.resources import CUML, MB, PYTHON, Job, Need
 from lib.store.files import read_attrs, read_table, write_table
 
 SMALL = 10_000  # up to this number of cells n_epochs null is 500 instead of 200, as in umap-learn
+EIGENVECTORS = 3  # of the spectral positions; there must be more cells
 PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # as tqdm's bar
 # How far results may lie from those of a sample of cells (`trust_stages`)
 TOLERANCES = {
@@ -54,9 +55,10 @@ def embed(
     cells x 2, float32.
     """
     n_epochs = epochs(config["n_epochs"], len(X))
-    stage.log.info("%d epochs from %s positions", n_epochs, config["init_pos"])
+    init_pos = config["init_pos"] if len(X) > EIGENVECTORS else "random"
+    stage.log.info("%d epochs from %s positions", n_epochs, init_pos)
     lay_out = _cuml if device.is_gpu else _umap_learn
-    return lay_out(graph, X, metric, config | {"n_epochs": n_epochs}, seed, device)
+    return lay_out(graph, X, metric, config | {"n_epochs": n_epochs, "init_pos": init_pos}, seed, device)
 
 
 def curve_of(min_dist: float, spread: float) -> dict[str, float]:

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -131,7 +131,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
 
     def of_clustering(name: str) -> list[str]:
         if name in settings.label_names(config):
-            of = {"phase": "cell_cycle", "annotation_markers": "annotation_markers"}
+            of = {"phase": "cell_cycle"} | {name: name for name in ("annotation_markers", "subclusters")}
             return [f"{of.get(name, 'annotation')}.parquet"]
         return [f"{name.replace('_', '/', 1)}.parquet"] if name in clusterings else []
 
@@ -201,6 +201,32 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
     artifacts = ["hvg.parquet", "pca.h5", *harmony, "neighbors.h5", "umap.parquet", "density.parquet"]
     artifacts += ["tsne.parquet"] if config["tsne"]["enabled"] else []
     artifacts += [file for name in clusterings for file in of_clustering(name)]
+    subs, parts = config["subclusters"], {name: [] for name in ("leiden", "umap")}
+    by_subgroups = obs | {"grouping": of_clustering(subs["grouping"])}
+    for group in subs["groups"]:
+        folder, wild = f"sub/{escape(group)}", {"subgroup": escape(group)}
+        params = {"grouping": subs["grouping"], "group": group, "groups": subs["groups"]}
+        add("subset", by_subgroups | regressed, {"obs": f"{folder}/obs.parquet"}, params, **wild)
+        resolution = str(subs["resolution"])
+        params = {"seed": seed, "n_iterations": config["leiden"]["n_iterations"]}
+        leiden = Step("leiden", graph | obs, {"leiden": f"leiden/{resolution}.parquet"}, params)
+        stages = ("hvg", "features", "pca", *(["harmony"] if harmony else []), "neighbors", "umap")
+        for step in [*(found[name] for name in stages), leiden]:
+            given = of_folder(step.input, folder, {*counts, *cells, "genes.parquet"})
+            given |= {"obs": f"{folder}/obs.parquet"} if step.stage in ("hvg", "features") else {}
+            given |= {"cell_cycle": []} if step.stage == "pca" else {}
+            outputs = of_folder(step.output, folder)
+            if step.stage == "features":
+                del outputs["obs"]
+            of = wild | ({"resolution": resolution} if step.stage == "leiden" else {})
+            found[f"{step.stage} {folder}"] = Step(step.stage, given, outputs, step.params, of)
+            if step.stage in parts:
+                parts[step.stage].append(outputs[step.stage])
+    if subs["groups"]:
+        params = {name: subs[name] for name in ("grouping", "groups", "resolution")} | {"batch_key": batch_key}
+        outputs = {"labels": "subclusters.parquet", "umap": "subclusters_umap.parquet", "table": "subclusters.tsv"}
+        add("subclusters", by_subgroups | parts | {"tops": []}, outputs, params)
+        artifacts += [outputs["labels"], outputs["umap"]]
     tops, drawn = [], []
     for name in groupings:
         for method in config["markers"]["methods"]:
@@ -263,7 +289,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
             of = {"gene_sets": config["gene_sets"], "scores": {key: asked[key] for key in ("marker_methods", "tmin")}}
             add("enrichment", given, {"enrichment": f"enrichment/{at}.tsv"}, of, grouping=at)
 
-    types = [name for name in settings.label_names(config) if name != "phase"]
+    types = [name for name in settings.label_names(config) if name not in ("phase", "subclusters")]
     asked = config["annotation"]
     if asked["markers"]:
         given = {"scores": f"scores/{escape(asked['markers'])}/{config['scores']['methods'][0]}.parquet"}
@@ -390,6 +416,15 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         drawn |= {"quality": [f"quality_{i}.png" for i in range(len(clusterings))], "trees": []}
         add("figures_clusters", obs | {"clusterings": tables}, drawn, params)
     return found
+
+
+def of_folder(files: Mapping[str, Any], folder: str, but: Collection[str] = ()) -> dict[str, Any]:
+    """The files in a folder, all but some."""
+
+    def place(path: str) -> str:
+        return path if path in but else f"{folder}/{path}"
+
+    return {name: place(file) if isinstance(file, str) else list(map(place, file)) for name, file in files.items()}
 
 
 class Names(SimpleNamespace):
@@ -559,6 +594,8 @@ def judge_hvg(step: Step, at: Callable, of_input: Callable) -> None:
 
 
 def judge_features(step: Step, at: Callable, of_input: Callable) -> None:
+    if "obs" not in step.output:
+        return
     obs = table_is_right(at("obs"), ["pct_counts_", "doublet_score"])
     assert (obs["kept_counts"] > 0).all()
 
@@ -580,7 +617,7 @@ def judge_harmony(step: Step, at: Callable, of_input: Callable) -> None:
         if "skipped" in file.attrs:
             return
         X = file["X_pca_harmony"][...]
-    before = read_arrays(of_input("pca.h5"), "X_pca")["X_pca"]
+    before = read_arrays(of_input(step.input["pca"]), "X_pca")["X_pca"]
     finite(X, "X_pca_harmony")
     assert X.shape == before.shape
     assert (X[:, :2].std(0) > 0.1 * before[:, :2].std(0)).all(), "the correction leaves nothing"
@@ -615,7 +652,8 @@ def judge_clusters(step: Step, at: Callable, of_input: Callable) -> None:
     if "n_clusters" in step.wildcards:
         assert len(sizes) == min(int(step.wildcards["n_clusters"]), len(values))
     else:
-        assert len(sizes) <= len(values) / 3 or stage._NOTICES, f"{len(sizes)} clusters of {len(values)} cells"
+        least = 2 if "subgroup" in step.wildcards else 3  # cells of a cluster on average, of 77 cells or of 300
+        assert len(sizes) <= len(values) / least or stage._NOTICES, f"{len(sizes)} clusters of {len(values)} cells"
 
 
 def judge_density(step: Step, at: Callable, of_input: Callable) -> None:
@@ -682,8 +720,9 @@ class Server:
         config = settings.complete(merged(merged(self.tiny, more), given))
         sheet = sheets.read_sheet(self.config["samples"], config)
         columns, asked = sizes.column_problems(sheet, config), sizes.questions(sheet, config)
-        problems = {} if asked == self.asked else sizes.read_headers(asked, self.folder / "sizes.json")[1]
+        found, problems = sizes.read_headers(asked, self.folder / "sizes.json")
         sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in asked})
+        sizes.group_sizes(sheet, config, found)
         genesets.check(genesets.read_collections(config["gene_sets"]), sheet, config, self.folder)
         reference.look_at(sheet, config, self.folder)
         return config

@@ -42,6 +42,9 @@ CONTEXTS: dict[Path_, list[dict[str, Any]]] = {
     ("normalize", "target_sum"): [{}, {"hvg": {"flavor": "seurat"}}, {"hvg": {"flavor": "cell_ranger"}}],
     ("harmony", "lamb"): [{}, {"harmony": {"keys": ["sample", "CellType"]}}],
     ("markers", "logreg", "C"): [{}, {"markers": {"logreg": {"use_scaled": False}}}],
+    ("subclusters", "grouping"): [{"subclusters": {"groups": ["B", "P1"]}}],
+    ("subclusters", "groups"): [{"subclusters": {"grouping": "CellType"}}],
+    ("subclusters", "resolution"): [{"subclusters": {"grouping": "CellType", "groups": ["B"]}}],
 }
 FLAVORS = yaml.safe_load((HOME / "config" / "schemas" / "config.schema.yaml").read_text())["properties"]["hvg"]
 FLAVORS = FLAVORS["properties"]["flavor"]["enum"]
@@ -201,6 +204,7 @@ def test_params_are_those_of_the_rules(tmp_path):
     """The jobs of `stage_runs` have the params that the rules name."""
     write_cohort(tmp_path)
     more = {"samples": str(tmp_path / "samples.tsv"), "annotation": {"reference": str(tmp_path / "P1.h5ad")}}
+    more["subclusters"] = {"grouping": "CellType", "groups": ["B"]}
     config = settings.complete(merged(merged(TINY, SETS), more))
     text = "".join(path.read_text() for path in (HOME / "rules").glob("*.smk"))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))

@@ -9,6 +9,7 @@ import tsne
 from lib.methods.fuzzy import read_graph
 from lib.methods.knn import nearest_neighbors
 from lib.run import device as devices
+from scipy.sparse import csr_matrix
 from sklearn.manifold import trustworthiness
 
 CPU = devices.cpu()
@@ -31,6 +32,16 @@ def test_umap_is_scanpys_on_the_same_graph(pbmc3k_graph, umap_stage):
     found = umap_stage.embed(adata.obsp["connectivities"], X, "euclidean", UMAP | {"n_epochs": 50}, seed=0, device=CPU)
     # The same calls in the same order: results must be equal
     np.testing.assert_array_equal(found, adata.obsm["X_umap"])
+
+
+@pytest.mark.parametrize("n_obs", [3, 4])
+def test_umap_of_a_few_cells(umap_stage, n_obs):
+    """Spectral positions take more cells than eigenvectors."""
+    graph = csr_matrix(1 - np.eye(n_obs, dtype=np.float32))
+    X = np.eye(n_obs, dtype=np.float32)
+    found = umap_stage.embed(graph, X, "euclidean", UMAP | {"n_epochs": 5}, seed=0, device=CPU)
+    assert found.shape == (n_obs, 2)
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.slow

@@ -566,7 +566,7 @@ def test_main_says_what_it_decided(simulated, tmp_path, notices):
     assert notices == [
         "hvg: n_top_genes: all 798 genes instead of 5000: there are no more (799 kept, 1 excluded)",
         "in 2 of 2 batches too few genes vary for the loess of hvg: span: 0.02; instead a wider one for a, b "
-        "(results/cohort/hvg_batches.tsv)",
+        f"({tmp_path}/batches.tsv)",
     ]
     with pytest.raises(UserError, match=r"do two cells differ. Where the cells went, by sample: b: 119 of 120 cells"):
         run_stage(tmp_path, sp.csr_matrix(np.ones((300, 40), int)), DEFAULTS)

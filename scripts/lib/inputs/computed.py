@@ -13,4 +13,5 @@ COMPUTED = re.compile(
     r"|umap_density_.+"  # density
     r"|annotation_.+"  # annotation
     r"|stability_.+"  # trust
+    r"|subclusters"  # subclusters
 )

@@ -120,9 +120,13 @@ def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
             )
     ours = "|".join(method.written(name) for name, method in _model().clusterings().items())
     grouped = dict.fromkeys(config["markers"]["groupings"] or [], "markers: groupings")
+    grouped[config["subclusters"]["grouping"] or ""] = "subclusters: grouping"
     for name, key in (_contrasts().used_columns(config) | grouped).items():
         if re.fullmatch(ours, name) and name not in clusterings:
-            yield f"`{key}` names {name}, which is not computed; there are {', '.join(clusterings)}"
+            yield f"`{key}` names {name}, which is not computed; there are {', '.join(clusterings) or 'no clusterings'}"
+    for name in config["subclusters"]["groups"]:
+        if len(escape(name)) > LONGEST:
+            yield f"`subclusters: groups` names {name[:40]}..., which is too long for a path: rename the group"
     yield from _contrasts().config_problems(config)
 
 
@@ -141,7 +145,8 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
     """The names of the groupings that are neither clusterings nor from a file."""
     found = ["phase"] if cycle_scores(config) else []
     found += ["annotation_label", "annotation_majority"] if config["annotation"]["reference"] else []
-    return found + (["annotation_markers"] if config["annotation"]["markers"] else [])
+    found += ["annotation_markers"] if config["annotation"]["markers"] else []
+    return found + (["subclusters"] if config["subclusters"]["groups"] else [])
 
 
 def over_clustering(config: Mapping[str, Any], n_obs: int) -> str:
@@ -193,6 +198,7 @@ def required_columns(config: Mapping[str, Any]) -> dict[str, str]:
     wanted |= dict.fromkeys(config["markers"]["groupings"] or [], "markers: groupings")
     wanted[config["density"]["groupby"]] = "density: groupby"
     wanted = _contrasts().used_columns(config) | wanted
+    wanted.setdefault(config["subclusters"]["grouping"], "subclusters: grouping")
     ours = {None, "sample", "doublet_score", "predicted_doublet", "kept_counts", *QC_COLUMNS, *clustering_names(config)}
     ours |= {*cycle_scores(config), *label_names(config)}
     return {name: key for name, key in wanted.items() if name not in ours and not _is_metric(name, config)}

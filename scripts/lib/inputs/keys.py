@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from lib.inputs.refusals import problems
+from lib.store.categories import name_of
 
 T = TypeVar("T")
 HUGE = 2**63
@@ -71,6 +72,11 @@ def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
     return value
 
 
+def _named(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE
+    return name_of(value) if number else value
+
+
 def _distinct(values: list[T]) -> list[T]:
     if len(set(values)) < len(values):
         raise ValueError(f"{values!r} has non-unique elements")
@@ -83,6 +89,7 @@ Count = Annotated[Integer, Field(ge=1)]
 Positive = Annotated[Number, Field(gt=0)]
 Percent = Annotated[Number, Field(ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[Text, BeforeValidator(_named, json_schema_input_type=Text | float)]  # of a group; 5 becomes "5"
 Texts = Annotated[list[Text], Field(min_length=1)]
 Column = Annotated[str, Field(json_schema_extra={"kind": "obs column"})]
 Distinct = Annotated[list[T], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})]

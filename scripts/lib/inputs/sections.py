@@ -15,6 +15,7 @@ from lib.inputs.keys import (
     Count,
     Distinct,
     Integer,
+    Name,
     Number,
     Percent,
     Positive,
@@ -33,6 +34,7 @@ FEATURES, GRAPH, MARKERS = "Features and components", "Graph, embeddings, cluste
 FIGURES = "Figures and explorer"
 SETS = "Gene sets and cell types"
 EVIDENCE = "Evidence"
+SUBCLUSTERS = "Sub-clusters"
 DIFFERENCES = "Differences between conditions"
 Level = Text | Number  # of a column: numbers are names too
 
@@ -718,6 +720,44 @@ class Trust(Section):
     )
 
 
+class Subclusters(Section):
+    """Groups of cells that are clustered again, each by itself."""
+
+    heading = SUBCLUSTERS
+    writes = "subclusters"
+
+    grouping: Column | None = key(
+        None,
+        min_length=1,
+        means="obs column, clustering (`leiden_0.6`) or names of cell types (`annotation_majority`) whose `groups` are "
+        "clustered again; null: none",
+        comment="obs column or clustering whose groups are clustered again; null: none",
+        elsewhere="`restrict_to` of `sc.tl.leiden`",
+    )
+    groups: Distinct[Name] = key(
+        [],
+        kind="list of names",
+        means="its groups to cluster again (`[T cells, B cells]`, clusters as numbers): each gets its own highly "
+        "variable genes, PCA, Harmony, neighbours, UMAP, Leiden clusters and markers, by the settings of the whole "
+        "cohort, in `results/cohort/sub/{group}/`. obs `subclusters` has `{group},{cluster}` for their cells, and the "
+        "grouping's own names for the others; obsm `X_umap_subclusters` has their positions, each in its group's UMAP",
+        comment="its groups, such as [T cells, B cells]; each gets its own genes, PCA, UMAP, clusters, markers",
+        elsewhere="same",
+    )
+    resolution: Resolution = key(
+        0.6, means="resolution of Leiden within the groups", elsewhere="`resolution` of `sc.tl.leiden`"
+    )
+
+    def contradictions(self) -> Iterator[str]:
+        """Groups of no grouping, a grouping without groups, and a grouping that follows from the groups."""
+        if self.groups and self.grouping is None:
+            yield "`subclusters: groups` names groups, but `subclusters: grouping` is null: name the column they are of"
+        if self.grouping is not None and not self.groups:
+            yield f"`subclusters: grouping` is {self.grouping}, but `subclusters: groups` is empty: name its groups"
+        if self.grouping == self.writes:
+            yield f"`subclusters: grouping` is {self.writes}, which is made of it: name another column"
+
+
 class Pseudobulk(Section):
     """Pseudobulks: counts summed by sample and group."""
 
@@ -914,6 +954,7 @@ class Config(Section):
     scores: Scores
     annotation: Annotation
     trust: Trust
+    subclusters: Subclusters
     pseudobulk: Pseudobulk
     de: list[Contrast] = key(
         [],

@@ -16,10 +16,12 @@ import pandas as pd
 
 from lib.inputs import config as settings
 from lib.inputs import sheet as sheets
+from lib.inputs import subgroups
 from lib.inputs.formats import header_of, version_of_file
 from lib.inputs.formats.base import COMPLETE, Header, Question, unreadable
 from lib.run.errors import UserError
 from lib.run.kept import keep, recall
+from lib.store.categories import name_of
 
 # Assumed for a file that cannot be read
 BYTES_PER_NONZERO, NONZEROS_PER_CELL, N_VARS = 1.5, 1500, 40_000
@@ -42,6 +44,8 @@ class Sizes:
         Batches, and cells of the largest.
     turned
         Whether the file is stored gene by gene, and is transposed on disk when it is read.
+    groups
+        Cells of each group of `subclusters: grouping`; None if neither file nor sheet tells.
     """
 
     n_obs: int
@@ -51,6 +55,7 @@ class Sizes:
     n_batches: int = 1
     largest_batch: int = 0
     turned: bool = False
+    groups: dict[str, int] | None = None
 
 
 def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Question]:
@@ -58,6 +63,7 @@ def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Quest
     asked, columns = {}, sheets.obs_columns(sheet)
     numeric, required = config["regress_out"]["keys"], settings.required_columns(config)
     wanted = tuple((name, key, name in numeric) for name, key in required.items() if name not in columns)
+    grouping = config["subclusters"]["grouping"]
     for sample in sheet.index:
         asked[sample] = Question(
             path=sheet.loc[sample, "path"],
@@ -68,6 +74,7 @@ def questions(sheet: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, Quest
             sheet=tuple(name for name in columns if name != "sample"),
             keep=tuple(settings.kept_columns(config)),
             alone=len(sheet) == 1,
+            grouping=grouping if grouping in required else "",
         )
     return asked
 
@@ -167,7 +174,29 @@ def _sized(header: Header, question: Question) -> Sizes:
     else:
         n_kept = int((header.per_cell > question.min_genes).sum())
     n_batches, largest = header.batches or (1, n_obs)
-    return Sizes(n_obs, int(header.n_vars), nnz, n_kept, n_batches, min(largest, n_obs), header.turned)
+    largest = min(largest, n_obs)
+    return Sizes(n_obs, int(header.n_vars), nnz, n_kept, n_batches, largest, header.turned, header.groups)
+
+
+def group_sizes(sheet: pd.DataFrame, config: Mapping[str, Any], found: Mapping[str, Sizes]) -> dict[str, int] | None:
+    """The cells of each group of `subclusters: grouping`, before any are removed; None: not known before the run.
+
+    Raises
+    ------
+    UserError
+        If groups that the config names are not there, or have too few cells.
+    """
+    grouping, cells = config["subclusters"]["grouping"], {}
+    parts = [size.groups for size in found.values()]
+    if grouping in sheets.obs_columns(sheet):
+        of_samples = zip(sheet[grouping], found.values(), strict=True)
+        parts = [{} if pd.isna(value) else {name_of(value): size.n_obs} for value, size in of_samples]
+    if None in parts:
+        return None
+    for part in parts:
+        cells |= {group: cells.get(group, 0) + n for group, n in part.items()}
+    subgroups.check(config["subclusters"]["groups"], cells, grouping)
+    return cells
 
 
 def _bytes(path: Path) -> int:

@@ -80,6 +80,11 @@ class Load:
             turned=max(s.nnz * s.turned for s in samples),
         )
 
+    def of_group(self, n_kept: int) -> Load:
+        """The load of a group of cells: the counts of all samples, of which at most `n_kept` cells are used."""
+        of_group = {name: min(getattr(self, name), n_kept) for name in ("n_kept", "largest_batch")}
+        return replace(self, **of_group)
+
 
 @dataclass(frozen=True)
 class Job(Load):

@@ -37,7 +37,7 @@ class Cohort(Stores):
     shard
         Stream these cells only ("2-of-3"; `lib.store.shards`); all by default.
     obs
-        The cohort's `obs.parquet`, whose cells are streamed.
+        The cohort's `obs.parquet`, or one of some of its cells (a group of `subclusters`): its cells are streamed.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Cohort(Stores):
         shard: str | None = None,
         obs: str | Path | None = None,
     ) -> None:
-        self.genes = kept_genes(genes)
+        self.genes, self._obs = kept_genes(genes), obs
         if subset is not None:
             self.genes = self.genes[subset]
         tables = [read_table(path, columns=["kept"])["kept"] for path in cells]
@@ -83,7 +83,9 @@ class Cohort(Stores):
         super().__init__(stores)
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """The table of the stream's cells, in its order: all columns of `cells.parquet`, or some."""
+        """The table of the stream's cells, in its order: all columns of the given `obs`, or else of `cells.parquet`."""
+        if self._obs is not None:
+            return read_table(self._obs, columns).iloc[self.rows].copy()
         table = kept_cells(self.cells, columns)
         mine = slice(self._first, self._first + self.n_obs)
         return table if len(table) == self.n_obs else table.iloc[mine].copy()

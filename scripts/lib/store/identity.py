@@ -8,6 +8,7 @@ consecutive parts can be computed from their marks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY = "somersault-cells"  # the HDF5 attribute, or key of parquet's metadata, with the mark
+GROUPS = "results/cohort/sub/"  # holds a folder of artifacts for each group of cells
 BASE = 0x9E3779B97F4A7C15  # of the polynomial; odd
 MODULUS = 1 << 64
 BLOCK = 1 << 16  # bytes hashed at a time
@@ -77,7 +79,8 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
     ----------
     inputs
         The job's input files by name: one path or several. Inputs of several samples must agree sample by sample.
-        Inputs of the cohort must agree as a whole; several files may be its consecutive parts.
+        Inputs of the cohort must agree as a whole; several files may be its consecutive parts. Those of a group of
+        its cells (`subclusters`) must agree with each other.
 
     Raises
     ------
@@ -85,22 +88,30 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
         If files differ; the message names them and says what to do.
     """
     samples: dict[int, tuple[str, str]] = {}
-    cohort: tuple[str, str] | None = None
+    cohorts: dict[str, tuple[str, str]] = {}  # the whole one (""), and the groups of its cells
     for files in inputs.values():
         files = [files] if isinstance(files, str | Path) else list(files)
         marked = {file: mark for file in files if (mark := read_mark(file))}
         if not marked:
             continue
-        files, marks = list(marked), list(marked.values())
-        if marks[0].startswith("sample"):
-            for i, (file, mark) in enumerate(zip(files, marks, strict=True)):
+        if next(iter(marked.values())).startswith("sample"):
+            for i, (file, mark) in enumerate(marked.items()):
                 if samples.setdefault(i, (file, mark))[1] != mark:
                     _differ(samples[i][0], file)
-        else:
+            continue
+        for group in dict.fromkeys(map(_group_of, marked)):
+            mine = {file: mark for file, mark in marked.items() if _group_of(file) == group}
+            marks = list(mine.values())
             found = marks[0] if len(set(marks)) == 1 else mark_of_parts(marks)  # each of all cells, or parts
-            cohort = cohort or (files[0], found)
-            if cohort[1] != found:
-                _differ(cohort[0], next(file for file, mark in zip(files, marks, strict=True) if mark != cohort[1]))
+            first, known = cohorts.setdefault(group, (next(iter(mine)), found))
+            if known != found:
+                _differ(first, next(file for file, mark in mine.items() if mark != known))
+
+
+def _group_of(path: str | Path) -> str:
+    """The folder of the group of cells that an artifact is of; "" if it is of the whole cohort."""
+    folder = re.match(f".*{GROUPS}[^/]+/", str(path))
+    return folder[0] if folder else ""
 
 
 def _differ(one: str | Path, other: str | Path) -> None:

@@ -183,17 +183,33 @@ class AnnDataFile(MatrixReader):
             )
         if isinstance(self.matrix, ZarrNode):
             return Header(*self.shape, self.nnz, turned=self.scattered)
-        return replace(super().header(), batches=self._batches())
+        return replace(super().header(), batches=self._batches(), groups=self._groups())
 
     def _batches(self) -> tuple[int, int] | None:
         """The number of batches and the cells of the largest; None if the file has no such categorical column."""
-        name = self.question.batch_key
+        sizes = self._cells_by(self.question.batch_key)
+        return None if sizes is None else (int((sizes > 0).sum()), int(sizes.max(initial=0)))
+
+    def _groups(self) -> dict[str, int] | None:
+        """The cells of each group of the question's grouping; None if the file has no such categories of text."""
+        name = self.question.grouping
+        sizes = self._cells_by(name) if name else None
+        names = None if sizes is None else self.file.find(f"obs/{name}/categories")
+        if names is None or not is_array(names) or len(names.shape) != 1 or names.shape[0] < len(sizes):
+            return None
+        names = names[...][: len(sizes)].tolist()
+        names = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in names]
+        if not all(isinstance(text, str) for text in names):
+            return None
+        return {text: int(n) for text, n in zip(names, sizes, strict=True) if n}
+
+    def _cells_by(self, name: str) -> np.ndarray | None:
+        """The cells of each category of a column; None if it is no categorical column of the file."""
         codes = self.file.find(f"obs/{name}/codes")
         if name in ("sample", *self.question.sheet) or codes is None or codes.shape != self.shape[:1]:
             return None
         codes = codes[...]
-        sizes = np.bincount(codes[codes >= 0])
-        return int((sizes > 0).sum()), int(sizes.max(initial=0))
+        return np.bincount(codes[codes >= 0])
 
     def load(self) -> None:
         """Read the tables of cells and genes; the genes of raw take var's symbols if they have none."""

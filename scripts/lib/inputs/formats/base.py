@@ -83,6 +83,8 @@ class Question:
         Columns that the config takes from the file although stages may write columns of the same names.
     alone
         Whether it is the only file of the sheet.
+    grouping
+        The column of the groups that are clustered again; empty: none.
     """
 
     path: str
@@ -97,12 +99,13 @@ class Question:
     sheet: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     alone: bool = False
+    grouping: str = ""
 
 
 @dataclass(frozen=True)
 class Header:
     """A file's cells, genes and non-zeros (estimated if the file does not tell), non-zeros of each cell (if the file
-    tells), (batches, cells of the largest), and whether it is stored gene by gene."""
+    tells), (batches, cells of the largest), whether it is stored gene by gene, and the cells of each group."""
 
     n_obs: int
     n_vars: int
@@ -110,6 +113,7 @@ class Header:
     per_cell: np.ndarray | None = None
     batches: tuple[int, int] | None = None
     turned: bool = False
+    groups: dict[str, int] | None = None
 
 
 class Reader(ABC):
