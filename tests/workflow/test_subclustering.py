@@ -25,6 +25,7 @@ CONFIG = {
     "neighbors": {"n_pcs": 10},
     "umap": {"n_epochs": 50},
     "tsne": {"enabled": False},
+    "trust": {"enabled": False},
     "louvain": {"resolutions": []},
     "kmeans": {"n_clusters": []},
     "markers": {"methods": ["t-test"], "groupings": []},
