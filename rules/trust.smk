@@ -60,8 +60,8 @@ rule trust_stages:
         pca=f"{COHORT}/pca.h5",
         harmony=HARMONY,
         neighbors=f"{COHORT}/neighbors.h5",
-        umap=f"{COHORT}/umap.parquet",
-        tsne=TSNE,
+        umap=[],
+        tsne=[],
         clusters=[TABLE_OF[name] for name in CLUSTERINGS[:1]],
         ranking=branch(
             RANKED_AGAIN,
@@ -91,6 +91,24 @@ rule trust_stages:
         harmony=config["harmony"],
     script:
         "../scripts/trust_stages.py"
+
+
+# Apart, as the embeddings are the last that is computed
+use rule trust_stages as trust_embeddings with:
+    input:
+        counts=[],
+        obs=f"{COHORT}/obs.parquet",
+        pca=f"{COHORT}/pca.h5",
+        harmony=HARMONY,
+        neighbors=f"{COHORT}/neighbors.h5",
+        umap=[f"{COHORT}/umap.parquet"],
+        tsne=TSNE,
+        clusters=rules.trust_stages.input.clusters,
+    output:
+        stages="results/tables/trust_embeddings.tsv",
+    log:
+        "logs/trust/embeddings.log",
+    threads: 1
 
 
 rule trust_clusters:
@@ -156,5 +174,6 @@ if TRUST["enabled"]:
     FIGURES += [
         *rules.trust_integration.output,
         *rules.trust_stages.output,
+        *rules.trust_embeddings.output,
         *rules.trust_filters.output,
     ]

@@ -29,7 +29,7 @@ from lib.run import models, stage
 from lib.run.resources import MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.cohort import gene_columns, kept_genes
-from lib.store.counts import Counts, Stores
+from lib.store.counts import Counts
 from lib.store.csr import row_sums, select_genes
 from lib.store.files import read_arrays, read_attrs, read_table
 from lib.store.stream import InMemory
@@ -266,7 +266,7 @@ class Sampled:
         names, genes, worst, parts = self.obs.index[self.rows], kept_genes(self.files.genes), {"metrics": 0.0}, []
         for path, of_genes in zip(self.files.counts, self.files.qc_genes, strict=True):
             store = Counts(path)
-            mine = np.isin(store.names("obs"), names)
+            mine = pd.Index(store.names("obs")).isin(names)
             if not mine.any():
                 continue
             X = vstack([chunk.X for chunk in Counts(path, CPU, mine).chunks()], format="csr")
@@ -283,10 +283,11 @@ class Sampled:
         """The sampled cells' counts in the features."""
         from scipy.sparse import vstack
 
-        stores = Stores([Counts(path) for path in self.files.features])
-        wanted = np.zeros(len(self.obs), bool)
+        wanted, parts = np.zeros(len(self.obs), bool), []
         wanted[self.rows] = True
-        parts = [chunk.X[np.flatnonzero(wanted[chunk.rows])] for chunk in stores.chunks()]
+        for path in self.files.features:
+            mine, wanted = np.split(wanted, [Counts(path).n_obs])
+            parts += [chunk.X for chunk in Counts(path, CPU, mine).chunks()]
         return vstack(parts, format="csr")
 
     def space(self) -> tuple[dict[str, Any], np.ndarray]:
@@ -342,7 +343,11 @@ def of_embedding(given: Sampled, paths: Sequence[str]) -> Values:
 
 
 def checks(given: Sampled) -> Iterator[tuple[str, Values]]:
-    """Each stage's name and what was found of it; nothing for stages that did not run."""
+    """Each stage's name and what was found of it; nothing for stages that did not run, or that another job checks."""
+    yield "umap", of_embedding(given, given.files.umap)
+    yield "tsne", of_embedding(given, given.files.tsne)
+    if not given.files.counts:
+        return
     yield "qc", given.counts[0]
     totals = given.totals[given.rows]
     yield "features", check_features(given.counts[1], totals, given.features, given.target_sum)
@@ -352,8 +357,6 @@ def checks(given: Sampled) -> Iterator[tuple[str, Values]]:
     yield "pca", of_pca(given)
     yield "harmony", of_harmony(given)
     yield "neighbors", of_neighbors(given)
-    yield "umap", of_embedding(given, [given.files.umap])
-    yield "tsne", of_embedding(given, given.files.tsne)
     yield "markers_ttest", of_markers(given)
 
 
@@ -374,8 +377,8 @@ def needs(job: Job) -> Need:
 
 def tells(run: Finished) -> Iterator[Part]:
     """Which stages are not as computed again."""
-    path = run.one("trust_stages").stages
-    table = facts.tsv(path)
+    paths = [*run.files("trust_stages", "stages"), *run.files("trust_embeddings", "stages")]
+    table = pd.concat(map(facts.tsv, paths), ignore_index=True)
     bad = table[table["within"].astype(str) != "True"]
     n, cells = table["stage"].nunique(), count(table["cells"].max(), "cell")
     said = f"{count(len(table), 'check')} of {count(n, 'stage')} at {cells}: "
@@ -386,16 +389,17 @@ def tells(run: Finished) -> Iterator[Part]:
     columns = {"value": Column("found"), "limit": Column("expected", text=True)}
     columns |= {"why": Column("not perfect, as", text=True)}
     said = "Each stage computed again on the CPU, at a sample of cells from every batch and cluster, and compared."
-    yield Table(path, "Stages computed again", said, CHAPTER, SECTION, columns)
+    for path, title in zip(paths, ("Stages computed again", "Embeddings against their space"), strict=False):
+        yield Table(path, title, said, CHAPTER, SECTION, columns)
     for row in bad.to_dict("records"):
         limit = limits_of(row["stage"])[row["check"]]
         said = f"differs from its repetition at a sample of cells: {row['check']} is {row['value']:.3g}"
-        yield Finding(f"Stage {row['stage']}", said, f"expected {limit.said}", limit.beyond(row["value"]), path)
+        yield Finding(f"Stage {row['stage']}", said, f"expected {limit.said}", limit.beyond(row["value"]), paths[0])
     yield Methods(f"Stages were computed again on the CPU for {cells}, and compared.")
 
 
 def main(snakemake: Any) -> None:
-    """Check each stage, write `trust_stages.tsv`."""
+    """Check each stage whose files are given, write `trust_stages.tsv` or `trust_embeddings.tsv`."""
     given = Sampled(snakemake.input, snakemake.params, snakemake.threads)
     rows = []
     for name, found in checks(given):

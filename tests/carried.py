@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 HOME = Path(__file__).parents[1]
+MARKERS = ("tsv.gz", "top.tsv", "shown.tsv", "panel.tsv", "parquet")  # a method's, see rules/common.smk
 PLACES = {"{COHORT}": "cohort", "{SAMPLE}": "samples/*", "{{grouping}}": "leiden_0.6"}
 
 
@@ -27,6 +28,8 @@ def stages_on_gpu() -> dict[str, list[str]]:
             if not re.search(r"^        gpu=GPU", text, flags=re.M) or not output:
                 continue
             made = output[1].replace("FEATURE_FILES[0]", '"{COHORT}/features.h5ad"')
+            tables = (f'"{{COHORT}}/markers/{{{{grouping}}}}/\\1.{end}"' for end in MARKERS)
+            made = re.sub(r'\*\*marker_tables\("(.+)"\)', " ".join(tables), made)
             paths = re.findall(r'"(?:results/)?([^"]+\.(?:h5|h5ad|parquet|tsv|tsv\.gz))"', made)
             for part, place in PLACES.items():
                 paths = [text.replace(part, place) for text in paths]

@@ -354,7 +354,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         }
         given |= {
             "hvg": "hvg.parquet",
-            "umap": "umap.parquet",
+            "umap": ["umap.parquet"],
             "clusters": [file for name in clusterings[:1] for file in of_clustering(name)],
         }
         given |= {"tsne": ["tsne.parquet"] if config["tsne"]["enabled"] else []}
