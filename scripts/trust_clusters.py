@@ -170,7 +170,7 @@ def repeated(
     """Each clustering against repetitions: the first one `seeds` times, the others once; and those of the first."""
     rows, first = [], []
     for i, (name, labels) in enumerate(names.items()):
-        more = range(seed + 1, seed + 1 + (seeds if i == 0 else 1))
+        more = [(seed + 1 + j) % 2**32 for j in range(seeds if i == 0 else 1)]
         again = [cluster(space, name, other, n_iterations) for other in more]
         mine = quality(space, name, labels)
         best = relative_quality(name, mine, [quality(space, name, other) for other in again])

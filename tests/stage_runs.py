@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from lib.figures import plots
 from lib.inputs import config as settings
-from lib.inputs import formats, genesets, reference, sizes
+from lib.inputs import contrasts, formats, genesets, reference, sizes
 from lib.inputs import sheet as sheets
 from lib.run import models, stage
 from lib.run.errors import UserError
@@ -70,7 +70,7 @@ ODD = ["{sample}", "{}", "x\ny", "..", " ", "5", "1e-5", 'a"b, µ', "-rf", "😀
 LABELS = ["", "a/b", "..", "{x}", "x\ny", "n" * 300, "nan", "😀", "A/B", " "]
 SECONDS, MEMORY = 60, 8 << 30  # of one config at most
 DEPTH = 1  # stages after the last whose params a config changes
-ONLY_ASKED = ("figures", "atlas")  # run for their own params, not for other input
+ONLY_ASKED = ("figures", "atlas", "trust")  # run for their own params, not for other input
 
 
 def merged(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -723,6 +723,7 @@ class Server:
         found, problems = sizes.read_headers(asked, self.folder / "sizes.json")
         sizes.refuse_problems({name: problems.get(name, []) + columns.get(name, []) for name in asked})
         sizes.group_sizes(sheet, config, found)
+        contrasts.check(sheet, config)
         genesets.check(genesets.read_collections(config["gene_sets"]), sheet, config, self.folder)
         reference.look_at(sheet, config, self.folder)
         return config

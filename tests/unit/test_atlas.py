@@ -14,6 +14,7 @@ import pytest
 import scanpy as sc
 from atlases import CONFIG, build, markers_output, numbered, run_atlas, slashed
 from lib.methods.markers import rank_genes, write_markers
+from lib.run import stage
 from lib.run.errors import UserError
 from lib.store import identity
 from lib.store.categories import PALETTES
@@ -227,8 +228,9 @@ def test_groupings_of_numbers_are_categories_in_natural_order(numbers):
     assert len(ours.uns["PatientNumber_colors"]) == 3
 
 
-def test_slashes_in_columns_and_groups(tmp_path, caplog):
+def test_slashes_in_columns_and_groups(tmp_path, caplog, monkeypatch):
     """Names do not become paths; all references to a column use its name in the atlas."""
+    monkeypatch.setattr(stage, "_NOTICES", [])  # a notice is given once
     built = build(tmp_path, slashed, "cell/type")
     assert "cell/type is cell_type-1" in caplog.text
     ours = ad.read_h5ad(built.atlas)

@@ -39,6 +39,7 @@ def test_another_resolution_runs_one_clustering_and_what_hangs_on_it(copy, cohor
     copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.8]})
     jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "panel": 1, "figures_markers": 1}
     jobs |= {"figures_clusters": 1, "figures_volcano": 1, "figures_embedding": 2, "explorer": 1}
+    jobs |= dict.fromkeys(("trust_stages", "trust_embeddings", "trust_clusters"), 1)
     assert Counter(copy.jobs()) == jobs | dict.fromkeys(LAST, 1)
 
 
@@ -68,12 +69,12 @@ def test_a_key_that_no_stage_reads_runs_none(copy, cohort_files, change):
 
 def test_another_perplexity_runs_the_tsne_alone(copy, cohort_files):
     copy.write(sheet_of(cohort_files), tsne={"n_iter": 250, "perplexity": 31})
-    assert set(copy.jobs()) == LAST | {"tsne", "figures_embedding", "explorer"}
+    assert set(copy.jobs()) == LAST | {"tsne", "figures_embedding", "explorer", "trust_embeddings"}
 
 
 def test_without_a_tsne_nothing_else_runs_again(copy, cohort_files):
     copy.write(sheet_of(cohort_files), tsne={"enabled": False})
-    assert set(copy.jobs()) == LAST | {"explorer"}
+    assert set(copy.jobs()) == LAST | {"explorer", "trust_embeddings"}
 
 
 def test_another_seed_runs_what_is_random(copy, cohort_files):
