@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import tables
 from lib.methods.typing_model import UNASSIGNED
 from lib.report import facts
 from lib.report import types as told_types
@@ -21,7 +20,7 @@ from lib.report.words import count
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.resources import KB, MB, PYTHON, Job, Need
-from lib.store.files import read_table, write_table
+from lib.store.files import read_table, write_table, write_tsv
 
 
 def best_sets(scores: pd.DataFrame, codes: np.ndarray, names: list[str]) -> pd.DataFrame:
@@ -80,7 +79,7 @@ def main(snakemake: Any) -> None:
         )
     labels = clustering.iloc[:, 0]
     table = best_sets(scores, labels.cat.codes.to_numpy(), list(labels.cat.categories))
-    tables.write_tsv(table, output.table)
+    write_tsv(table, output.table)
     for row in table.itertuples():
         stage.log.info("%s: %s (margin %.2f)", row.cluster, row.label, row.margin)
     if (lost := table["label"] == UNASSIGNED).any():

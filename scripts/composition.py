@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import tables
 from lib.inputs import contrasts
 from lib.methods import de
 from lib.report import differences as told
@@ -20,7 +19,7 @@ from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.categories import as_categories
-from lib.store.files import read_table, write_table
+from lib.store.files import read_table, write_table, write_tsv
 
 TESTS = ["contrast", "group", "n_samples_level", "n_samples_reference", "share_level", "share_reference"]
 TESTS += ["logit_change", "scores", "pvals", "pvals_adj"]
@@ -128,8 +127,8 @@ def main(snakemake: Any) -> None:
     about = {"composition_params": {key: {"groupby": params.grouping, "sample_key": params.sample_key}}}
     write_table(plain(table), output.composition, slot=f"uns/composition/{key}", uns=about)
     write_table(plain(tests), output.tests, slot=f"uns/composition/{key}_tests")
-    tables.write_tsv(table, output.table)
-    tables.write_tsv(tests, output.tests_table)
+    write_tsv(table, output.table)
+    write_tsv(tests, output.tests_table)
     stage.log.info("%d samples, %d groups, %d tests", *counts.shape, len(tests))
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import tables
 from lib.inputs import contrasts
 from lib.methods import de
 from lib.methods.pseudobulk import Pseudobulk, expressed
@@ -26,7 +25,7 @@ from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import Pace
 from lib.run.resources import MB, PYTHON, Job, Need
-from lib.store.files import read_table, write_table
+from lib.store.files import read_table, write_table, write_tsv
 from lib.store.names import escape
 
 SAMPLES = ("n_samples_level", "n_samples_reference")
@@ -230,14 +229,14 @@ def main(snakemake: Any) -> None:
     key = f"{contrast['name']}_{params.grouping}".replace("/", "_")
     about = {"de_params": {key: {**told_in_uns, "groupby": params.grouping, "method": "pydeseq2"}}}
     write_table(table, output.de, slot=f"uns/de/{key}", uns=about)
-    tables.write_tsv(counted(table, groups), output.overview)
+    write_tsv(counted(table, groups), output.overview)
     strongest = table.assign(strength=-table["scores"].abs()).sort_values("strength", kind="stable")
     first = strongest.groupby("group", sort=False).head(FIRST).sort_index()
-    tables.write_tsv(first, output.top)
+    write_tsv(first, output.top)
     folder = Path(output.tables)
     folder.mkdir(parents=True, exist_ok=True)
     for name, of_group in table.groupby("group", sort=False):
-        tables.write_tsv(of_group, folder / f"{escape(name)}.tsv")
+        write_tsv(of_group, folder / f"{escape(name)}.tsv")
     stage.log.info("%d groups, %d genes found", len(groups), (table["pvals_adj"] < de.SIGNIFICANT).sum())
 
 

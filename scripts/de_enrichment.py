@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from lib.figures import tables
 from lib.inputs.genesets import matched_in, n_sets, read_collections
 from lib.methods import enrichment
 from lib.report import differences as told
 from lib.report.parts import Finished, Methods, Part
 from lib.run.progress import Pace
 from lib.run.resources import MB, PYTHON, Job, Need
-from lib.store.files import read_table
+from lib.store.files import read_table, write_tsv
 
 COLUMNS = ["group", "direction", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
 
@@ -81,7 +80,7 @@ def main(snakemake: Any) -> None:
         pace.step()
     pace.end()
     table = pd.concat(parts) if any(map(len, parts)) else pd.DataFrame(columns=COLUMNS)
-    tables.write_tsv(table, snakemake.output.enrichment)
+    write_tsv(table, snakemake.output.enrichment)
 
 
 if __name__ == "__main__":

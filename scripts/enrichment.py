@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from lib.figures import tables
 from lib.inputs.genesets import matched_in, n_sets, read_collections
 from lib.methods import enrichment
 from lib.report import facts
@@ -19,7 +18,7 @@ from lib.report.parts import Finished, Methods, Paragraph, Part, Table
 from lib.report.words import listed
 from lib.run.progress import timed
 from lib.run.resources import MB, PYTHON, Job, Need
-from lib.store.files import read_table
+from lib.store.files import read_table, write_tsv
 
 COLUMNS = ["group", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
 
@@ -69,7 +68,7 @@ def main(snakemake: Any) -> None:
     table = pd.concat(found)[COLUMNS]
     place = {name: i for i, name in enumerate(ranking["group"].unique())}
     table = table.assign(place=table["group"].map(place)).sort_values(["method", "place", "pval"], kind="stable")
-    tables.write_tsv(table.drop(columns="place"), snakemake.output.enrichment)
+    write_tsv(table.drop(columns="place"), snakemake.output.enrichment)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import plots, tables
+from lib.figures import plots
 from lib.report import facts
 from lib.report import types as told_types
 from lib.report.parts import Finished, Numbers, Part, Table
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.categories import as_categories
-from lib.store.files import read_table
+from lib.store.files import read_table, write_tsv
 from matplotlib.figure import Figure
 
 MOST = 60  # rows or columns with their shares written
@@ -96,7 +96,7 @@ def main(snakemake: Any) -> None:
     figures = np.reshape(output.figures, (-1, params.formats)).tolist()
     for name, path, figure, file in zip(params.names, inputs.names, figures, output.tables, strict=True):
         table = confusion(known, read_table(path, [name])[name])
-        tables.write_tsv(table.rename_axis(index=params.known, columns=None).reset_index(), file)
+        write_tsv(table.rename_axis(index=params.known, columns=None).reset_index(), file)
         plots.save(matrix(table, params.known, name), figure)
 
 

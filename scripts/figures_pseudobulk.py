@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import plots, tables
+from lib.figures import plots
 from lib.methods.pseudobulk import Pseudobulk, components
 from lib.report import differences as told
 from lib.report.parts import Finished, Part
 from lib.run.resources import MB, PYTHON, Job, Need
 from lib.store.categories import as_categories, category_colours
+from lib.store.files import write_tsv
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -129,7 +130,7 @@ def main(snakemake: Any) -> None:
     params, output = snakemake.params, snakemake.output
     bulk = Pseudobulk.open(snakemake.input.pseudobulk)
     table, shares = with_components(bulk)
-    tables.write_tsv(table.drop(columns=["all_PC1", "all_PC2"]), output.table)
+    write_tsv(table.drop(columns=["all_PC1", "all_PC2"]), output.table)
     plots.save(cells(table, params.min_cells), output.cells)
     plots.save(pca(table, shares, params.column, params.family), output.pca)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from h5py import File
-from lib.figures import distributions, grids, plots, tables, words
+from lib.figures import distributions, grids, plots, words
 from lib.methods.ledgers import MORE, MUCH, describe_limit, shares_taken, with_losses
 from lib.run import stage
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
-from lib.store.files import column_names, read_table
+from lib.store.files import column_names, read_table, write_tsv
 from lib.store.names import unescape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -337,9 +337,9 @@ def main(snakemake: Any) -> None:
     named = plots.natural_order(doublets[0])
     tasks += [partial(draw_doublets, *page) for page in pages(named, output.doublets, formats)]
     plots.draw_all(tasks, snakemake.threads)
-    tables.write_tsv(ledger, output.attrition_table)
+    write_tsv(ledger, output.attrition_table)
     of_batches = with_losses(summary(cells, batch_key, metrics), ledger, cells)
-    tables.write_tsv(of_batches, output.summary)
+    write_tsv(of_batches, output.summary)
     stage.log.info("%d of %d cells kept, %d batches", cells["kept"].sum(), len(cells), len(of_batches))
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import plots, tables
+from lib.figures import plots
 from lib.methods.markers import Groups, read_groups
 from lib.report import facts
 from lib.report import sets as told_sets
 from lib.report.parts import Column, Finished, Numbers, Part, Table
 from lib.run.resources import KB, MB, Job, Need
-from lib.store.files import read_table
+from lib.store.files import read_table, write_tsv
 from matplotlib.figure import Figure
 
 MOST_SETS, MOST_UMAPS = 40, 12
@@ -104,14 +104,14 @@ def main(snakemake: Any) -> None:
     if not groups.names:
         for path in (output.heatmap, output.umaps):
             plots.save(plots.nothing(f"{params.grouping}: fewer than two groups to compare."), path)
-        tables.write_tsv(pd.DataFrame({"set": scores.columns}), output.means)
+        write_tsv(pd.DataFrame({"set": scores.columns}), output.means)
         return
     means, share = by_group(scores, groups)
     share = share.sort_values(ascending=False, kind="stable")
     order = share.index
     table = means.add_prefix("mean_", axis=0).T.loc[order]
     table.insert(0, "between_groups", share)
-    tables.write_tsv(table.rename_axis("set").reset_index(), output.means)
+    write_tsv(table.rename_axis("set").reset_index(), output.means)
     chosen = [name for name in means.columns if name in order[:MOST_SETS]]
     tasks = [
         partial(draw, partial(heatmap, means[chosen], params.label), output.heatmap),

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures.tables import write_tsv
 from lib.inputs.genelists import read_names
 from lib.methods.hvg import dispersions, pearson_residuals, poisson_gene_selection, seurat_v3
 from lib.methods.hvg.shared import Batches, Cells, Flavor
@@ -38,7 +37,7 @@ from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_cells
-from lib.store.files import read_table, write_table
+from lib.store.files import read_table, write_table, write_tsv
 from lib.store.shards import Arrays, Known, Passes, appended
 from lib.store.stream import Stream
 

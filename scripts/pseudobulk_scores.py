@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures import tables
 from lib.inputs.genesets import n_sets, read_collections
 from lib.methods import enrichment
 from lib.methods.pseudobulk import Pseudobulk
@@ -17,6 +16,7 @@ from lib.methods.scaling import target_of
 from lib.run import device as devices
 from lib.run.progress import timed
 from lib.run.resources import MB, PYTHON, Job, Need
+from lib.store.files import write_tsv
 from lib.store.stream import InMemory
 
 
@@ -49,7 +49,7 @@ def main(snakemake: Any) -> None:
     bulk = Pseudobulk.open(files.pseudobulk)
     with timed("scores"):
         table = scored(bulk, params)
-    tables.write_tsv(table, snakemake.output.scores)
+    write_tsv(table, snakemake.output.scores)
 
 
 if __name__ == "__main__":

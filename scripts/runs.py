@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from lib.figures import plots, tables
+from lib.figures import plots
 from lib.report import facts
 from lib.report.parts import Column, Finished, Numbers, Part, Table
 from lib.report.words import count
 from lib.run import stage
 from lib.run.notices import notices, read_records
 from lib.run.resources import KB, MB, PYTHON, Job, Need
+from lib.store.files import write_tsv
 from matplotlib.figure import Figure
 
 KINDS = {"import": "#E69F00", "read": "#56B4E9", "compute": "#0072B2", "write": "#D55E00"}  # in the order within a bar
@@ -178,9 +179,9 @@ def main(snakemake: Any) -> None:
     """Read the records, write `runs.tsv`, `notices.tsv` and `runs.png`."""
     records = read_records(snakemake.params.records)
     found = notices(records, snakemake.params.versions)
-    tables.write_tsv(pd.DataFrame(found, columns=["rule", "wildcards", "notice"]), snakemake.output.notices)
+    write_tsv(pd.DataFrame(found, columns=["rule", "wildcards", "notice"]), snakemake.output.notices)
     stage.log.info("%d of %d jobs left a record", len(records), len(snakemake.params.records))
-    tables.write_tsv(run_table(records), snakemake.output.table)
+    write_tsv(run_table(records), snakemake.output.table)
     plots.save(draw(records), snakemake.output.timeline)
 
 

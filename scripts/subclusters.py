@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures.tables import write_tsv
 from lib.methods.markers import read_top
 from lib.report import clusters as told_clusters
 from lib.report import facts
@@ -22,7 +21,7 @@ from lib.report.words import count, listed
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.resources import KB, MB, Job, Need
-from lib.store.files import read_table, write_table
+from lib.store.files import read_table, write_table, write_tsv
 from subset import read_labels
 
 CHAPTER = "Sub-clusters"

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures.tables import write_tsv
 from lib.methods import mixing
 from lib.methods.clusters import to_igraph
 from lib.methods.fuzzy import fuzzy_graph, read_graph
@@ -34,7 +33,7 @@ from lib.report.words import count, listed, percent
 from lib.run import device as devices
 from lib.run import models, stage
 from lib.run.resources import MB, Job, Need
-from lib.store.files import read_attrs, read_table, write_table
+from lib.store.files import read_attrs, read_table, write_table, write_tsv
 
 CPU = devices.cpu()
 SCRIPTS = ("leiden.py", "louvain.py", "kmeans.py")  # whose limits are read

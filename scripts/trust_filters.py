@@ -14,7 +14,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from lib.figures.tables import write_tsv
 from lib.figures.words import reason_label
 from lib.methods import mixing
 from lib.methods.clusters import by_falling_size
@@ -31,7 +30,7 @@ from lib.store.categories import as_categories, name_of, natural_order
 from lib.store.cohort import gene_columns
 from lib.store.counts import Counts
 from lib.store.csr import row_sums, select_genes
-from lib.store.files import read_table
+from lib.store.files import read_table, write_tsv
 from lib.store.names import escape_key
 
 CPU = devices.cpu()

@@ -13,7 +13,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from lib.figures.tables import write_tsv
 from lib.methods import mixing
 from lib.report import facts
 from lib.report.parts import Column, Finding, Finished, Methods, Paragraph, Part, Table
@@ -23,7 +22,7 @@ from lib.run import stage
 from lib.run.progress import timed
 from lib.run.resources import CUPY, MB, Job, Need
 from lib.store.categories import as_categories
-from lib.store.files import read_table
+from lib.store.files import read_table, write_tsv
 
 SPACES = ("unintegrated", "integrated")
 BATCHES, LABELS, WITHIN = "batches", "labels", "within batches"

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.figures.tables import write_tsv
 from lib.methods import fuzzy, knn, mixing
 from lib.methods.markers import Comparisons, Groups, group_sums
 from lib.methods.representation import representation
@@ -31,7 +30,7 @@ from lib.store.categories import as_categories
 from lib.store.cohort import gene_columns, kept_genes
 from lib.store.counts import Counts
 from lib.store.csr import row_sums, select_genes
-from lib.store.files import read_arrays, read_attrs, read_table
+from lib.store.files import read_arrays, read_attrs, read_table, write_tsv
 from lib.store.stream import InMemory
 
 CPU = devices.cpu()

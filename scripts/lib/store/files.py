@@ -44,6 +44,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def write_tsv(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table for readers, without its index, floats with six significant digits."""
+    with replacing(path) as partial:
+        table.to_csv(partial, sep="\t", index=False, float_format="%.6g")
+
+
 @counted("write")
 def write_table(
     table: pd.DataFrame,
