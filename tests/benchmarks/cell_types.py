@@ -13,17 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import anndata as ad
+import beside
 import h5py
 import numpy as np
 import pandas as pd
@@ -111,9 +105,7 @@ def peer(folder: Path, device: str) -> None:
 
 def markdown(told: dict, ours: dict[str, cpu_benchmark.Cost], theirs: list[dict]) -> str:
     """Two tables, with what is needed to judge them."""
-    lines = [f"# Gene sets and Wilcoxon's test: {told['cells']} cells x 30,000 genes", "", f"`{told['command']}`", ""]
-    lines += [f"{told['date']}, {told['device']}, {told['cores']} cores of {told['cpu']}."]
-    lines += [", ".join(f"{name} {v}" for name, v in told["versions"].items()) + ".", ""]
+    lines = beside.heading(f"Gene sets and Wilcoxon's test: {told['cells']} cells x 30,000 genes", told)
     lines += ["| ours | s | MB |", "|---|---:|---:|"]
     lines += [f"| {name} | {ours[rule]['seconds']:.1f} | {ours[rule]['mb']:,.0f} |" for rule, name in STAGES.items()]
     lines += ["", "| peer | s | MB | largest difference to ours (sd) |", "|---|---:|---:|---:|"]
@@ -124,65 +116,17 @@ def markdown(told: dict, ours: dict[str, cpu_benchmark.Cost], theirs: list[dict]
     return "\n".join([*lines, "", f"The peer's scores together: {together:.1f} s."]) + "\n"
 
 
-def versions(*names: str) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def benchmark(args: argparse.Namespace, folder: Path) -> None:
     """Simulate, run both, write and print the tables."""
-    folder.mkdir(parents=True, exist_ok=True)
     h5ad = folder / "cohort.h5ad"
     if not h5ad.exists():
         cpu_benchmark.simulate(h5ad, args.cells)
     config = write_config(folder, h5ad, args.device)
-    env = os.environ | {f"{name}_NUM_THREADS": str(args.cores) for name in cpu_benchmark.THREAD_LIMITS}
-    ours, _ = cpu_benchmark.run_workflow(folder, config, args.cores, env)
-    command = [sys.executable, __file__, "--device", args.device, "--peer", str(folder)]
-    subprocess.run(command, env=env, check=True)
-    theirs = [json.loads(line) for line in (folder / "peer.jsonl").read_text().splitlines()]
-    told = {
-        "cells": args.cells,
-        "command": cpu_benchmark.command_line(*args.called.split()),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": args.device,
-        "cores": args.cores,
-        "cpu": cpu_benchmark.cpu(),
-        "versions": versions("scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"),
-    }
-    text = markdown(told, ours, theirs)
-    path = cpu_benchmark.RESULTS / f"{told['date']}-cell-types-{args.device}-{args.cells}"
-    path.with_suffix(".md").write_text(text)
-    ours = {rule: ours[rule] for rule in STAGES}
-    path.with_suffix(".json").write_text(json.dumps(told | {"ours": ours, "peer": theirs}, indent=1) + "\n")
-    print(text)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=20_000)
-    parser.add_argument("--cores", type=int, default=2, help="of both")
-    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--folder", type=Path, help="where to run, and what to keep (default: a temporary one)")
-    parser.add_argument(
-        "--called", default="uv run --with decoupler==2.2.0 python", help="how it was called, for the table"
-    )
-    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peer:
-        peer(args.peer, args.device)
-    elif args.folder:
-        benchmark(args, args.folder.resolve())
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            benchmark(args, Path(folder))
+    told = beside.circumstances(args, ["scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"])
+    costs, _ = cpu_benchmark.run_workflow(folder, config, args.cores, beside.environment(args.cores))
+    ours, theirs = {rule: costs[rule] for rule in STAGES}, beside.of_peer(args, folder)
+    beside.save("cell-types", markdown(told, ours, theirs), told | {"ours": ours, "peer": theirs})
 
 
 if __name__ == "__main__":
-    main()
+    beside.main(__doc__, benchmark, peer)

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
+import beside
 import numpy as np
 import pandas as pd
 import run as cpu_benchmark
 import yaml
-from cell_types import versions
 from scanpy_peer import measured
 
 sys.path.append(str(cpu_benchmark.HOME / "scripts"))
@@ -152,13 +149,8 @@ def peer(folder: Path, device: str) -> None:
 
 def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) -> str:
     """Two tables, with what is needed to judge them."""
-    lines = [
-        f"# Pseudobulks and tests: {told['cells']} cells of {PATIENTS} patients x {GENES:,} genes, {TYPES} types",
-        "",
-    ]
-    lines += [f"`{told['command']}`", ""]
-    lines += [f"{told['date']}, {told['device']}, {told['cores']} cores of {told['cpu']}, load {told['load']:.0f}."]
-    lines += [", ".join(f"{name} {v}" for name, v in told["versions"].items()) + ".", ""]
+    title = f"Pseudobulks and tests: {told['cells']} cells of {PATIENTS} patients x {GENES:,} genes, {TYPES} types"
+    lines = beside.heading(title, told)
     lines += ["| ours | s | MB | parts |", "|---|---:|---:|---|"]
     for rule, name in RULES.items():
         cost = dict(ours[rule])
@@ -174,51 +166,13 @@ def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) 
 
 def benchmark(args: argparse.Namespace, folder: Path) -> None:
     """Simulate, run both, write and print the tables."""
-    folder.mkdir(parents=True, exist_ok=True)
     simulate(folder, args.cells, args.cores)
-    load = os.getloadavg()[0]
+    told = beside.circumstances(args, ["pydeseq2", "scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"])
     ours = workflow(folder, write_config(folder, args.device), args.cores)
-    env = os.environ | {f"{name}_NUM_THREADS": str(args.cores) for name in cpu_benchmark.THREAD_LIMITS}
-    subprocess.run([sys.executable, __file__, "--device", args.device, "--peer", str(folder)], env=env, check=True)
-    theirs = [json.loads(line) for line in (folder / "peer.jsonl").read_text().splitlines()]
-    table = pd.read_parquet(folder / TARGETS[1])
-    told = {
-        "cells": args.cells,
-        "command": cpu_benchmark.command_line(*args.called.split()),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": args.device,
-        "cores": args.cores,
-        "cpu": cpu_benchmark.cpu(),
-        "load": load,
-        "versions": versions("pydeseq2", "scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"),
-        "found": int((table["pvals_adj"] < 0.05).sum()),
-        "groups": int(table["group"].nunique()),
-    }
-    text = markdown(told, ours, theirs)
-    path = cpu_benchmark.RESULTS / f"{told['date']}-differences-{args.device}-{args.cells}"
-    path.with_suffix(".md").write_text(text)
-    path.with_suffix(".json").write_text(json.dumps(told | {"ours": ours, "peer": theirs}, indent=1) + "\n")
-    print(text)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=20_000)
-    parser.add_argument("--cores", type=int, default=2, help="of both")
-    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--folder", type=Path, help="where to run, and what to keep (default: a temporary one)")
-    called = "uv run --with decoupler==2.2.0 python"
-    parser.add_argument("--called", default=called, help="how it was called, for the table")
-    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peer:
-        peer(args.peer, args.device)
-    elif args.folder:
-        benchmark(args, args.folder.resolve())
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            benchmark(args, Path(folder))
+    theirs, table = beside.of_peer(args, folder), pd.read_parquet(folder / TARGETS[1])
+    told |= {"found": int((table["pvals_adj"] < 0.05).sum()), "groups": int(table["group"].nunique())}
+    beside.save("differences", markdown(told, ours, theirs), told | {"ours": ours, "peer": theirs})
 
 
 if __name__ == "__main__":
-    main()
+    beside.main(__doc__, benchmark, peer)

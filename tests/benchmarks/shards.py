@@ -17,14 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import yaml
+from beside import versions
 from run import HOME, RESULTS, THREAD_LIMITS, command_line, cpu, simulate, write_config
 
 STAGES = {
@@ -170,17 +169,6 @@ def markdown(measured: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the installed packages."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def machine(device: str) -> str:
     """Cores, processor and cards."""
     name = f"{os.cpu_count()} cores of {cpu()}"
@@ -209,7 +197,7 @@ def benchmark(folder: Path, args: argparse.Namespace) -> None:
         "command": command_line("uv", "run", "python"),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(args.device),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "runs": runs,
     }
     args.out.mkdir(parents=True, exist_ok=True)
