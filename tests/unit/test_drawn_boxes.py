@@ -241,6 +241,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_drawn_boxes(case, tmp_path):
     draw, *given = CASES[case]

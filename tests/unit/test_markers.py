@@ -212,6 +212,7 @@ def test_wilcoxon_stage(artifacts, tmp_path, reference, monkeypatch):
     assert len(top) == 5 * (4 if reference == "rest" else 3)
 
 
+@pytest.mark.slow
 def test_wilcoxon_of_pbmc(pbmc3k):
     """All genes of PBMC as scanpy's, to 1e-5, on values that were normalised in float64 and then rounded.
 

@@ -44,7 +44,7 @@ def scanpy_matrix(adata: ad.AnnData, keys: tuple[str, ...], scale: bool) -> np.n
 
 
 @pytest.mark.parametrize("scale", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("keys", [KEYS, ()])
+@pytest.mark.parametrize("keys", [KEYS, pytest.param((), marks=pytest.mark.slow)])
 def test_pbmc3k_equals_scanpy(pbmc3k, keys, scale):
     adata = features(pbmc3k)
     counts = InMemory(adata.layers["counts"], max_cells=700)
