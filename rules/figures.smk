@@ -291,6 +291,34 @@ rule figures_density:
 FIGURES += rules.figures_density.output
 
 
+use rule figures_density as figures_stability with:
+    input:
+        embedding=f"{COHORT}/umap.parquet",
+        obs=rules.trust_clusters.output.stability,
+        clusterings=[],
+        density=[],
+    output:
+        groupings=[],
+        quality=figure(
+            "results/figures/umap_stability",
+            caption="stability",
+            category=EMBEDDINGS,
+            subcategory="UMAP",
+            labels={"figure": "stability of clusters"},
+        ),
+    log:
+        "logs/cohort/figures_stability.log",
+    params:
+        seed=config["seed"],
+        groupings=[],
+        metrics=[f"stability_{name}" for name in CLUSTERINGS[:1]],
+        colours={},
+
+
+if TRUST["enabled"] and CLUSTERINGS:
+    FIGURES += rules.figures_stability.output
+
+
 rule panel:
     input:
         tops=expand(

@@ -15,7 +15,7 @@ rule markers_logreg:
     priority: 1  # before figures: the atlas waits for it
     conda:
         GPU_ENV
-    threads: few_cores("markers_logreg")
+    threads: few_cores("markers_logreg", 2)
     resources:
         **needs("markers_logreg"),
         gpu=GPU,

@@ -22,7 +22,7 @@ rule trust_integration:
         "logs/trust/integration.log",
     conda:
         GPU_ENV
-    threads: few_cores("trust_integration")
+    threads: few_cores("trust_integration", 1)
     resources:
         **needs("trust_integration"),
         gpu=GPU,
@@ -86,11 +86,48 @@ rule trust_stages:
         batch_keys=config["harmony"]["keys"] or [BATCH_KEY],
         gene_key=config["ingest"]["gene_key"],
         target_sum=config["normalize"]["target_sum"],
+        hvg=settings.hvg_options(config),
         grouping=TRUST_GROUPING,
         n_cells=TRUST["n_cells"],
         harmony=config["harmony"],
     script:
         "../scripts/trust_stages.py"
+
+
+# The embeddings with another seed
+AGAIN = (
+    TRUST["embeddings_again"] if TRUST["embeddings_again"] is not None else bool(GPU)
+)
+
+
+use rule umap as umap_again with:
+    input:
+        **rules.umap.input,
+        first=rules.umap.output,  # what others wait for goes first
+    output:
+        umap=f"{COHORT}/umap_again.parquet",
+    log:
+        "logs/cohort/umap_again.log",
+    priority: -1
+    group:
+        "umap"
+    params:
+        seed=(config["seed"] + 1) % 2**32,
+        umap=config["umap"],
+
+
+use rule tsne as tsne_again with:
+    input:
+        **rules.tsne.input,
+        first=rules.tsne.output,
+    output:
+        tsne=f"{COHORT}/tsne_again.parquet",
+    log:
+        "logs/cohort/tsne_again.log",
+    priority: -1
+    params:
+        seed=(config["seed"] + 1) % 2**32,
+        tsne=config["tsne"],
 
 
 # Apart, as the embeddings are the last that is computed
@@ -101,8 +138,14 @@ use rule trust_stages as trust_embeddings with:
         pca=f"{COHORT}/pca.h5",
         harmony=HARMONY,
         neighbors=f"{COHORT}/neighbors.h5",
-        umap=[f"{COHORT}/umap.parquet"],
-        tsne=TSNE,
+        umap=[
+            f"{COHORT}/umap.parquet",
+            *branch(AGAIN, then=rules.umap_again.output[:], otherwise=[]),
+        ],
+        tsne=[
+            *TSNE,
+            *branch(AGAIN and TSNE, then=rules.tsne_again.output[:], otherwise=[]),
+        ],
         clusters=rules.trust_stages.input.clusters,
     output:
         stages="results/tables/trust_embeddings.tsv",
@@ -120,22 +163,46 @@ rule trust_clusters:
     output:
         clusterings="results/tables/trust_clusterings.tsv",
         clusters="results/tables/trust_clusters.tsv",
-        resolutions="results/tables/trust_resolutions.tsv",
         stability=f"{COHORT}/stability.parquet",
     log:
         "logs/trust/clusters.log",
     conda:
         "../envs/cpu.yaml"
+    threads: few_cores("trust_clusters")
     resources:
         **needs("trust_clusters"),
     params:
         seed=config["seed"],
         n_cells=TRUST["n_cells"],
         seeds=TRUST["seeds"],
-        resolutions=TRUST["resolutions"],
         n_iterations=config["leiden"]["n_iterations"],
     script:
         "../scripts/trust_clusters.py"
+
+
+rule trust_resolutions:
+    input:
+        neighbors=f"{COHORT}/neighbors.h5",
+        pca=f"{COHORT}/pca.h5",
+        harmony=HARMONY,
+        clusterings=[TABLE_OF[name] for name in CLUSTERINGS[:1]],
+    output:
+        resolutions="results/tables/trust_resolutions.tsv",
+    log:
+        "logs/trust/resolutions.log",
+    group:
+        "figures"
+    conda:
+        "../envs/cpu.yaml"
+    threads: few_cores("trust_resolutions")
+    resources:
+        **needs("trust_resolutions"),
+    params:
+        seed=config["seed"],
+        n_cells=TRUST["n_cells"],
+        resolutions=TRUST["resolutions"],
+    script:
+        "../scripts/trust_resolutions.py"
 
 
 rule trust_filters:
@@ -153,7 +220,7 @@ rule trust_filters:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("trust_filters")
+    threads: few_cores("trust_filters", 1)
     resources:
         **needs("trust_filters"),
     params:
@@ -169,7 +236,7 @@ rule trust_filters:
 
 if TRUST["enabled"] and CLUSTERINGS:
     ARTIFACTS.append(rules.trust_clusters.output.stability)
-    FIGURES += rules.trust_clusters.output[:3]
+    FIGURES += rules.trust_clusters.output[:2] + rules.trust_resolutions.output
 if TRUST["enabled"]:
     FIGURES += [
         *rules.trust_integration.output,

@@ -58,7 +58,7 @@ def main(snakemake: Any) -> None:
             plots.save(quality_figure(X, table, params.metrics, axes_names, seed), output.quality)
 
     draw = draw_density if inputs.density else draw_grouping
-    paths = np.reshape(output.groupings, (len(params.groupings), -1)).tolist()
+    paths = np.array_split(output.groupings, max(1, len(params.groupings)))[: len(params.groupings)]
     tasks = [partial(draw, *pair) for pair in zip(params.groupings, paths, strict=True)]
     plots.draw_all([*([draw_quality] if params.metrics else []), *tasks], snakemake.threads)
 

@@ -56,6 +56,7 @@ NAMES_SHOWN = 5  # unknown genes that a message spells out
 # How far results may lie from those of a sample of cells (`trust_stages`)
 TOLERANCES = {
     "means": Tolerance(0.99, "a sample's mean lies within five standard errors, but for genes seen in few cells", True),
+    "overlap": Tolerance(0.8, "a sample ranks genes of like variance otherwise", True),
 }
 
 

@@ -6,17 +6,15 @@ of many cells, on the graph of a sample of them. For a cluster C whose cells fal
     together = sum_k |C_k| (|C_k| - 1) / (|C| (|C| - 1))
 
 is the share of its pairs of cells that stay together; a cell's stability is the share of its cluster's other cells that
-stay with it, the mean over the repetitions. The run's clusterings must reach the repetitions' modularity, or inertia.
-
-Leiden at other resolutions tells how many clusters the data bear: where neighbouring resolutions agree (adjusted Rand
-index) and clusters are apart (silhouette). One is suggested, and none is taken.
+stay with it, the mean over the repetitions. In the consensus, a cell is in the cluster in which most repetitions have
+it, where a repetition's cluster counts as the one with which it shares most cells. The run's clusterings must reach the
+repetitions' modularity, or inertia.
 """
 
 from lib.start import run
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,8 +26,8 @@ from lib.methods.knn import nearest_neighbors
 from lib.methods.representation import representation
 from lib.methods.tolerances import Tolerance
 from lib.report import facts
-from lib.report.parts import Column, Finding, Finished, Methods, Paragraph, Part, Table
-from lib.report.words import count, listed, percent
+from lib.report.parts import Column, Finding, Finished, Methods, Numbers, Paragraph, Part, Table
+from lib.report.words import count, percent
 from lib.run import device as devices
 from lib.run import models, stage
 from lib.run.resources import MB, Job, Need
@@ -38,9 +36,7 @@ from lib.store.files import read_attrs, read_table, write_table, write_tsv
 CPU = devices.cpu()
 SCRIPTS = ("leiden.py", "louvain.py", "kmeans.py")  # whose limits are read
 TIMES = 4  # so many times `trust: n_cells` are clustered at most
-SILHOUETTES = 1000  # cells whose silhouettes are computed
 TOGETHER, AGREE = 0.6, 0.8  # limits of findings: pairs of a cluster, and the mean adjusted Rand index
-ITERATIONS = 2  # of Leiden at other resolutions, as scanpy advises
 CHAPTER, SECTION = "Trust", "Clusters"
 
 
@@ -131,36 +127,15 @@ def stability(labels: np.ndarray, repeats: Sequence[np.ndarray]) -> tuple[np.nda
     return np.bincount(labels, of_cells, n) / np.maximum(sizes, 1), of_cells
 
 
-def silhouette_of(space: Space, labels: np.ndarray) -> float:
-    """The mean silhouette of some cells of each cluster; NaN of one cluster."""
-    sizes = np.bincount(labels)
-    if len(sizes) < 2:
-        return np.nan
-    sample = mixing.stratified(labels, SILHOUETTES, 0)
-    sums = mixing.distance_sums(space.X, sample.rows, labels, CPU)
-    return sample.mean(mixing.silhouette(sums, sizes, labels[sample.rows]))
-
-
-def scan(space: Space, resolutions: Sequence[float], seed: int) -> pd.DataFrame:
-    """Leiden at each resolution: clusters, silhouette, agreement with the neighbouring resolutions, the suggested one.
-
-    The suggested one has the largest product of agreement and silhouette, each on a scale from 0 to 1, of those with
-    several clusters.
-    """
-    resolutions = sorted(resolutions)
-    found = [cluster(space, f"leiden_{resolution}", seed, ITERATIONS) for resolution in resolutions]
-    between = [rand(one, other) for one, other in pairwise(found)]
-    table = pd.DataFrame(
-        {
-            "resolution": resolutions,
-            "clusters": [len(np.unique(labels)) for labels in found],
-            "silhouette": [silhouette_of(space, labels) for labels in found],
-            "agreement": [np.mean(between[max(0, i - 1) : i + 1] or [np.nan]) for i in range(len(found))],
-        }
-    )
-    score = (table["silhouette"] + 1) / 2 * table["agreement"].clip(lower=0)
-    best = score.idxmax() if score.notna().any() else -1
-    return table.assign(suggested=["yes" if i == best else "" for i in table.index])
+def consensus(labels: np.ndarray, repeats: Sequence[np.ndarray]) -> np.ndarray:
+    """The cluster in which most repetitions have each cell (see the module), int64; its own one if as many do."""
+    n = int(labels.max(initial=0)) + 1
+    votes = np.zeros((len(labels), n), np.float32)
+    votes[np.arange(len(labels)), labels] = 0.5
+    for other in repeats:
+        shared = np.bincount(other * n + labels, minlength=(int(other.max()) + 1) * n).reshape(-1, n)
+        votes[np.arange(len(labels)), shared.argmax(1)[other]] += 1
+    return votes.argmax(1)
 
 
 def repeated(
@@ -188,7 +163,7 @@ def needs(job: Job) -> Need:
     asked = job.config["trust"]["n_cells"]
     n = min(job.n_kept, TIMES * asked if asked else job.n_kept)
     edges = job.edges * n / max(1, job.n_kept)
-    runs = job.config["trust"]["seeds"] + len(job.config["trust"]["resolutions"]) + 6
+    runs = job.config["trust"]["seeds"] + 6
     mem = job.process + 150 * MB + 100 * edges + 12 * job.edges + 8 * job.n_pcs * job.n_kept + 60 * job.n_kept
     mem += 16 * job.n_pcs * n
     return Need(mem, 15 + 4e-6 * edges * runs + 1e-8 * n * n, 5 * MB + 10 * job.n_kept, reads=0)
@@ -197,7 +172,7 @@ def needs(job: Job) -> Need:
 def tells(run: Finished) -> Iterator[Part]:
     """How stable the clusterings are, and which clusters are not; the suggested resolution."""
     job = run.one("trust_clusters")
-    clusterings, clusters, scanned = (facts.tsv(path) for path in (job.clusterings, job.clusters, job.resolutions))
+    clusterings, clusters = facts.tsv(job.clusterings), facts.tsv(job.clusters)
     first = clusterings.iloc[0]
     name, figure = first["clustering"], run.figure("UMAP", first["clustering"])
     said = (
@@ -210,13 +185,12 @@ def tells(run: Finished) -> Iterator[Part]:
     yield Table(
         job.clusterings, "Clusterings repeated", said, CHAPTER, SECTION, {"clustering": Column("clustering", text=True)}
     )
-    said = "The share of each cluster's pairs of cells that stay together under other seeds."
+    said = "The share of each cluster's pairs of cells that stay together under other seeds, and of its cells that "
+    said += "most repetitions have in it (consensus)."
     columns = {"cluster": Column("cluster", text=True), "together": Column("stay together", low=TOGETHER)}
     yield Table(job.clusters, f"Stability of {name}", said, CHAPTER, SECTION, columns)
-    if len(scanned):
-        yield Paragraph(suggestion_told(scanned), CHAPTER, SECTION)
-        said = "Leiden at other resolutions: agreement is the mean adjusted Rand index with the neighbouring ones."
-        yield Table(job.resolutions, "Resolutions", said, CHAPTER, SECTION)
+    for path in run.files("figures_stability", "quality"):
+        yield Numbers(path, stability_told(clusters))
     for row in clusterings[clusterings["within"].astype(str) != "True"].to_dict("records"):
         limit: Tolerance = models.declared(row["clustering"].split("_")[0], "TOLERANCES")["quality"]
         what = "inertia" if row["clustering"].startswith("kmeans") else "modularity"
@@ -234,22 +208,19 @@ def tells(run: Finished) -> Iterator[Part]:
     yield Methods(f"{name} was repeated with {count(first['repeats'], 'other seed')}.")
 
 
-def suggestion_told(scanned: pd.DataFrame) -> str:
-    """A sentence on the suggested resolution."""
-    best = scanned[scanned["suggested"] == "yes"]
-    if best.empty:
-        return "No resolution is suggested, as none has several clusters."
-    row = best.iloc[0]
-    return (
-        f"Of the resolutions {listed(scanned['resolution'], 12)}, {row['resolution']} is suggested: its "
-        f"{count(row['clusters'], 'cluster')} agree with those of the neighbouring resolutions (adjusted Rand index "
-        f"{row['agreement']:.2f}) and are apart (silhouette {row['silhouette']:.2f}). It is not taken unless the "
-        "config names it."
-    )
+def stability_told(clusters: pd.DataFrame) -> str:
+    """A sentence on the least stable cluster."""
+    known = clusters[clusters["together"].notna()]
+    if known.empty:
+        return "No cluster was repeated."
+    worst = known.loc[known["together"].idxmin()]
+    name, n = worst["cluster"], int((known["together"] < TOGETHER).sum())
+    said = f"Cluster {name} is the least stable: {percent(worst['together'])} of its pairs of cells stay together"
+    return f"{said}; {count(n, 'cluster')} of {len(known)} below {percent(TOGETHER)}."
 
 
 def main(snakemake: Any) -> None:
-    """Repeat the clusterings, write the tables and the cells' stability."""
+    """Repeat the clusterings, write the tables, the cells' stability and their consensus."""
     files, params = snakemake.input, snakemake.params
     tables = [read_table(path) for path in files.clusterings]
     named = {table.columns[0]: table.iloc[:, 0].cat.codes.to_numpy().astype(np.int64) for table in tables}
@@ -260,17 +231,23 @@ def main(snakemake: Any) -> None:
     clusterings, first = repeated(space, sampled, params.seeds, params.seed, params.n_iterations)
     stage.log.info("repetitions:\n%s", clusterings.to_string(index=False))
     write_tsv(clusterings, snakemake.output.clusterings)
-    of_clusters, of_cells = stability(sampled[main_name], first)
-    names = tables[0].iloc[:, 0].cat.categories
+    mine, names = sampled[main_name], tables[0].iloc[:, 0].cat.categories
+    of_clusters, of_cells = stability(mine, first)
+    agreed = consensus(mine, first)
     sizes = np.bincount(named[main_name], minlength=len(names))
+    in_sample = np.maximum(np.bincount(mine, minlength=len(names)), 1)
     found = {"cluster": names, "cells": sizes, "together": np.append(of_clusters, [np.nan] * len(names))[: len(names)]}
+    found["consensus"] = np.bincount(mine[agreed == mine], minlength=len(names)) / in_sample
     write_tsv(pd.DataFrame(found), snakemake.output.clusters)
-    write_tsv(scan(space, params.resolutions, params.seed), snakemake.output.resolutions)
-    of_all = np.full(len(tables[0]), np.nan, np.float32)
-    of_all[space.rows] = of_cells
-    column = f"stability_{main_name}"
-    made_with = {column: {"params": {"seeds": params.seeds, "random_state": params.seed}}}
-    write_table(pd.DataFrame({column: of_all}, tables[0].index), snakemake.output.stability, "cohort", "obs", made_with)
+    of_all, codes = np.full(len(tables[0]), np.nan, np.float32), np.full(len(tables[0]), -1)
+    of_all[space.rows], codes[space.rows] = of_cells, agreed
+    columns = {
+        f"stability_{main_name}": of_all,
+        f"consensus_{main_name}": pd.Categorical.from_codes(codes, names),
+    }
+    told = {"params": {"seeds": params.seeds, "random_state": params.seed}}
+    made_with = dict.fromkeys(columns, told)
+    write_table(pd.DataFrame(columns, tables[0].index), snakemake.output.stability, "cohort", "obs", made_with)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.methods import fuzzy, knn, mixing
+from lib.methods.hvg.shared import Batches
 from lib.methods.markers import Comparisons, Groups, group_sums
 from lib.methods.representation import representation
 from lib.methods.scaling import Scaling, columns_of, log_normalize, regressors, target_of
@@ -25,6 +26,7 @@ from lib.report.parts import Column, Finding, Finished, Methods, Paragraph, Part
 from lib.report.words import count, listed
 from lib.run import device as devices
 from lib.run import models, stage
+from lib.run.errors import UserError
 from lib.run.resources import MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.cohort import gene_columns, kept_genes
@@ -42,6 +44,8 @@ COMPS = 10  # components whose captured variance is compared
 NEAR, WIDE = 15, 50  # neighbours in a space, and in its embedding
 ERRORS = 5  # standard errors
 FIRST = 20  # markers of a group
+GENES = 100  # highly variable ones
+ENOUGH = 1000  # cells that can rank genes
 CHAPTER, SECTION = "Trust", "Stages"
 Values = dict[str, float]
 
@@ -87,6 +91,24 @@ def check_hvg(kept: Any, table: pd.DataFrame, weights: np.ndarray) -> Values:
     means = table["means"].to_numpy()
     far = np.abs(mean - means) > ERRORS * np.sqrt(np.maximum(squares, means * (weights**2).sum())) + 1e-9
     return {"means": 1 - float(far.mean())}
+
+
+def check_selection(
+    kept: Any, table: pd.DataFrame, batches: Batches, hvg: Mapping[str, Any], target_sum: float, seed: int
+) -> Values:
+    """The share of the run's first highly variable genes that the same function selects in the sample."""
+    from hvg import highly_variable_genes
+
+    chosen = table["highly_variable"].to_numpy()
+    ranks = np.where(chosen, table["highly_variable_rank"], np.nan)
+    first = np.argsort(ranks, kind="stable")[: min(GENES, int(np.isfinite(ranks).sum()))]
+    wanted = {**hvg, "n_top_genes": None if hvg["n_top_genes"] is None else int(chosen.sum())}
+    try:
+        again = highly_variable_genes(InMemory(kept), batches, wanted, target_sum, seed=seed)
+    except UserError as error:
+        stage.log.info("no genes are selected in the sample: %s", error)
+        return {}
+    return {"overlap": float(again["highly_variable"].to_numpy()[first].mean())} if len(first) else {}
 
 
 def check_pca(Z: np.ndarray, rows: np.ndarray, X_pca: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Values:
@@ -147,7 +169,7 @@ def check_harmony(X_pca: np.ndarray, integrated: np.ndarray, obs: pd.DataFrame, 
 def check_neighbors(
     X: np.ndarray, rows: np.ndarray, found: Mapping[str, np.ndarray], made_with: Mapping[str, Any], n_jobs: int
 ) -> Values:
-    """Recall and distances against exact search, and connectivities computed again from the neighbours.
+    """Recall against exact search, distances of the neighbours found, and connectivities computed again from them.
 
     Parameters
     ----------
@@ -162,6 +184,7 @@ def check_neighbors(
     k = indices.shape[1]
     true, true_distances = knn.nearest_of(X, rows, k, made_with["metric"], n_jobs, CPU)
     recall = knn.shared(true, indices[rows], np).mean()
+    same = true == indices[rows]
     others = made_with["n_neighbors"] - 1
     near = indices[rows, :others]
     cells, place = np.unique(np.concatenate([rows, near.ravel()]), return_inverse=True)
@@ -176,23 +199,34 @@ def check_neighbors(
     stored = np.asarray(found["graph"][np.repeat(rows, others), near.ravel()]).ravel()
     return {
         "recall": float(recall),
-        "distances": relative_error(distances[rows], true_distances),
+        "distances": relative_error(np.where(same, distances[rows], true_distances), true_distances),
         "connectivities": float(np.abs(stored - (forth + back - forth * back).ravel()).max(initial=0)),
     }
 
 
-def check_embedding(X: np.ndarray, embedding: np.ndarray) -> Values:
-    """Trustworthiness, and the share of cells' neighbours that stay near them; both among some cells."""
+def check_embedding(X: np.ndarray, embedding: np.ndarray, again: np.ndarray | None = None) -> Values:
+    """Trustworthiness, and the share of cells' neighbours that stay near them, here and with another seed.
+
+    Parameters
+    ----------
+    X, embedding, again
+        The space, the embedding and that of another seed, of some cells, among which neighbours are sought.
+    """
     from sklearn.manifold import trustworthiness
 
-    k = NEAR
     if len(X) < 3 * NEAR:  # of fewer cells all are neighbours
         return {}
     wide = min(WIDE, len(X) - 1)
-    near = knn.nearest_neighbors(X, k, exact=True)[0]
-    shown = knn.nearest_neighbors(embedding.astype(np.float32), wide, exact=True)[0]
-    kept = float(knn.shared(near, shown, np).mean())
-    return {"trustworthiness": float(trustworthiness(X, embedding, n_neighbors=k)), "preserved neighbours": kept}
+
+    def near(values: np.ndarray, k: int) -> np.ndarray:
+        return knn.nearest_neighbors(values.astype(np.float32), k, exact=True)[0]
+
+    shown = near(embedding, wide)
+    found = {"trustworthiness": float(trustworthiness(X, embedding, n_neighbors=NEAR))}
+    found["preserved neighbours"] = float(knn.shared(near(X, NEAR), shown, np).mean())
+    if again is not None:
+        found["neighbours with another seed"] = float(knn.shared(near(again, NEAR), shown, np).mean())
+    return found
 
 
 def check_markers(
@@ -336,9 +370,24 @@ def of_markers(given: Sampled) -> Values:
     return check_markers(kept, groups, given.totals[given.rows], given.target_sum, ranking, genes)
 
 
+def of_selection(given: Sampled, table: pd.DataFrame) -> Values:
+    """See `check_selection`."""
+    from hvg import batches_to_rank_in
+
+    if len(given.rows) < min(ENOUGH, len(given.obs)):
+        return {}
+    codes, names = pd.factorize(given.obs[given.params.batch_key].astype(str).iloc[given.rows])
+    batches = batches_to_rank_in(Batches(codes, list(names)), given.params.hvg)
+    return check_selection(
+        given.counts[1], table, batches, given.params.hvg, given.params.target_sum, given.params.seed
+    )
+
+
 def of_embedding(given: Sampled, paths: Sequence[str]) -> Values:
-    """See `check_embedding`."""
-    return check_embedding(given.space()[1][given.few], read_table(paths[0]).to_numpy()[given.few]) if paths else {}
+    """See `check_embedding`; the first path is that of the run, a second one of another seed."""
+    if not paths:
+        return {}
+    return check_embedding(given.space()[1][given.few], *(read_table(path).to_numpy()[given.few] for path in paths))
 
 
 def checks(given: Sampled) -> Iterator[tuple[str, Values]]:
@@ -351,8 +400,8 @@ def checks(given: Sampled) -> Iterator[tuple[str, Values]]:
     totals = given.totals[given.rows]
     yield "features", check_features(given.counts[1], totals, given.features, given.target_sum)
     table = read_table(given.files.hvg)
-    if "variances_norm" in table:
-        yield "hvg", check_hvg(given.counts[1], table, given.sample.weights)
+    found = check_hvg(given.counts[1], table, given.sample.weights) if "variances_norm" in table else {}
+    yield "hvg", found | of_selection(given, table)
     yield "pca", of_pca(given)
     yield "harmony", of_harmony(given)
     yield "neighbors", of_neighbors(given)

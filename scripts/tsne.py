@@ -30,6 +30,7 @@ MIN_RATE = 200  # least learning rate of cuML if it follows from the number of c
 TOLERANCES = {
     "trustworthiness": Tolerance(0.75, "two dimensions; at random 0.5", True),
     "preserved neighbours": Tolerance(0.2, "two dimensions; at random 0.05", True),
+    "neighbours with another seed": Tolerance(0.2, "two dimensions; at random 0.05", True),
 }
 
 

@@ -30,6 +30,7 @@ PACE = "layout: {n_fmt} of {total_fmt} epochs, {rate_fmt}, {remaining} left"  # 
 TOLERANCES = {
     "trustworthiness": Tolerance(0.75, "two dimensions; at random 0.5", True),
     "preserved neighbours": Tolerance(0.2, "two dimensions; at random 0.05", True),
+    "neighbours with another seed": Tolerance(0.2, "two dimensions; at random 0.05", True),
 }
 
 

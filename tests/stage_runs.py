@@ -332,12 +332,16 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         labels = {"labels": of_clustering(label) if label else []}
         add("trust_integration", space | obs | labels, outputs, params)
         if clusterings:
-            outputs = {name: f"trust_{name}.tsv" for name in ("clusterings", "clusters", "resolutions")}
+            outputs = {name: f"trust_{name}.tsv" for name in ("clusterings", "clusters")}
             outputs |= {"stability": "stability.parquet"}
-            params = {name: asked[name] for name in ("n_cells", "seeds", "resolutions")}
+            params = {name: asked[name] for name in ("n_cells", "seeds")}
             params |= {"seed": seed, "n_iterations": config["leiden"]["n_iterations"]}
             given = {"clusterings": [file for name in clusterings for file in of_clustering(name)]}
-            add("trust_clusters", {"neighbors": "neighbors.h5"} | space | given, outputs, params)
+            given |= {"neighbors": "neighbors.h5"} | space
+            add("trust_clusters", given, outputs, params)
+            params = {name: asked[name] for name in ("n_cells", "resolutions")} | {"seed": seed}
+            given = given | {"clusterings": of_clustering(clusterings[0])}
+            add("trust_resolutions", given, {"resolutions": "trust_resolutions.tsv"}, params)
             artifacts.append("stability.parquet")
         params = {"samples": samples, "seed": seed, "batch_key": batch_key, "label": label_key, "gene_key": gene_key}
         given = {"counts": counts, "cells": cells, "genes": "genes.parquet"}
@@ -362,7 +366,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         given["grouping"] = of_clustering(again) if again else []
         params = {"seed": seed, "batch_key": batch_key, "batch_keys": config["harmony"]["keys"] or [batch_key]}
         params |= {"gene_key": gene_key, "target_sum": target_sum, "grouping": again}
-        params |= {"n_cells": asked["n_cells"], "harmony": config["harmony"]}
+        params |= {"n_cells": asked["n_cells"], "harmony": config["harmony"], "hvg": config["hvg"]}
         inputs = graph | space | obs | features | regressed | given
         add("trust_stages", inputs, {"stages": "trust_stages.tsv"}, params)
 

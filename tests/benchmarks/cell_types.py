@@ -34,7 +34,7 @@ STAGES = {"scores": "scores, all methods", "markers_wilcoxon": "wilcoxon"}
 def write_sets(h5ad: Path, gmt: Path) -> None:
     """Sets of random genes, the same for the same cohort."""
     with h5py.File(h5ad) as file:
-        genes = file["var"][file["var"].attrs["_index"]].asstr()[:]
+        genes = ad.io.read_elem(file["var"]).index
     rng = np.random.default_rng(0)
     sets = (rng.choice(genes, N_GENES, replace=False) for _ in range(N_SETS))
     gmt.write_text("".join(f"set{i}\t\t" + "\t".join(names) + "\n" for i, names in enumerate(sets)))

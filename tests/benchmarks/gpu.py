@@ -63,7 +63,7 @@ PARTS = {
 CLUSTERINGS = {"": "Leiden", "_louvain": "Louvain", "_unintegrated": "Leiden on the unintegrated components"}
 
 
-def simulate(folder: Path, cells: int, cores: int) -> list[Path]:
+def simulate(folder: Path, cells: int, args: argparse.Namespace) -> list[Path]:
     """The files of a cohort of the article's shape, simulated if they do not exist yet."""
     split = cells >= SPLIT_FROM
     n_patients = cells // PER_PATIENT if split else PATIENTS
@@ -71,7 +71,8 @@ def simulate(folder: Path, cells: int, cores: int) -> list[Path]:
     files = [target / f"P{i}.h5ad" for i in range(1, n_patients + 1)] if split else [target]
     if not all(file.exists() for file in files):
         command = [sys.executable, HOME / "scripts/simulate.py", target, f"--patients={n_patients}"]
-        command += [f"--cells={cells // n_patients}", f"--processes={cores}", *["--split"] * split]
+        command += [f"--cells={cells // n_patients}", f"--processes={args.cores}", *["--split"] * split]
+        command += [f"--umi={args.umi}", *["--compression=gzip"] * args.compressed]
         started = time.time()
         subprocess.run([str(c) for c in command], check=True)
         size = sum(file.stat().st_size for file in files) / 1e9
@@ -91,7 +92,7 @@ def configure(folder: Path, files: list[Path], device: str, memory_gb: float | N
 
 
 def run_workflow(
-    folder: Path, config: Path, cores: int, memory_gb: float | None, one_by_one: bool = False
+    folder: Path, config: Path, cores: int, memory_gb: float | None, one_by_one: bool = False, resume: bool = False
 ) -> dict[str, Any]:
     """Run the workflow; with `memory_gb`, the claims of its parallel jobs do not exceed that together.
 
@@ -99,6 +100,9 @@ def run_workflow(
     ----------
     one_by_one
         One job at a time, each with the cores that it requests, up to the atlas, without figures and report.
+    resume
+        Continue a run that was ended. The wall seconds are then from the first job's start to the end, and without
+        the parts.
 
     Returns
     -------
@@ -111,7 +115,7 @@ def run_workflow(
     limits = ["jobs=1"] * one_by_one + ([] if memory_gb is None else [f"vram_mb={int(memory_gb * 1024)}"])
     command += ["--resources", *limits] if limits else []
     command += ["--no-hooks", "--", "results/atlas.h5ad"] if one_by_one else []
-    for name in ("results", "logs", ".snakemake"):  # of earlier runs
+    for name in () if resume else ("results", "logs", ".snakemake"):  # of earlier runs
         shutil.rmtree(folder / name, ignore_errors=True)
     lines: list[tuple[float, str]] = []
     launched = time.time()
@@ -132,10 +136,14 @@ def run_workflow(
         said = [line for line in result["log"] if line.startswith("Somersault, ")]
         result["notes"].append(f"the workflow failed: {said[0] if said else ' '.join(result['log'][-3:])}")
         return result
-    jobs = records.join(read_log(lines))
-    result["at_once"] = float((jobs["finished"] - jobs["submitted"]).sum() / result["seconds"])
-    parts, path = wall_profile(jobs, launched, exited)
-    result |= {"parts": parts, "path": path, **workflow_result(folder)}
+    if resume:
+        result["seconds"] = exited - records["started"].min()
+        result["notes"].append("resumed: the wall time includes the time between the calls")
+    else:
+        jobs = records.join(read_log(lines))
+        result["at_once"] = float((jobs["finished"] - jobs["submitted"]).sum() / result["seconds"])
+        result["parts"], result["path"] = wall_profile(jobs, launched, exited)
+    result = workflow_result(folder) | result
     truth = pd.read_parquet(folder / "results/cohort/obs.parquet", columns=["CellType"])["CellType"]
     louvain = pd.read_parquet(next((folder / "results/cohort/louvain").glob("*.parquet"))).iloc[:, 0]
     result |= {"ari_louvain": adjusted_rand_score(truth.astype(str), louvain.astype(str))}
@@ -439,7 +447,7 @@ def _markdown_table(rows: pd.DataFrame, digits: list[int]) -> list[str]:
 def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
     """Simulate, run one or both, write and print the tables; return whether all went well."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = simulate(folder, cells, args.cores)
+    files = simulate(folder, cells, args)
     if args.sim_only:
         return True
     config = configure(folder, files, args.device, args.memory_gb)
@@ -452,7 +460,7 @@ def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
     about = {"command": command_line("python"), "date": date, "machine": machine()}
     # Written after each part, so that a failure of the next part does not lose it
     if args.only != "peer":
-        measured["ours"] = about | run_workflow(folder, config, args.cores, args.memory_gb)
+        measured["ours"] = about | run_workflow(folder, config, args.cores, args.memory_gb, resume=args.resume)
         write_tables(measured, target)
     if args.only != "ours":
         measured["peer"] = about | run_peer(folder, files, config, args)
@@ -464,7 +472,7 @@ def benchmark(cells: int, args: argparse.Namespace, folder: Path) -> bool:
             measured["ours"]["stages"] |= alone["stages"]
             measured["ours"]["alone_seconds"] = alone["seconds"]
         write_tables(measured, target)
-    return not measured["ours"] or "parts" in measured["ours"]
+    return not measured["ours"] or "n_obs" in measured["ours"]
 
 
 def write_tables(measured: dict[str, Any], target: Path) -> None:
@@ -482,6 +490,9 @@ def main() -> None:
     parser.add_argument("--cells", type=int, action="append", help="of the cohort; may repeat (default: 200000)")
     parser.add_argument("--memory-gb", type=float, help="GPU memory that each side may take (default: the card's)")
     parser.add_argument("--only", choices=["ours", "peer"])
+    parser.add_argument("--umi", type=float, default=6000, help="median UMIs of a simulated cell")
+    parser.add_argument("--compressed", action="store_true", help="simulate gzipped files")
+    parser.add_argument("--resume", action="store_true", help="continue the workflow's run that was ended")
     parser.add_argument("--sim-only", action="store_true", help="simulate the cohort into --folder, and no more")
     parser.add_argument("--wall-only", action="store_true", help="leave out the workflow's run with one job at a time")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="of the workflow")

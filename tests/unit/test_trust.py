@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import trust_clusters
+import trust_resolutions
 from lib.inputs import config as settings
 from lib.inputs.sheet import read_sheet
 from lib.methods.tolerances import Tolerance
@@ -190,6 +191,24 @@ def test_a_shuffled_embedding_is_found(cohort, name):
     assert f"Stage {name}" in findings(cohort.told("stages"))
 
 
+def test_genes_chosen_at_random_are_found(cohort):
+    names = ["highly_variable", "highly_variable_rank"]
+    cohort.spoil("hvg.parquet", "", lambda table: table.assign(**{name: shuffled(table[name]) for name in names}))
+    assert "overlap" in findings(cohort.told("stages"))["Stage hvg"]
+
+
+def test_an_embedding_that_another_seed_does_not_repeat_is_found(base):
+    """A layout against itself, against a rotation of itself, and against a shuffled one."""
+    check, X = script("trust_stages").check_embedding, read_table(base / "umap.parquet").to_numpy()
+    turn = np.array([[0, 1], [-1, 0]])
+    found = [check(X, X, other)["neighbours with another seed"] for other in (X, X @ turn, shuffled(X))]
+    assert found[:2] == [1, 1]
+    limit = script("trust_stages").limits_of("umap")["neighbours with another seed"]
+    assert limit.holds(1)
+    wide = 50 / (len(X) - 1)  # the share by chance of so few cells
+    assert found[2] == pytest.approx(wide, abs=0.05)
+
+
 def test_metrics_and_totals_of_other_cells_are_found(cohort):
     names = ["pct_counts_MT", "kept_counts"]
     cohort.spoil("obs.parquet", "", lambda table: table.assign(**{name: shuffled(table[name]) for name in names}))
@@ -269,17 +288,25 @@ def test_stability_of_clusters_and_cells():
     np.testing.assert_allclose(of_cells, [5 / 6, 5 / 6, 5 / 6, 0.5, 1, 1, 1])
 
 
+def test_consensus_is_where_most_repetitions_have_a_cell():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1])
+    moved = np.array([7, 7, 7, 3, 3, 3, 3])  # other names; the fourth cell is with the second cluster
+    assert trust_clusters.consensus(labels, [labels]).tolist() == labels.tolist()
+    assert trust_clusters.consensus(labels, [moved, labels]).tolist() == labels.tolist()
+    assert trust_clusters.consensus(labels, [moved, moved, labels]).tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
 def test_scan_prefers_the_true_number_of_groups():
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(400, 10)) + 6 * np.eye(10)[np.arange(400) % 5]).astype(np.float32)
     found = trust_clusters.nearest_neighbors(X, 14, exact=True)
     space = trust_clusters.Space(X, trust_clusters.fuzzy_graph(*found, trust_clusters.CPU), np.arange(400))
-    table = trust_clusters.scan(space, [0.05, 0.5, 1.0, 20.0], 0)
+    table = trust_resolutions.scan(space, [0.05, 0.5, 1.0, 20.0], 0)
     (best,) = table[table["suggested"] == "yes"].to_dict("records")
     assert best["clusters"] == 5
     labels = trust_clusters.cluster(space, f"leiden_{best['resolution']}", 0, 2)
     assert best["silhouette"] == pytest.approx(silhouette_score(X, labels), abs=1e-3)
-    assert trust_clusters.scan(space, [], 0).empty
+    assert trust_resolutions.scan(space, [], 0).empty
 
 
 def test_tolerances_hold_up_to_their_limit_and_never_for_nan():

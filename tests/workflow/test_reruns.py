@@ -39,7 +39,8 @@ def test_another_resolution_runs_one_clustering_and_what_hangs_on_it(copy, cohor
     copy.write(sheet_of(cohort_files), leiden={"resolutions": [0.8]})
     jobs = {"leiden": 1, "markers_logreg": 1, "markers_ttest": 1, "panel": 1, "figures_markers": 1}
     jobs |= {"figures_clusters": 1, "figures_volcano": 1, "figures_embedding": 2, "explorer": 1}
-    jobs |= dict.fromkeys(("trust_stages", "trust_embeddings", "trust_clusters"), 1)
+    jobs |= dict.fromkeys(("trust_stages", "trust_embeddings", "trust_clusters", "trust_resolutions"), 1)
+    jobs |= {"figures_stability": 1}
     assert Counter(copy.jobs()) == jobs | dict.fromkeys(LAST, 1)
 
 

@@ -12,6 +12,6 @@ COMPUTED = re.compile(
     r"|kmeans_\d[\d.e+-]*"  # kmeans
     r"|umap_density_.+"  # density
     r"|annotation_.+"  # annotation
-    r"|stability_.+"  # trust
+    r"|(stability|consensus)_.+"  # trust
     r"|subclusters"  # subclusters
 )

@@ -686,14 +686,14 @@ class Trust(Section):
     """Evidence that the results can be believed."""
 
     heading = EVIDENCE
-    writes = "stability_.+"
+    writes = "(stability|consensus)_.+"
 
     enabled: bool = key(
         True,
         means="measure how well the batches are integrated (the metrics of scib-metrics, without and with the "
         "integration), compute stages again on the CPU at a sample of cells, repeat clusterings with other seeds, and "
         "cluster cells before filters: `results/tables/trust*.tsv`, the report's chapter Trust, and obs "
-        "`stability_{clustering}`",
+        "`stability_{clustering}` and `consensus_{clustering}`",
         comment="evidence that the results can be believed, in the report",
     )
     n_cells: Annotated[Integer, Field(ge=50, le=10**7)] | None = key(
@@ -717,6 +717,12 @@ class Trust(Section):
         means="values of `harmony: theta` with which Harmony is run and measured too, "
         "`results/tables/trust_thetas.tsv`; nothing else uses them",
         comment="values of harmony: theta to run and measure too",
+    )
+    embeddings_again: bool | None = key(
+        None,
+        means="compute UMAP and t-SNE once more with another seed, to measure how many neighbours both show; null: on "
+        "a GPU, where this takes seconds",
+        comment="UMAP and t-SNE with another seed too; null: on a GPU",
     )
 
 

@@ -38,6 +38,8 @@ VERSUS = " vs "  # between the groups of a pair
 REST = "rest"  # scanpy's name for all other groups together
 FLOATS = {"scores": np.float32, "logfoldchanges": np.float32, "pvals": np.float64, "pvals_adj": np.float64}
 FLOATS |= {"pct_nz_group": np.float32, "pct_nz_reference": np.float32}
+LINES = 1 << 16  # of a table that are written at a time
+STRUCTURAL = frozenset('"\t\n\r')  # characters of names that need quotes in a TSV
 CANDIDATES = 100  # first genes of each group that its panel is chosen from
 
 
@@ -324,14 +326,24 @@ def write_markers(
         Names of genes that figures leave out.
     """
     uns = {"groupby": groupby, "method": method, "reference": reference}
-    write_table(table, output.ranking, slot="uns/rank_genes_groups", uns=uns)
-    structural = table["group"].str.contains('["\t\n\r]').any() or table["names"].str.contains('["\t\n\r]').any()
+    names = pd.unique(table[["group", "names", "gene_symbols"]].to_numpy(object).ravel("F"))
     options = csv.WriteOptions(
-        include_header=False, delimiter="\t", quoting_style="needed" if structural else "none", batch_size=1 << 16
+        include_header=False,
+        delimiter="\t",
+        quoting_style="needed" if any(STRUCTURAL.intersection(str(name)) for name in names) else "none",
     )
-    with replacing(output.markers) as partial, partial.open("wb") as raw, igzip.IGzipFile("", "wb", 2, raw, 0) as file:
-        file.write(("\t".join(table.columns) + "\n").encode())
-        csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), file, options)
+
+    def member(first: int) -> bytes:
+        text = pa.BufferOutputStream()
+        csv.write_csv(pa.Table.from_pandas(table.iloc[first : first + LINES], preserve_index=False), text, options)
+        return igzip.compress(text.getvalue(), 2, mtime=0)
+
+    with replacing(output.markers) as partial, partial.open("wb") as file:
+        members = [pool().submit(member, first) for first in range(0, len(table), LINES)]
+        write_table(table, output.ranking, slot="uns/rank_genes_groups", uns=uns)
+        file.write(igzip.compress(("\t".join(table.columns) + "\n").encode(), 2, mtime=0))
+        for compressed in members:  # one after the other they are a gzip file too
+            file.write(compressed.result())
     first = table[table["rank"] <= max(n_genes, CANDIDATES) + len(hidden)]
     shown = ranked_anew(first[~first["names"].isin(hidden)])
     lists = {"top": table, "shown": shown, "panel": specific_genes(shown, n_genes)}
