@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,60 @@ def versions(names: Sequence[str]) -> dict[str, str]:
 def environment(cores: int) -> dict[str, str]:
     """The environment of both sides, with a limit on threads."""
     return os.environ | {f"{name}_NUM_THREADS": str(cores) for name in cpu_benchmark.THREAD_LIMITS}
+
+
+def of_jobs(
+    folder: Path, config: Path, cores: int, targets: Sequence[str], again: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, float]]:
+    """Run the workflow to the targets, then some rules again, one job at a time and without warm processes.
+
+    Parameters
+    ----------
+    again
+        Rule -> the files that are asked for.
+
+    Returns
+    -------
+    Per rule `seconds` of all its jobs, in all and by kind (`import s` ...), and the largest memory `mb`, `GPU MB`.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        cpu_benchmark.HOME / "Snakefile",
+        "--directory",
+        folder,
+    ]
+    command += ["--configfile", config, "--cores", cores]
+    alone = ["--default-resources", "jobs=1", "--resources", "jobs=1", "--config", "warm=False", "--forcerun", *again]
+    started = 0.0
+    for more in (["--", *targets], [*alone, "--", *(file for files in again.values() for file in files)]):
+        started = time.time()
+        done = subprocess.run(list(map(str, [*command, *more])), capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"the workflow failed:\n{done.stderr[-5000:]}")
+    costs: dict[str, dict[str, float]] = {rule: {} for rule in again}
+    for path in (folder / "logs").rglob("*.run.json"):
+        record = json.loads(path.read_text())
+        if record["rule"] not in again or record["started"] < started:
+            continue
+        cost = costs[record["rule"]]
+        parts = {"seconds": record["seconds"]} | {f"{kind} s": of for kind, of in record["seconds_by"].items()}
+        cost |= {name: cost.get(name, 0) + seconds for name, seconds in parts.items()}
+        peaks = {"mb": record["peak_rss_mb"], "GPU MB": record["peak_gpu_mb"] or 0}
+        cost |= {name: max(cost.get(name, 0), peak) for name, peak in peaks.items() if peak}
+    return costs
+
+
+def costs_table(costs: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> list[str]:
+    """The lines of a table of `of_jobs`; `names`: rule -> what is computed."""
+    lines = ["| ours | s | MB | parts |", "|---|---:|---:|---|"]
+    for rule, name in names.items():
+        cost = dict(costs[rule])
+        seconds, mb = cost.pop("seconds"), cost.pop("mb")
+        lines.append(f"| {name} | {seconds:.1f} | {mb:,.0f} | {', '.join(f'{k} {v:,.1f}' for k, v in cost.items())} |")
+    return lines
 
 
 def of_peer(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

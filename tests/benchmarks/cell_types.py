@@ -4,9 +4,9 @@
 
 The workflow makes the atlas of a simulated cohort with 50 random sets of 100 genes, and scores the sets by each method.
 The peer reads the atlas, which it holds in memory, and computes the same; the largest difference to our values is told.
-Our seconds are those of the stage `scores` for all methods together, and of `markers_wilcoxon`, with their process
-starts, reading and writing; the peer's are those of the calls alone. aucell breaks ties among genes at random, so that
-the two differ; zscore is wrong in decoupler 2.2.0, the last one for Python 3.11.
+Our seconds are those of the jobs, each alone, with their process starts, reading and writing: `scores` for all methods
+together, and `markers_wilcoxon`. The peer's are those of the calls alone. aucell breaks ties among genes at random, so
+that the two differ; zscore is wrong in decoupler 2.2.0, the last one for Python 3.11.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write_config(folder: Path, h5ad: Path, device: str) -> Path:
     config |= {"gene_sets": {"random": str(folder / "sets.gmt")}, "annotation": {}, "device": device}
     config["scores"] = {"methods": METHODS, "marker_methods": ["ora", "gsea"], "tmin": 5, "cell_cycle": "none"}
     config["markers"] |= {"groupings": [GROUPING], "methods": ["wilcoxon"]}
-    config |= {"tsne": {"enabled": False}, "warm": False}
+    config |= {"tsne": {"enabled": False}}
     path.write_text(yaml.safe_dump(config))
     return path
 
@@ -103,11 +103,10 @@ def peer(folder: Path, device: str) -> None:
             print(json.dumps(line | ({"difference": difference(data, name)} if name in METHODS else {})), file=out)
 
 
-def markdown(told: dict, ours: dict[str, cpu_benchmark.Cost], theirs: list[dict]) -> str:
+def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) -> str:
     """Two tables, with what is needed to judge them."""
     lines = beside.heading(f"Gene sets and Wilcoxon's test: {told['cells']} cells x 30,000 genes", told)
-    lines += ["| ours | s | MB |", "|---|---:|---:|"]
-    lines += [f"| {name} | {ours[rule]['seconds']:.1f} | {ours[rule]['mb']:,.0f} |" for rule, name in STAGES.items()]
+    lines += beside.costs_table(ours, STAGES)
     lines += ["", "| peer | s | MB | largest difference to ours (sd) |", "|---|---:|---:|---:|"]
     for line in theirs:
         far = f"{line['difference']:.1e}" if "difference" in line else "–"
@@ -123,8 +122,10 @@ def benchmark(args: argparse.Namespace, folder: Path) -> None:
         cpu_benchmark.simulate(h5ad, args.cells)
     config = write_config(folder, h5ad, args.device)
     told = beside.circumstances(args, ["scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"])
-    costs, _ = cpu_benchmark.run_workflow(folder, config, args.cores, beside.environment(args.cores))
-    ours, theirs = {rule: costs[rule] for rule in STAGES}, beside.of_peer(args, folder)
+    scores = [f"results/cohort/scores/random/{method}.parquet" for method in METHODS]
+    again = {"scores": scores, "markers_wilcoxon": [f"results/cohort/markers/{GROUPING}/wilcoxon.parquet"]}
+    ours = beside.of_jobs(folder, config, args.cores, ["results/atlas.h5ad"], again)
+    theirs = beside.of_peer(args, folder)
     beside.save("cell-types", markdown(told, ours, theirs), told | {"ours": ours, "peer": theirs})
 
 

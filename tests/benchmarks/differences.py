@@ -5,15 +5,14 @@
 
 The cohort are 24 simulated patients, one file each, in 20 types; half of them are treated. The workflow sums the counts
 of each patient and type, and tests the treatment in all types. The peer holds the kept cells and genes in memory and
-sums them too; that its sums are ours is checked. Our seconds are those of the jobs, with their process starts, reading
-and writing; the peer's are those of the calls alone, and of reading the files beside them.
+sums them too; that its sums are ours is checked. Our seconds are those of the jobs, each alone, with their process
+starts, reading and writing; the peer's are those of the calls alone, and of reading the files beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -68,24 +67,6 @@ def write_config(folder: Path, device: str) -> Path:
     (folder / "samples.tsv").write_text("\n".join(lines) + "\n")
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
-
-
-def workflow(folder: Path, config: Path, cores: int) -> dict[str, dict[str, float]]:
-    """Run the workflow up to the tests, then the rules again, one job at a time; their seconds and memory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(cpu_benchmark.HOME / "Snakefile"), *TARGETS]
-    command += ["--directory", str(folder), "--configfile", str(config), "--cores", str(cores)]
-    alone = ["--default-resources", "jobs=1", "--resources", "jobs=1", "--config", "warm=False", "--forcerun", *RULES]
-    for more in ([], alone):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"the workflow failed:\n{done.stderr[-5000:]}")
-    costs = {}
-    for rule, log in (("pseudobulk", "pseudobulk/CellType"), ("de", f"de/CellType/{NAME}")):
-        record = json.loads((folder / "logs" / "cohort" / f"{log}.run.json").read_text())
-        parts = {f"{name} s": seconds for name, seconds in record["seconds_by"].items()}
-        gpu = {"GPU MB": record["peak_gpu_mb"]} if record["peak_gpu_mb"] else {}
-        costs[rule] = {"seconds": record["seconds"], "mb": record["peak_rss_mb"], **parts, **gpu}
-    return costs
 
 
 def in_memory(folder: Path) -> ad.AnnData:
@@ -152,11 +133,7 @@ def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) 
     """Two tables, with what is needed to judge them."""
     title = f"Pseudobulks and tests: {told['cells']} cells of {PATIENTS} patients x {GENES:,} genes, {TYPES} types"
     lines = beside.heading(title, told)
-    lines += ["| ours | s | MB | parts |", "|---|---:|---:|---|"]
-    for rule, name in RULES.items():
-        cost = dict(ours[rule])
-        seconds, mb = cost.pop("seconds"), cost.pop("mb")
-        lines.append(f"| {name} | {seconds:.1f} | {mb:,.0f} | {', '.join(f'{k} {v:.1f}' for k, v in cost.items())} |")
+    lines += beside.costs_table(ours, RULES)
     lines += ["", f"{told['found']} genes differ in {told['groups']} types (adjusted p below 0.05).", ""]
     lines += ["| peer | s | MB | same sums |", "|---|---:|---:|---|"]
     for line in theirs:
@@ -169,7 +146,8 @@ def benchmark(args: argparse.Namespace, folder: Path) -> None:
     """Simulate, run both, write and print the tables."""
     simulate(folder, args.cells, args.cores)
     told = beside.circumstances(args, ["pydeseq2", "scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"])
-    ours = workflow(folder, write_config(folder, args.device), args.cores)
+    again = {rule: [target] for rule, target in zip(RULES, TARGETS, strict=True)}
+    ours = beside.of_jobs(folder, write_config(folder, args.device), args.cores, TARGETS, again)
     theirs, table = beside.of_peer(args, folder), pd.read_parquet(folder / TARGETS[1])
     told |= {"found": int((table["pvals_adj"] < 0.05).sum()), "groups": int(table["group"].nunique())}
     beside.save("differences", markdown(told, ours, theirs), told | {"ours": ours, "peer": theirs})

@@ -79,7 +79,8 @@ def carried(request, tmp_path_factory) -> Carried:
     config["annotation"] = reference_of(name, cpu)
     config["pseudobulk"] = {"groupings": ["leiden_0.6"]}
     (cpu / "config" / "config.yaml").write_text(yaml.safe_dump(config))
-    targets = ["results/atlas.h5ad", "results/cohort/pseudobulk/leiden_0.6.h5ad"]
+    targets = ["atlas.h5ad", "cohort/pseudobulk/leiden_0.6.h5ad", STAGES["trust_integration"][0]]
+    targets = [f"results/{path}" for path in targets]
     done = snakemake(cpu, os.cpu_count(), *targets)
     assert done.returncode == 0, done.stderr[-5000:]
     runs = [(stage, run) for run in ((1, 2) if name == TWICE else (1,)) for stage in STAGES]
