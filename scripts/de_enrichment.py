@@ -6,14 +6,19 @@ its test over all genes tested there. ora looks at either end of it, the genes t
 
 from lib.start import run
 
-from collections.abc import Iterator
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
-from lib.inputs.genesets import matched_in, n_sets, read_collections
+from lib.inputs.genesets import Matched, Sets, matched_in, n_sets, read_collections
 from lib.methods import enrichment
 from lib.report import differences as told
 from lib.report.parts import Finished, Methods, Part
+from lib.report.words import listed
+from lib.run import stage
+from lib.run.errors import UserError
 from lib.run.progress import Pace
 from lib.run.resources import MB, PYTHON, Job, Need
 from lib.store.files import read_table, write_tsv
@@ -21,7 +26,18 @@ from lib.store.files import read_table, write_tsv
 COLUMNS = ["group", "direction", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
 
 
-def enriched(ranking: pd.DataFrame, genes: pd.DataFrame, given: Any, methods: list[str], tmin: int) -> pd.DataFrame:
+def of_tested(given: Mapping[str, Sets], genes: pd.DataFrame, tmin: int) -> dict[str, Matched]:
+    """The collections (`read_collections`) in the genes that were tested; those of too few of them are left out."""
+    found = {}
+    for name, sets in given.items():
+        with contextlib.suppress(UserError):
+            found |= matched_in({name: sets}, genes, tmin)[0]
+    return found
+
+
+def enriched(
+    ranking: pd.DataFrame, genes: pd.DataFrame, collections: Mapping[str, Matched], methods: list[str]
+) -> pd.DataFrame:
     """The enrichment in one group.
 
     Parameters
@@ -30,13 +46,12 @@ def enriched(ranking: pd.DataFrame, genes: pd.DataFrame, given: Any, methods: li
         `group`, `rank`, `names`, `scores` of the group, by falling score.
     genes
         The genes tested in it, with `gene_symbols` and `gene_ids`.
-    given
-        The collections (`read_collections`).
-    methods, tmin
-        ora and gsea; the fewest genes of a set.
+    collections
+        See `of_tested`.
+    methods
+        ora and gsea.
     """
     sides = {"up": ranking, "down": ranking.iloc[::-1].assign(scores=-ranking["scores"].to_numpy()[::-1])}
-    collections, _ = matched_in(given, genes, tmin) if len(genes) else ({}, [])
     found = []
     for method in methods:
         moved = enrichment.permutations(len(genes)) if method == "gsea" else None
@@ -74,11 +89,18 @@ def main(snakemake: Any) -> None:
     ranking = ranking.assign(group=ranking["group"].astype(str))
     genes, given = read_table(files.genes), read_collections(params.gene_sets)
     parts, pace = [], Pace("enrichment", ranking["group"].nunique(), "groups")
-    for _, of_group in ranking.groupby("group", sort=False):
+    methods, tmin, lacking = params.scores["marker_methods"], params.scores["tmin"], defaultdict(list)
+    for group, of_group in ranking.groupby("group", sort=False):
         tested = genes[genes.index.isin(of_group["names"])]
-        parts.append(enriched(of_group, tested, given, params.scores["marker_methods"], params.scores["tmin"]))
+        collections = of_tested(given, tested, tmin)
+        for name in given.keys() - collections.keys():
+            lacking[name].append(group)
+        parts.append(enriched(of_group, tested, collections, methods))
         pace.step()
     pace.end()
+    for name, groups in sorted(lacking.items()):
+        said = "gene_sets: %s: no set has %d of the genes that were tested in %s"
+        stage.notice(said, name, tmin, listed(groups))
     table = pd.concat(parts) if any(map(len, parts)) else pd.DataFrame(columns=COLUMNS)
     write_tsv(table, snakemake.output.enrichment)
 

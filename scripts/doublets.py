@@ -510,7 +510,7 @@ def needs(job: Job) -> Need:
     covariance = 8 * min(job.n_vars, 5_000) ** 2  # rarely more highly variable genes
     vram = 400 * MB + 4 * covariance + 16 * held + 500 * MB * job.chunk + 2 * KB * points
     compared = points if points <= ALL_PAIRS["cpu"] else knn.LISTS * points**0.5  # with each point
-    seconds = 5 + 1e-6 * job.nnz + 8e-9 * compared * points * job.n_obs / max(1, job.largest_batch)
+    seconds = 5 + 0.3e-6 * job.nnz + 8e-9 * compared * points * job.n_obs / max(1, job.largest_batch)
     return Need(**memory, seconds=seconds, disk=40 * points, vram=vram)
 
 

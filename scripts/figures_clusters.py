@@ -127,7 +127,7 @@ def quality(table: pd.DataFrame, clusters: pd.Series, limits: Mapping[str, Seque
 
 def needs(job: Job) -> Need:
     """Tables of cells, and the images."""
-    return job.drawn(110 * MB, 0.6 * KB, seconds=60)
+    return job.drawn(110 * MB, 0.6 * KB, seconds=20)
 
 
 def main(snakemake: Any) -> None:

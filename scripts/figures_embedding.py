@@ -29,7 +29,7 @@ def quality_figure(X: np.ndarray, table: pd.DataFrame, metrics: list[str], axes_
 
 def needs(job: Job) -> Need:
     """Tables of cells, and the images."""
-    return job.drawn(110 * MB, 0.6 * KB, seconds=90)
+    return job.drawn(110 * MB, 0.6 * KB, seconds=20)
 
 
 def main(snakemake: Any) -> None:

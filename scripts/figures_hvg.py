@@ -107,7 +107,7 @@ def name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> Non
 
 def needs(job: Job) -> Need:
     """Tables of genes, and the images."""
-    return job.drawn(110 * MB, 0, seconds=30)
+    return job.drawn(110 * MB, 0, seconds=20)
 
 
 def main(snakemake: Any) -> None:

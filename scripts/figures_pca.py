@@ -96,7 +96,7 @@ def first_columns(path: str, name: str, n: int) -> np.ndarray:
 
 def needs(job: Job) -> Need:
     """Tables of cells, and the images."""
-    return job.drawn(100 * MB, 0.6 * KB, seconds=60)
+    return job.drawn(100 * MB, 0.6 * KB, seconds=20)
 
 
 def main(snakemake: Any) -> None:

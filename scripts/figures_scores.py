@@ -93,7 +93,7 @@ def tells(run: Finished) -> Iterator[Part]:
 
 def needs(job: Job) -> Need:
     """The scores of one collection by one method."""
-    return job.drawn(110 * MB, 1.4 * KB, seconds=40)
+    return job.drawn(110 * MB, 1.4 * KB, seconds=20)
 
 
 def main(snakemake: Any) -> None:

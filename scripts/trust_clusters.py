@@ -216,7 +216,7 @@ def stability_told(clusters: pd.DataFrame) -> str:
     worst = known.loc[known["together"].idxmin()]
     name, n = worst["cluster"], int((known["together"] < TOGETHER).sum())
     said = f"Cluster {name} is the least stable: {percent(worst['together'])} of its pairs of cells stay together"
-    return f"{said}; {count(n, 'cluster')} of {len(known)} below {percent(TOGETHER)}."
+    return f"{said}; {n} of {count(len(known), 'cluster')} are below {percent(TOGETHER)}."
 
 
 def main(snakemake: Any) -> None:

@@ -419,7 +419,7 @@ def needs(job: Job) -> Need:
     share = n / max(1, job.n_kept)
     cells = 8 * job.n_comps * job.n_kept + 16 * job.k * job.n_kept + 12 * job.edges + 400 * job.n_kept
     mem = job.process + 450 * MB + 30 * share * job.nnz + 4 * 4 * DENSE * job.n_top + cells
-    seconds = 20 + 1e-7 * job.nnz + 1e-8 * n * job.n_kept + 2e-3 * n
+    seconds = 15 + 0.5e-7 * job.nnz + 1e-8 * n * job.n_kept + 2e-3 * n
     return Need(mem, seconds, 5 * MB, reads=job.store)
 
 

@@ -188,3 +188,32 @@ def test_score_genes_of_pbmc_is_scanpys(pbmc3k, seed):
     for i, (name, genes) in enumerate(lists.items()):
         sc.tl.score_genes(adata, genes, score_name=name, random_state=seed)
         np.testing.assert_allclose(ours[:, i], adata.obs[name], rtol=1e-4, atol=2e-5)
+
+
+def test_groups_in_which_no_set_was_tested_are_told(tmp_path, job, notices):
+    """A set of 20 genes: enriched where 10 of them were tested, left out where 2 were."""
+    import de_enrichment
+    from lib.store.files import write_table
+
+    genes = [f"G{i}" for i in range(100)]
+    write_table(
+        pd.DataFrame({"gene_symbols": genes, "gene_ids": genes, "kept": True}, genes), tmp_path / "genes.parquet"
+    )
+    tested = {"T": genes[:60], "B": [*genes[8:10], *genes[20:60]]}
+    parts = [
+        pd.DataFrame(
+            {"group": group, "rank": range(1, len(of) + 1), "names": of, "scores": np.linspace(5, -5, len(of))}
+        )
+        for group, of in tested.items()
+    ]
+    write_table(pd.concat(parts, ignore_index=True), tmp_path / "de.parquet", slot="uns/de/x", uns={})
+    params = {
+        "gene_sets": {"first": [*genes[:10], *(f"U{i}" for i in range(90))]},
+        "scores": {"marker_methods": ["ora", "gsea"], "tmin": 5},
+    }
+    given = job({"enrichment": "e.tsv"}, params, de=tmp_path / "de.parquet", genes=tmp_path / "genes.parquet")
+    de_enrichment.main(given)
+    found = pd.read_csv(tmp_path / "e.tsv", sep="\t")
+    assert set(found["group"]) == {"T"}
+    assert found.set_index(["method", "direction"])["pval"]["ora", "up"] < 0.01
+    assert "no set has 5 of the genes that were tested in B" in "".join(notices)

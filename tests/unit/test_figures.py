@@ -406,6 +406,11 @@ def test_unscored_cells_are_grey():
     assert drawn is None
 
 
+def test_shares_are_shaded_from_0_to_1():
+    _, _, drawn = panel_of(13, pd.Series(np.ones(13), name="stability_leiden_0.6"))
+    assert (drawn.norm.vmin, drawn.norm.vmax) == (0, 1)
+
+
 RANGES = [(1100, 1900), (1200, 8300), (150, 9000), (1, 60_000), (5, 5), (1, 2e7), (0, 0), (-3, 7), (1e-6, 3e-6)]
 
 

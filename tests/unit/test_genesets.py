@@ -150,7 +150,19 @@ def test_hallmark_sets_in_pbmc(real_data, pbmc3k):
     assert list(cycle) == ["G1/S", "G2/M"]
     mouse = read_collections({"cycle": str(folder / "cell_cycle_mouse.gmt")})
     with pytest.raises(UserError, match="are if upper and lower case count as the same: they are of another organism"):
-        matched_in(mouse, genes, 5)
+        matched_in(mouse, genes, 5, genesets.SHARE)
+
+
+def test_sets_of_which_filters_leave_little_are_used():
+    """Of a collection's genes a tenth may have been kept; it is refused if no set has enough."""
+    collections = {"x": {"few": dict.fromkeys(["CD3D", "CD3E", *(f"U{i}" for i in range(18))], 1.0)}}
+    genes = pd.DataFrame({"gene_symbols": GENES, "gene_ids": GENES}, index=GENES)
+    found, _ = matched_in(collections, genes, 2)
+    assert found["x"].n_found.tolist() == [2]
+    with pytest.raises(UserError, match=r"2 of its 20 genes are in the cohort \(10%\); 25% are needed"):
+        matched_in(collections, genes, 2, genesets.SHARE)
+    with pytest.raises(UserError, match="no set has 3 genes"):
+        matched_in(collections, genes, 3)
 
 
 def test_sets_of_the_demo_are_those_of_the_simulation():

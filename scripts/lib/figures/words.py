@@ -17,6 +17,8 @@ def metric_label(metric: str) -> str:
     """An axis label, with its unit, for a column of quality metrics."""
     if metric.startswith("pct_counts_"):
         return f"{metric.removeprefix('pct_counts_')} counts (% of a cell's)"
+    if metric.startswith("stability_"):
+        return f"stability of {metric.removeprefix('stability_')}"
     return LABELS.get(metric, metric)
 
 

@@ -187,7 +187,9 @@ class Matched:
         return Matched(names, self.genes[mine], columns, self.weights[mine], self.n_found[keep], self.n_genes[keep])
 
 
-def match(sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequence[str], where: str) -> Matched:
+def match(
+    sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequence[str], where: str, share: float = SHARE
+) -> Matched:
     """Find the genes of a collection's sets by the cohort's names, symbols or ids, whichever knows most of them.
 
     Genes that share a symbol are all taken.
@@ -195,13 +197,13 @@ def match(sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequenc
     Raises
     ------
     UserError
-        If less than SHARE of the genes are there; the message has the numbers.
+        If less than `share` of the genes are there; the message has the numbers.
     """
     wanted = dict.fromkeys(gene for genes in sets.values() for gene in genes)
     tables = [_places(keys) for keys in (names, symbols, [VERSION.sub(r"\1", str(i)) for i in ids])]
     known = [{gene: table[key] for gene in wanted if (key := VERSION.sub(r"\1", gene)) in table} for table in tables]
     found = max(known, key=len)
-    if len(found) < SHARE * len(wanted):
+    if len(found) < share * len(wanted):
         from lib.inputs.genelists import written
 
         alike = {written(name) for name in symbols}
@@ -213,7 +215,7 @@ def match(sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequenc
             )
         raise UserError(
             f"{where}: {len(found)} of its {len(wanted)} genes are in the cohort ({len(found) / len(wanted):.0%}); "
-            f"{SHARE:.0%} are needed. The sets' genes are named like {', '.join(list(wanted)[:3])}, the cohort's like "
+            f"{share:.0%} are needed. The sets' genes are named like {', '.join(list(wanted)[:3])}, the cohort's like "
             f"{', '.join(map(str, symbols[:3]))}. {hint}"
         )
     hits = [
@@ -270,7 +272,9 @@ def large_enough(matched: Matched, tmin: int, where: str) -> tuple[Matched, list
     return matched.of(keep), [_some(lost)] if lost else []
 
 
-def matched_in(collections: Mapping[str, Sets], genes: pd.DataFrame, tmin: int) -> tuple[dict[str, Matched], list[str]]:
+def matched_in(
+    collections: Mapping[str, Sets], genes: pd.DataFrame, tmin: int, share: float = 0
+) -> tuple[dict[str, Matched], list[str]]:
     """The sets of all collections in the cohort's genes, and in words those that are left out.
 
     Parameters
@@ -278,15 +282,18 @@ def matched_in(collections: Mapping[str, Sets], genes: pd.DataFrame, tmin: int) 
     collections
         See `read_collections`.
     genes
-        The kept genes' table.
+        Their table.
     tmin
         See `large_enough`.
+    share
+        See `match`: SHARE of all genes of a file, to find sets of another organism. Of the genes that filters or tests
+        keep, few may be a set's.
     """
     known = genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy()
     found, lost = {}, []
     for name, sets in collections.items():
         where = f"gene_sets: {name}"
-        found[name], few = large_enough(match(sets, *known, where), tmin, where)
+        found[name], few = large_enough(match(sets, *known, where, share), tmin, where)
         lost += [f"{where}: {text}" for text in few]
     return found, lost
 
@@ -328,5 +335,5 @@ def check(collections: Mapping[str, Sets], sheet: pd.DataFrame, config: Mapping[
         return
     genes, _ = genes_of_sample(sheet, config)
     if genes is not None:
-        matched_in(collections, genes, tmin)
+        matched_in(collections, genes, tmin, SHARE)
         keep(cache, {"right": key})

@@ -214,7 +214,7 @@ class Job(Load):
     def drawn(self, base: float, per_cell: float, seconds: float) -> Need:
         """The need of figures of tables of cells: `base` bytes, `per_cell` bytes per cell, and some images."""
         drawers = DRAWER * (self.threads - 1)
-        return Need(PYTHON + base + drawers + per_cell * self.n_kept, seconds + 1e-4 * self.n_kept, 20 * MB)
+        return Need(PYTHON + base + drawers + per_cell * self.n_kept, seconds + 2e-5 * self.n_kept, 20 * MB)
 
     def reduced(self, need: Need, held: float) -> Need:
         """The need of a stage: `need` if it runs its passes itself; `held` bytes and no GPU if shards have run them."""
