@@ -186,7 +186,7 @@ def needs(job: Job) -> Need:
     samples, genes = max(job.n_samples, job.n_batches), min(job.n_vars, TESTED_TOGETHER)
     each = 40 * samples * job.n_vars + 200 * samples * genes + 60 * MB
     mem = PYTHON + 250 * MB + job.threads * each + 400 * job.n_groups * genes
-    seconds = 20 + 1.2e-3 * job.n_groups * genes * max(1, samples / 24)
+    seconds = 20 + 0.4e-3 * job.n_groups * genes * max(1, samples / 24)
     return Need(mem, seconds, 300 * job.n_groups * genes)
 
 

@@ -23,6 +23,7 @@ from lib.run.progress import Pace
 from lib.run.resources import MB, PYTHON, Job, Need
 from lib.store.files import read_table, write_tsv
 
+TESTED = 10_000  # genes that the model assumes in a group
 COLUMNS = ["group", "direction", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
 
 
@@ -65,10 +66,10 @@ def enriched(
 def needs(job: Job) -> Need:
     """The table of all groups, and for gsea the random sets."""
     sets, methods = n_sets(job.config["gene_sets"]), job.config["scores"]["marker_methods"]
-    gsea = 10 + 0.03 * job.n_groups * sets if "gsea" in methods else 0
-    drawn = 8000 * job.n_vars if "gsea" in methods else 0
-    mem = PYTHON + 130 * MB + 150 * job.n_groups * job.n_vars + drawn + 2e6 * job.threads
-    return Need(mem, 20 + 2e-3 * job.n_groups * sets + gsea, 2 * MB + 400 * job.n_groups * sets)
+    gsea, tested = 5 + 0.01 * job.n_groups * sets if "gsea" in methods else 0, min(job.n_vars, TESTED)
+    drawn = 8000 * tested if "gsea" in methods else 0
+    mem = PYTHON + 100 * MB + 150 * job.n_groups * tested + drawn + 2e6 * job.threads
+    return Need(mem, 15 + 2e-3 * job.n_groups * sets + gsea, 2 * MB + 400 * job.n_groups * sets)
 
 
 def tells(run: Finished) -> Iterator[Part]:

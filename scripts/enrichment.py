@@ -44,10 +44,10 @@ def tells(run: Finished) -> Iterator[Part]:
 def needs(job: Job) -> Need:
     """The markers of all groups, and for gsea the random sets."""
     sets, methods = n_sets(job.config["gene_sets"]), job.config["scores"]["marker_methods"]
-    gsea = 10 + 0.02 * job.n_groups * sets if "gsea" in methods else 0
+    gsea = 5 + 0.015 * job.n_groups * sets if "gsea" in methods else 0
     drawn = 8000 * job.n_vars if "gsea" in methods else 0
-    mem = PYTHON + 130 * MB + 150 * job.n_groups * job.n_vars + drawn + 2e6 * job.threads
-    return Need(mem, 20 + 1e-3 * job.n_groups * sets + gsea, 2 * MB + 400 * job.n_groups * sets)
+    mem = PYTHON + 120 * MB + 150 * job.n_groups * job.n_vars + drawn + 2e6 * job.threads
+    return Need(mem, 10 + 1e-3 * job.n_groups * sets + gsea, 2 * MB + 400 * job.n_groups * sets)
 
 
 def main(snakemake: Any) -> None:

@@ -19,6 +19,7 @@ from lib.store.files import read_table
 from matplotlib.figure import Figure
 
 ROW = 0.22  # inches of a group
+TESTED = 10_000  # genes that the model assumes in a group
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +72,8 @@ def overview(counts: pd.DataFrame, level: str, reference: str) -> Figure:
 
 def needs(job: Job) -> Need:
     """The table of all groups, and two images."""
-    return Need(PYTHON + 130 * MB + 260 * job.n_groups * job.n_vars, 30 + 1e-5 * job.n_groups * job.n_vars, 10 * MB)
+    tested = job.n_groups * min(job.n_vars, TESTED)
+    return Need(PYTHON + 130 * MB + 260 * tested, 30 + 1e-5 * tested, 10 * MB)
 
 
 def tells(run: Finished) -> Iterator[Part]:

@@ -116,7 +116,7 @@ def pca(table: pd.DataFrame, shares: dict[str, np.ndarray], column: str, family:
 def needs(job: Job) -> Need:
     """The profiles, a group at a time and all at once, and two images."""
     profiles = max(job.n_samples, job.n_batches) * job.n_groups
-    return Need(PYTHON + 120 * MB + 40 * profiles * job.n_vars, 30 + 1e-6 * profiles * job.n_vars, 10 * MB)
+    return Need(PYTHON + 120 * MB + 12 * profiles * job.n_vars, 20 + 1e-6 * profiles * job.n_vars, 10 * MB)
 
 
 def tells(run: Finished) -> Iterator[Part]:

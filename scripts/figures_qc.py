@@ -273,7 +273,7 @@ def pages(items: Sequence[Any], outputs: Sequence[str], formats: int) -> list[tu
 
 def needs(job: Job) -> Need:
     """Tables of cells, and the images."""
-    return job.drawn(90 * MB, 1.0 * KB, seconds=20)
+    return job.drawn((90 + job.n_samples) * MB, 1.0 * KB, seconds=20)
 
 
 def main(snakemake: Any) -> None:

@@ -7,7 +7,7 @@ all samples (scanpy.pp.filter_genes). Samples without kept cells are ignored.
 
 from lib.start import run
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,21 @@ def gene_universe(keys: Sequence[np.ndarray], names: Sequence[str], join: str, m
             "the samples have in common, or `genes: join: outer`, or lower `genes: min_shared`."
         )
     return shared
+
+
+def sharing() -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives an equal array of strings, and equal strings, that it was given before.
+
+    Samples mostly have the same genes: those of a thousand need no more memory than those of one.
+    """
+    strings: dict[str, str] = {}
+    arrays: dict[tuple[str, ...], np.ndarray] = {}
+
+    def once(values: np.ndarray) -> np.ndarray:
+        values = np.array([strings.setdefault(value, value) for value in values], dtype=object)
+        return arrays.setdefault(tuple(values), values)
+
+    return once
 
 
 @halving
@@ -126,8 +141,9 @@ def tell_families(families: Sequence[str], of_samples: Mapping[str, Sequence[str
 
 
 def needs(job: Job) -> Need:
-    """Two sums per gene."""
-    memory = job.pass_memory(350 * MB, job.places + 0.5 * KB * job.n_obs + 1 * KB * job.n_vars)
+    """Two sums per gene, and the names of each sample's genes."""
+    names = 1.2 * KB * job.n_vars + 32 * job.n_samples * job.n_vars
+    memory = job.pass_memory(350 * MB, job.places + 0.5 * KB * job.n_obs + names)
     return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=100 * job.n_vars, vram=job.claim(1000 * MB))
 
 
@@ -152,9 +168,10 @@ def main(snakemake: Any) -> None:
     samples = [sample for sample, mask in kept.items() if mask.any()]
     paths = dict(zip(params.samples, snakemake.input.counts, strict=True))
     stores = [Counts(paths[sample], device) for sample in samples]
-    named = [[store.names("var", name) for name in ("_index", "gene_symbols", "gene_ids")] for store in stores]
+    once = sharing()
+    named = [[once(store.names("var", name)) for name in ("_index", "gene_symbols", "gene_ids")] for store in stores]
     shared = set().union(*(named_by_id(*of_store) for of_store in named))
-    keys = [gene_keys(store, params.gene_key, shared) for store in stores]
+    keys = [once(gene_keys(store, params.gene_key, shared)) for store in stores]
     universe = gene_universe(keys, samples, params.genes["join"], params.genes.get("min_shared", 0))
     union = len(pd.unique(np.concatenate(keys)))
     stage.log.info("%d genes (%s join) of %d in all samples", len(universe), params.genes["join"], union)

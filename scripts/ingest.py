@@ -241,7 +241,7 @@ def blaming(what: object) -> Iterator[None]:
 def needs(job: Job) -> Need:
     """Blocks of the file and of the store, tables of cells; files by genes: scratch of 12 bytes per non-zero."""
     blocks = (400 if job.turned else 300) + 75 * (min(BLOCKS, job.threads) - 1)
-    mem = job.process + blocks * MB * job.chunk + 0.8 * KB * job.n_obs + 1.0 * KB * job.n_vars
+    mem = job.process + blocks * MB * job.chunk + 0.8 * KB * job.n_obs + 0.7 * KB * job.n_vars
     seconds = 5 + 0.15e-6 * job.nnz + 0.35e-6 * job.turned
     return Need(mem, seconds, disk=job.store + 12 * job.turned, reads=8 * job.nnz)
 

@@ -225,7 +225,7 @@ def needs(job: Job) -> Need:
     return Need(
         mem=memory["mem"] + 8 * block + 90 * part,
         gpu_mem=memory["gpu_mem"],
-        seconds=10 + (0.2e-6 * reads + 0.5e-6) * job.nnz + 3e-5 * job.n_groups * job.n_vars,
+        seconds=10 + (0.2e-6 * reads + 0.3e-6) * job.nnz + 2e-5 * job.n_groups * job.n_vars,
         disk=50 * job.n_groups * job.n_vars,
         vram=job.claim(1200 * MB, sums + 17 * min(job.nnz, BLOCK["gpu"]) + 120 * part),
     )

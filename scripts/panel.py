@@ -72,7 +72,7 @@ def read_parts(counts: Stores, threads: int) -> Iterator[csr_matrix]:
 
 def needs(job: Job) -> Need:
     """Chunks of the counts for each thread, of which a panel's share is kept."""
-    chunk = 30 * CELLS * job.nnz / max(1, job.n_obs)
+    chunk = 20 * CELLS * job.nnz / max(1, job.n_obs)
     nnz = job.nnz * min(1, 2.5 * GENES / max(1, job.n_vars))
     mem = job.process + 70 * MB + chunk * job.threads + job.places + 0.3 * KB * job.n_kept + 8 * min(nnz, 40e6)
     return Need(mem, 10 + 0.1e-6 * job.nnz, 4 * nnz + 60 * job.n_kept)

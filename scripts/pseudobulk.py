@@ -34,7 +34,7 @@ from lib.store.stream import Stream
 
 OWN = ("group", "n_cells", "total_counts", "few_cells")  # columns of the profiles
 PART = 60e6  # profiles x genes of a chunk at most (`lib.methods.pseudobulk.BLOCK`)
-BYTES = 52  # of a profile and gene: four sums, the layers, and the counts as they are written
+BYTES = 48  # of a profile and gene: four sums, the layers, and the counts as they are written
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def needs(job: Job) -> Need:
     """The profiles, dense, and a line for each of them, method and set."""
     profiles = max(job.n_samples, job.n_batches) * job.n_groups
     values = profiles * n_sets(job.config["gene_sets"]) * len(job.config["scores"]["methods"])
-    mem = PYTHON + 150 * MB + 40 * profiles * job.n_vars + 250 * values
+    mem = PYTHON + 150 * MB + 24 * profiles * job.n_vars + 250 * values
     return Need(mem, 20 + 1e-6 * profiles * job.n_vars + 1e-5 * values, MB + 80 * values)
 
 

@@ -197,3 +197,17 @@ def test_ids_decide_where_samples_have_one_symbol_for_several_genes(tmp_path, jo
     assert notices[-1].startswith("1 genes are joined by their symbols although their ids differ between samples (X)")
     whole = Cohort(files["counts"], files["cells"], tmp_path / "genes.parquet", "gene_symbols")
     assert np.vstack([chunk.X.toarray() for chunk in whole.chunks()]).tolist() == [[10, 100]] * 9
+
+
+def test_names_of_many_samples_are_held_once():
+    once, names = genes_stage.sharing(), ["CD3D", "MS4A1", "LYZ"]
+
+    def read(names):  # new strings, as from a file
+        return np.array([name.encode().decode() for name in names], dtype=object)
+
+    first = once(read(names))
+    assert first.tolist() == names
+    assert once(read(names)) is first
+    other = once(read(["MS4A1", "GNLY"]))
+    assert other[0] is first[1]
+    assert once(read([])).tolist() == []
