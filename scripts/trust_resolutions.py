@@ -95,7 +95,7 @@ def suggestion_told(scanned: pd.DataFrame) -> str:
         return "No resolution is suggested, as none has several clusters."
     row = best.iloc[0]
     return (
-        f"Of the resolutions {listed(scanned['resolution'], 12)}, {row['resolution']} is suggested: its "
+        f"Resolution {row['resolution']} is suggested, of {listed(scanned['resolution'], 12)}: its "
         f"{count(row['clusters'], 'cluster')} agree with those of the neighbouring resolutions (adjusted Rand index "
         f"{row['agreement']:.2f}) and are apart (silhouette {row['silhouette']:.2f}). It is not taken unless the "
         "config names it."

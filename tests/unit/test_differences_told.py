@@ -83,7 +83,7 @@ def test_few_samples_behind_shares(tmp_path):
     tests = tests.assign(n_samples_level=2, n_samples_reference=4, share_level=0.5, share_reference=0.25)
     *tables, finding = told(differences.of_composition, tmp_path, table=table, tests_table=tests)
     assert finding.said == "shares of 2 and 4 samples are compared"
-    assert "the share differs (adjusted p below 0.05) in T (25 to 50 %)" in tables[1].said
+    assert "the share differs (adjusted p below 0.05) in 1 of 2 groups: T (25 to 50 %)" in tables[1].said
 
 
 def test_long_tables_of_sets_are_left_out(tmp_path, monkeypatch):

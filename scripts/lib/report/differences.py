@@ -179,7 +179,8 @@ def changed(tests: pd.DataFrame) -> str:
         f"{row.group} ({100 * row.share_reference:.2g} to {100 * row.share_level:.2g} %)" for row in found.itertuples()
     ]
     n = f"{tests['n_samples_level'].iloc[0]} against {tests['n_samples_reference'].iloc[0]} samples"
-    what = f"the share differs (adjusted p below {SIGNIFICANT}) in {listed(first)}" if first else "no share differs"
+    of = f"{len(first)} of {count(len(tests), 'group')}: {listed(first)}"
+    what = f"the share differs (adjusted p below {SIGNIFICANT}) in {of}" if first else "no share differs"
     return f"{tests['contrast'].iloc[0]}, {n}: {what}."
 
 
