@@ -362,6 +362,11 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
             "clusters": [file for name in clusterings[:1] for file in of_clustering(name)],
         }
         given |= {"tsne": ["tsne.parquet"] if config["tsne"]["enabled"] else []}
+        for basis in ("umap", "tsne") if asked["embeddings_again"] else ():
+            if given[basis]:
+                given[basis] = [*given[basis], f"{basis}_again.parquet"]
+                of = {"seed": (seed + 1) % 2**32, basis: config[basis]}
+                add(basis, graph | space | obs, {basis: given[basis][1]}, of, again="again")
         given["ranking"] = [f"markers/{escape(again)}/t-test.parquet"] if ranked else []
         given["grouping"] = of_clustering(again) if again else []
         params = {"seed": seed, "batch_key": batch_key, "batch_keys": config["harmony"]["keys"] or [batch_key]}

@@ -209,6 +209,16 @@ def test_an_embedding_that_another_seed_does_not_repeat_is_found(base):
     assert found[2] == pytest.approx(wide, abs=0.05)
 
 
+def test_embeddings_are_computed_again(base, tmp_path):
+    cohort = Cohort(tmp_path / "run", base, trust={"embeddings_again": True})
+    for step in cohort.steps.values():
+        if "again" in step.wildcards:
+            run_step(step, cohort.folder, base)
+    assert not [where for where in findings(cohort.told("stages")) if where.startswith("Stage")]
+    table = cohort.table("stages")
+    assert set(table[table["check"] == "neighbours with another seed"]["stage"]) == {"umap", "tsne"}
+
+
 def test_metrics_and_totals_of_other_cells_are_found(cohort):
     names = ["pct_counts_MT", "kept_counts"]
     cohort.spoil("obs.parquet", "", lambda table: table.assign(**{name: shuffled(table[name]) for name in names}))
