@@ -24,7 +24,7 @@ from lib.report.parts import Finished, Methods, Part
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import Pace
-from lib.run.resources import MB, PYTHON, Job, Need
+from lib.run.resources import MB, N_TESTED, PYTHON, Job, Need
 from lib.store.files import read_table, write_table, write_tsv
 from lib.store.names import escape
 
@@ -45,7 +45,6 @@ COLUMNS = [
     *("pct_nz_level", "pct_nz_reference", "pvals_adj_cells"),
 ]
 FIRST = 50  # genes of a group in the table of the report
-TESTED_TOGETHER = 20_000  # genes that the model assumes in a group at most
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def cells_of(bulk: Pseudobulk, samples: pd.DataFrame, contrast: Mapping[str, Any
 
 def needs(job: Job) -> Need:
     """The profiles of a group in each process, and PyDESeq2's tables of them; all groups' tables."""
-    samples, genes = max(job.n_samples, job.n_batches), min(job.n_vars, TESTED_TOGETHER)
+    samples, genes = max(job.n_samples, job.n_batches), min(job.n_vars, 2 * N_TESTED)
     each = 40 * samples * job.n_vars + 200 * samples * genes + 60 * MB
     mem = PYTHON + 250 * MB + job.threads * each + 400 * job.n_groups * genes
     seconds = 20 + 0.4e-3 * job.n_groups * genes * max(1, samples / 24)

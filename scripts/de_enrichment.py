@@ -20,10 +20,9 @@ from lib.report.words import listed
 from lib.run import stage
 from lib.run.errors import UserError
 from lib.run.progress import Pace
-from lib.run.resources import MB, PYTHON, Job, Need
+from lib.run.resources import MB, N_TESTED, PYTHON, Job, Need
 from lib.store.files import read_table, write_tsv
 
-TESTED = 10_000  # genes that the model assumes in a group
 COLUMNS = ["group", "direction", "collection", "method", "source", "score", "pval", "padj", "n_found", "genes"]
 
 
@@ -66,7 +65,7 @@ def enriched(
 def needs(job: Job) -> Need:
     """The table of all groups, and for gsea the random sets."""
     sets, methods = n_sets(job.config["gene_sets"]), job.config["scores"]["marker_methods"]
-    gsea, tested = 5 + 0.01 * job.n_groups * sets if "gsea" in methods else 0, min(job.n_vars, TESTED)
+    gsea, tested = 5 + 0.01 * job.n_groups * sets if "gsea" in methods else 0, min(job.n_vars, N_TESTED)
     drawn = 8000 * tested if "gsea" in methods else 0
     mem = PYTHON + 100 * MB + 150 * job.n_groups * tested + drawn + 2e6 * job.threads
     return Need(mem, 15 + 2e-3 * job.n_groups * sets + gsea, 2 * MB + 400 * job.n_groups * sets)

@@ -14,12 +14,11 @@ from lib.figures import plots, volcanoes
 from lib.report import differences as told
 from lib.report.facts import tsv
 from lib.report.parts import Finished, Part
-from lib.run.resources import MB, PYTHON, Job, Need
+from lib.run.resources import MB, N_TESTED, PYTHON, Job, Need
 from lib.store.files import read_table
 from matplotlib.figure import Figure
 
 ROW = 0.22  # inches of a group
-TESTED = 10_000  # genes that the model assumes in a group
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,7 +71,7 @@ def overview(counts: pd.DataFrame, level: str, reference: str) -> Figure:
 
 def needs(job: Job) -> Need:
     """The table of all groups, and two images."""
-    tested = job.n_groups * min(job.n_vars, TESTED)
+    tested = job.n_groups * min(job.n_vars, N_TESTED)
     return Need(PYTHON + 130 * MB + 260 * tested, 30 + 1e-5 * tested, 10 * MB)
 
 

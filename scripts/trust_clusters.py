@@ -1,4 +1,4 @@
-"""Cluster again with other seeds and other resolutions, and compare: which clusters can be relied on.
+"""Cluster again with other seeds, and compare: which clusters can be relied on.
 
 The first clustering of the config is repeated with several seeds by igraph or scikit-learn, on the run's own graph, or,
 of many cells, on the graph of a sample of them. For a cluster C whose cells fall into parts C_k of a repetition,
@@ -14,16 +14,13 @@ repetitions' modularity, or inertia.
 from lib.start import run
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.methods import mixing
+from lib.methods import mixing, repeats
 from lib.methods.clusters import to_igraph
-from lib.methods.fuzzy import fuzzy_graph, read_graph
-from lib.methods.knn import nearest_neighbors
-from lib.methods.representation import representation
+from lib.methods.repeats import Space, rand
 from lib.methods.tolerances import Tolerance
 from lib.report import facts
 from lib.report.parts import Column, Finding, Finished, Methods, Numbers, Paragraph, Part, Table
@@ -31,35 +28,12 @@ from lib.report.words import count, percent
 from lib.run import device as devices
 from lib.run import models, stage
 from lib.run.resources import MB, Job, Need
-from lib.store.files import read_attrs, read_table, write_table, write_tsv
+from lib.store.files import read_table, write_table, write_tsv
 
 CPU = devices.cpu()
 SCRIPTS = ("leiden.py", "louvain.py", "kmeans.py")  # whose limits are read
-TIMES = 4  # so many times `trust: n_cells` are clustered at most
 TOGETHER, AGREE = 0.6, 0.8  # limits of findings: pairs of a cluster, and the mean adjusted Rand index
 CHAPTER, SECTION = "Trust", "Clusters"
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is clustered: cells in a space, and their graph; `rows` are their positions among all cells."""
-
-    X: np.ndarray
-    graph: Any
-    rows: np.ndarray
-
-
-def read_space(files: Any, groups: np.ndarray, most: int | None, seed: int, n_jobs: int) -> Space:
-    """The run's graph and space, or, of more than `most` cells, those of a sample of each group."""
-    made_with = read_attrs(files.neighbors)
-    X = representation(files.pca, files.harmony, made_with["use_rep"], made_with["n_pcs"])[1]
-    rows = mixing.stratified(groups, most, seed).rows
-    if len(rows) == len(X):
-        return Space(X, read_graph(files.neighbors), rows)
-    X = X[rows]
-    k = min(made_with["n_neighbors"] - 1, len(X) - 1)
-    found = nearest_neighbors(X, k, made_with["metric"], seed, n_jobs, exact=True)
-    return Space(X, fuzzy_graph(*found, CPU), rows)
 
 
 def cluster(space: Space, name: str, seed: int, n_iterations: int) -> np.ndarray:
@@ -93,13 +67,6 @@ def relative_quality(name: str, mine: float, others: Sequence[float]) -> float:
     if name.startswith("kmeans"):
         return min(others) / max(mine, 1e-12) if min(others) > 0 else 1.0
     return mine / max(others) if max(others) > 0 else 1.0
-
-
-def rand(one: np.ndarray, other: np.ndarray) -> float:
-    """The adjusted Rand index of two clusterings."""
-    from sklearn.metrics import adjusted_rand_score
-
-    return float(adjusted_rand_score(one, other))
 
 
 def stability(labels: np.ndarray, repeats: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,18 +126,12 @@ def repeated(
 
 
 def needs(job: Job) -> Need:
-    """The space and the graph, igraph's copy of it, and a sample's neighbours."""
-    asked = job.config["trust"]["n_cells"]
-    n = min(job.n_kept, TIMES * asked if asked else job.n_kept)
-    edges = job.edges * n / max(1, job.n_kept)
-    runs = job.config["trust"]["seeds"] + 6
-    mem = job.process + 150 * MB + 100 * edges + 12 * job.edges + 8 * job.n_pcs * job.n_kept + 60 * job.n_kept
-    mem += 16 * job.n_pcs * n
-    return Need(mem, 15 + 4e-6 * edges * runs + 1e-8 * n * n, 5 * MB + 10 * job.n_kept, reads=0)
+    """The repetitions of all clusterings."""
+    return repeats.needs(job, job.config["trust"]["seeds"] + 6, 5 * MB + 10 * job.n_kept)
 
 
 def tells(run: Finished) -> Iterator[Part]:
-    """How stable the clusterings are, and which clusters are not; the suggested resolution."""
+    """How stable the clusterings are, and which clusters are not."""
     job = run.one("trust_clusters")
     clusterings, clusters = facts.tsv(job.clusterings), facts.tsv(job.clusters)
     first = clusterings.iloc[0]
@@ -225,8 +186,7 @@ def main(snakemake: Any) -> None:
     tables = [read_table(path) for path in files.clusterings]
     named = {table.columns[0]: table.iloc[:, 0].cat.codes.to_numpy().astype(np.int64) for table in tables}
     main_name = next(iter(named))
-    most = None if params.n_cells is None else TIMES * params.n_cells
-    space = read_space(files, named[main_name], most, params.seed, snakemake.threads)
+    space = repeats.read_space(files, named[main_name], params.n_cells, params.seed, snakemake.threads)
     sampled = {name: labels[space.rows] for name, labels in named.items()}
     clusterings, first = repeated(space, sampled, params.seeds, params.seed, params.n_iterations)
     stage.log.info("repetitions:\n%s", clusterings.to_string(index=False))

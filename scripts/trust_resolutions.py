@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib.methods import mixing
+from lib.methods import mixing, repeats
+from lib.methods.repeats import Space, rand
 from lib.report import facts
 from lib.report.parts import Finished, Paragraph, Part, Table
 from lib.report.words import count, listed
@@ -24,11 +25,10 @@ from lib.store.files import read_table, write_tsv
 CPU = devices.cpu()
 SILHOUETTES = 1000  # cells whose silhouettes are computed
 ITERATIONS = 2  # of Leiden, as scanpy advises
-TIMES = 4  # so many times `trust: n_cells` are clustered at most
 CHAPTER, SECTION = "Trust", "Clusters"
 
 
-def silhouette_of(space: Any, labels: np.ndarray) -> float:
+def silhouette_of(space: Space, labels: np.ndarray) -> float:
     """The mean silhouette of some cells of each cluster; NaN of one cluster."""
     sizes = np.bincount(labels)
     if len(sizes) < 2:
@@ -38,21 +38,16 @@ def silhouette_of(space: Any, labels: np.ndarray) -> float:
     return sample.mean(mixing.silhouette(sums, sizes, labels[sample.rows]))
 
 
-def scan(space: Any, resolutions: Sequence[float], seed: int) -> pd.DataFrame:
+def scan(space: Space, resolutions: Sequence[float], seed: int) -> pd.DataFrame:
     """Leiden at each resolution: clusters, silhouette, agreement with the neighbouring resolutions, the suggested one.
 
     The suggested one has the largest product of agreement and silhouette, each on a scale from 0 to 1, of those with
     several clusters.
-
-    Parameters
-    ----------
-    space
-        A `trust_clusters.Space`.
     """
-    from trust_clusters import cluster, rand
+    from leiden import leiden
 
     resolutions = sorted(resolutions)
-    found = [cluster(space, f"leiden_{resolution}", seed, ITERATIONS) for resolution in resolutions]
+    found = [leiden(space.graph, float(resolution), ITERATIONS, seed, CPU) for resolution in resolutions]
     between = [rand(one, other) for one, other in pairwise(found)]
     table = pd.DataFrame(
         {
@@ -68,14 +63,8 @@ def scan(space: Any, resolutions: Sequence[float], seed: int) -> pd.DataFrame:
 
 
 def needs(job: Job) -> Need:
-    """As of `trust_clusters`: the space and the graph, igraph's copy of it, and a sample's neighbours."""
-    asked = job.config["trust"]["n_cells"]
-    n = min(job.n_kept, TIMES * asked if asked else job.n_kept)
-    edges = job.edges * n / max(1, job.n_kept)
-    mem = job.process + 150 * MB + 100 * edges + 12 * job.edges + 8 * job.n_pcs * job.n_kept + 60 * job.n_kept
-    mem += 16 * job.n_pcs * n
-    runs = len(job.config["trust"]["resolutions"])
-    return Need(mem, 15 + 4e-6 * edges * runs + 1e-8 * n * n, 1 * MB, reads=0)
+    """Leiden at all resolutions."""
+    return repeats.needs(job, len(job.config["trust"]["resolutions"]), 1 * MB)
 
 
 def tells(run: Finished) -> Iterator[Part]:
@@ -104,12 +93,9 @@ def suggestion_told(scanned: pd.DataFrame) -> str:
 
 def main(snakemake: Any) -> None:
     """Cluster at each resolution, write `trust_resolutions.tsv`."""
-    from trust_clusters import read_space
-
     files, params = snakemake.input, snakemake.params
     groups = read_table(files.clusterings[0]).iloc[:, 0].cat.codes.to_numpy().astype(np.int64)
-    most = None if params.n_cells is None else TIMES * params.n_cells
-    space = read_space(files, groups, most, params.seed, snakemake.threads)
+    space = repeats.read_space(files, groups, params.n_cells, params.seed, snakemake.threads)
     write_tsv(scan(space, params.resolutions, params.seed), snakemake.output.resolutions)
 
 

@@ -119,12 +119,12 @@ def test_genes_are_found_by_name_symbol_or_id():
 def test_little_of_a_collection_in_the_cohort_is_refused_with_numbers():
     sets = {"T": dict.fromkeys(["Cd3d", "Cd3e", "Cd3g", "Lck"], 1.0), "B": {"Ms4a1": 1.0}}
     with pytest.raises(UserError) as error:
-        match(sets, GENES, GENES, GENES, "gene_sets: x")
+        match(sets, GENES, GENES, GENES, "gene_sets: x", genesets.SHARE)
     for part in ("gene_sets: x: 0 of its 5 genes are in the cohort (0%)", "Cd3d", "CD3D", "3 are if upper and lower"):
         assert part in str(error.value)
     unknown = {"T": dict.fromkeys([f"AT1G{i:05d}" for i in range(5)] + ["LYZ"], 1.0)}
     with pytest.raises(UserError, match=r"1 of its 6 genes are in the cohort .17%.*of other names"):
-        match(unknown, GENES, GENES, GENES, "gene_sets: x")
+        match(unknown, GENES, GENES, GENES, "gene_sets: x", genesets.SHARE)
 
 
 def test_small_sets_are_left_out():

@@ -13,6 +13,7 @@ import trust_clusters
 import trust_resolutions
 from lib.inputs import config as settings
 from lib.inputs.sheet import read_sheet
+from lib.methods import repeats
 from lib.methods.tolerances import Tolerance
 from lib.report import facts
 from lib.report.parts import Done, Finding, Finished, Paragraph
@@ -309,8 +310,8 @@ def test_consensus_is_where_most_repetitions_have_a_cell():
 def test_scan_prefers_the_true_number_of_groups():
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(400, 10)) + 6 * np.eye(10)[np.arange(400) % 5]).astype(np.float32)
-    found = trust_clusters.nearest_neighbors(X, 14, exact=True)
-    space = trust_clusters.Space(X, trust_clusters.fuzzy_graph(*found, trust_clusters.CPU), np.arange(400))
+    found = repeats.nearest_neighbors(X, 14, exact=True)
+    space = repeats.Space(X, repeats.fuzzy_graph(*found, trust_clusters.CPU), np.arange(400))
     table = trust_resolutions.scan(space, [0.05, 0.5, 1.0, 20.0], 0)
     (best,) = table[table["suggested"] == "yes"].to_dict("records")
     assert best["clusters"] == 5

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from lib.figures import plots, words
 
 SIDE = 5.0  # inches of a panel
-SHARES = ("stability_",)  # first letters of columns that are shares
 LOG = ("total_counts", "n_genes_by_counts")
 MAX_TILES = 200
 MAX_IN_TILES = 200_000  # cells of all that tiles show, drawn at random
@@ -77,7 +76,7 @@ def central_cell(X: np.ndarray) -> np.ndarray:
 def by_value(ax: Axes, X: np.ndarray, values: pd.Series, seed: int, height: float = 1.8) -> Any:
     """Cells shaded by a number, counts on a log scale, between the 0.5th and the 99.5th percentile; others are grey.
 
-    Columns of SHARES are shaded from 0 to 1.
+    Stabilities, which are shares, are shaded from 0 to 1.
 
     `height` is that of the colour bar, in inches. Returns the shaded points; None if no cell has a number.
     """
@@ -89,7 +88,7 @@ def by_value(ax: Axes, X: np.ndarray, values: pd.Series, seed: int, height: floa
         return None
     log = values.name in LOG
     shown = np.maximum(numbers[known], 1) if log else numbers[known]
-    low, high = (0, 1) if str(values.name).startswith(SHARES) else np.percentile(shown, [0.5, 99.5])
+    low, high = (0, 1) if str(values.name).startswith(words.STABILITY) else np.percentile(shown, [0.5, 99.5])
     norm = (LogNorm if log else Normalize)(low, max(low, high))
     drawn = plots.points(ax, *X[known].T, shown, seed, norm=norm, cmap="viridis")
     plots.colour_bar(ax, drawn, words.metric_label(str(values.name)), height=height)

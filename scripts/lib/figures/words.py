@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SIGNIFICANT = 0.05  # adjusted p-value below which a gene, a set or a share counts as found
+STABILITY = "stability_"  # before the name of a clustering: the share of a cell's cluster that stays with it
 LABELS = {
     "total_counts": "counts per cell",
     "n_genes_by_counts": "genes per cell",
@@ -17,8 +18,8 @@ def metric_label(metric: str) -> str:
     """An axis label, with its unit, for a column of quality metrics."""
     if metric.startswith("pct_counts_"):
         return f"{metric.removeprefix('pct_counts_')} counts (% of a cell's)"
-    if metric.startswith("stability_"):
-        return f"stability of {metric.removeprefix('stability_')}"
+    if metric.startswith(STABILITY):
+        return f"stability of {metric.removeprefix(STABILITY)}"
     return LABELS.get(metric, metric)
 
 

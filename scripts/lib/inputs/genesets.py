@@ -188,7 +188,7 @@ class Matched:
 
 
 def match(
-    sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequence[str], where: str, share: float = SHARE
+    sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequence[str], where: str, share: float = 0
 ) -> Matched:
     """Find the genes of a collection's sets by the cohort's names, symbols or ids, whichever knows most of them.
 

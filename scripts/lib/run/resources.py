@@ -34,6 +34,7 @@ CACHE_BYTES = 1 << 30
 HVG_SHARE = 2.5  # highly variable genes hold at most this many times their share of the non-zeros
 BLOCKS = 4  # most blocks of a user's file that threads check at a time
 KEPT = 90  # neighbours of a cell that are kept at least: those of t-SNE's usual perplexity
+N_TESTED = 10_000  # assumed genes that can be tested between conditions in a group
 N_GROUPS = 30  # assumed groups of a label, or of a clustering at resolution 1; the true number is not known beforehand
 
 
