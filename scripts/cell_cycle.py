@@ -60,14 +60,13 @@ def main(snakemake: Any) -> None:
     counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, obs=files.obs)
     target_sum = target_of(totals.to_numpy(), params.target_sum)
     where = f"scores: cell_cycle: {params.organism}"
-    known = (counts.genes.index, counts.genes["gene_symbols"], counts.genes["gene_ids"])
-    matched = match(phase_genes(params.organism), *(names.to_numpy() for names in known), where)
+    matched = match(phase_genes(params.organism), counts.genes, where)
     n_found = np.bincount(matched.columns, minlength=2)
     stage.log.info("%d genes of S, %d of G2M", *n_found)
     if n_found.min() < LEAST:
         raise UserError(
-            f"{where}: the cohort has {n_found[0]} of the genes of S and {n_found[1]} of those of G2M; {LEAST} of each "
-            "are needed. Set the key to null."
+            f"{where}: {n_found[0]} of the genes of S and {n_found[1]} of those of G2M passed the filters; {LEAST} of "
+            "each are needed. Set the key to none."
         )
     means = enrichment.gene_means(counts, totals.to_numpy(), target_sum)
     contrast, _ = enrichment.contrasts(matched, means, params.seed, int(n_found.min()))

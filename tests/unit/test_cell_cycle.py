@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import anndata as ad
 import cell_cycle
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from lib.inputs.genesets import match, phase_genes
+from lib.inputs import genesets
+from lib.inputs.config import complete
+from lib.inputs.genesets import PHASES_SHARE, match, phase_genes
+from lib.inputs.sheet import read_sheet
 from lib.methods.scaling import columns_of, usable_keys
 from lib.run.errors import UserError
 from lib.store.counts import CountsWriter
@@ -72,17 +77,31 @@ def test_genes_of_the_mouse_are_in_a_reference_of_the_mouse(real_data):
     with h5py.File(file) as opened:
         (genome,) = opened
         names = np.array([name.decode() for name in opened[genome]["gene_names"][...]], object)
-    found = match(phase_genes("mouse"), names, names, names, "x")
+    genes = pd.DataFrame({"gene_symbols": names, "gene_ids": names}, index=names)
+    found = match(phase_genes("mouse"), genes, "x")
     assert (np.bincount(found.columns) >= [43, 54]).all()
     with pytest.raises(UserError, match="of another organism"):
-        match(phase_genes("human"), names, names, names, "x")
+        match(phase_genes("human"), genes, "x", PHASES_SHARE)
 
 
 def test_a_cohort_without_the_genes(tmp_path):
     X = sp.csr_matrix(np.random.default_rng(0).poisson(1, (20, 60)))
     names = np.array([f"g{i}" for i in range(60)], object)
-    with pytest.raises(UserError, match="scores: cell_cycle: human: 0 of its"):
+    with pytest.raises(UserError, match="scores: cell_cycle: human: 0 of the genes of S and 0 of those of G2M passed"):
         run(tmp_path, X, names, "human")
+
+
+def test_another_organism_is_refused_before_any_job(tmp_path):
+    """By the header of the first sample that is there."""
+    names = [*phase_genes("mouse")["S"], *phase_genes("mouse")["G2M"]]
+    ad.AnnData(sp.csr_matrix(np.eye(len(names), dtype=np.float32)), var=pd.DataFrame(index=names)).write_h5ad(
+        tmp_path / "a.h5ad"
+    )
+    (tmp_path / "samples.tsv").write_text(f"sample\tpath\nA\t{tmp_path / 'a.h5ad'}\n")
+    for organism, refused in (("mouse", False), ("human", True)):
+        config = complete({"scores": {"cell_cycle": organism}})
+        with pytest.raises(UserError, match=r"cell_cycle: human: 0 of its .* organism") if refused else nullcontext():
+            genesets.check({}, read_sheet(tmp_path / "samples.tsv", config), config, tmp_path)
 
 
 def test_scores_as_regressors(tmp_path):

@@ -14,6 +14,7 @@ from lib.run.errors import UserError
 GMT = "T cells\thttp://x y\tCD3D\tCD3E\t\nB\t\tMS4A1\n"
 TSV = "source\ttarget\tweight\nT\tCD3D\t1\nT\tMS4A1\t-0.5\nB\tMS4A1\t2\n"
 GENES = ["CD3D", "CD3E", "MS4A1", "LYZ", "NKG7", "GNLY"]
+TABLE = pd.DataFrame({"gene_symbols": GENES, "gene_ids": GENES}, index=GENES)
 
 
 def read(tmp_path, content, name="x.gmt"):
@@ -104,36 +105,37 @@ def test_collections(tmp_path):
 def test_genes_are_found_by_name_symbol_or_id():
     names, symbols = ["A-1", "A-2", "B"], ["A", "A", "B"]
     ids = ["ENSG00000000001", "ENSG00000000002.3", "ENSG00000000003"]
+    known = pd.DataFrame({"gene_symbols": symbols, "gene_ids": ids}, index=names)
     for genes, places in (
         (["A", "B"], [0, 1, 2]),
         (["ENSG00000000002", "ENSG00000000003.9"], [1, 2]),
         (["A-2", "B", "nothing"], [1, 2]),
     ):
-        found = match({"s": dict.fromkeys(genes, 2.0)}, names, symbols, ids, "x")
+        found = match({"s": dict.fromkeys(genes, 2.0)}, known, "x")
         assert found.genes.tolist() == places
         assert (found.weights == 2).all()
         assert found.n_genes.tolist() == [len(genes)]
-    assert match({"s": {"A": 1.0, "B": 1.0}}, names, symbols, ids, "x").n_found.tolist() == [2]
+    assert match({"s": {"A": 1.0, "B": 1.0}}, known, "x").n_found.tolist() == [2]
 
 
 def test_little_of_a_collection_in_the_cohort_is_refused_with_numbers():
     sets = {"T": dict.fromkeys(["Cd3d", "Cd3e", "Cd3g", "Lck"], 1.0), "B": {"Ms4a1": 1.0}}
     with pytest.raises(UserError) as error:
-        match(sets, GENES, GENES, GENES, "gene_sets: x", genesets.SHARE)
+        match(sets, TABLE, "gene_sets: x", genesets.SHARE)
     for part in ("gene_sets: x: 0 of its 5 genes are in the cohort (0%)", "Cd3d", "CD3D", "3 are if upper and lower"):
         assert part in str(error.value)
     unknown = {"T": dict.fromkeys([f"AT1G{i:05d}" for i in range(5)] + ["LYZ"], 1.0)}
     with pytest.raises(UserError, match=r"1 of its 6 genes are in the cohort .17%.*of other names"):
-        match(unknown, GENES, GENES, GENES, "gene_sets: x", genesets.SHARE)
+        match(unknown, TABLE, "gene_sets: x", genesets.SHARE)
 
 
 def test_small_sets_are_left_out():
     sets = {"T": dict.fromkeys(["CD3D", "CD3E", "x"], 1.0), "B": {"MS4A1": 1.0}}
-    found, lost = large_enough(match(sets, GENES, GENES, GENES, "x"), 2, "x")
+    found, lost = large_enough(match(sets, TABLE, "x"), 2, "x")
     assert (found.names, found.columns.tolist(), found.genes.tolist()) == (["T"], [0, 0], [0, 1])
     assert lost == ["B (1 of 1)"]
     with pytest.raises(UserError, match=r"no set has 3 genes in the cohort .*T .2 of 3., B .1 of 1."):
-        large_enough(match(sets, GENES, GENES, GENES, "x"), 3, "x")
+        large_enough(match(sets, TABLE, "x"), 3, "x")
 
 
 def test_hallmark_sets_in_pbmc(real_data, pbmc3k):
@@ -156,13 +158,12 @@ def test_hallmark_sets_in_pbmc(real_data, pbmc3k):
 def test_sets_of_which_filters_leave_little_are_used():
     """Of a collection's genes a tenth may have been kept; it is refused if no set has enough."""
     collections = {"x": {"few": dict.fromkeys(["CD3D", "CD3E", *(f"U{i}" for i in range(18))], 1.0)}}
-    genes = pd.DataFrame({"gene_symbols": GENES, "gene_ids": GENES}, index=GENES)
-    found, _ = matched_in(collections, genes, 2)
+    found, _ = matched_in(collections, TABLE, 2)
     assert found["x"].n_found.tolist() == [2]
     with pytest.raises(UserError, match=r"2 of its 20 genes are in the cohort \(10%\); 25% are needed"):
-        matched_in(collections, genes, 2, genesets.SHARE)
+        matched_in(collections, TABLE, 2, genesets.SHARE)
     with pytest.raises(UserError, match="no set has 3 genes"):
-        matched_in(collections, genes, 3)
+        matched_in(collections, TABLE, 3)
 
 
 def test_sets_of_the_demo_are_those_of_the_simulation():

@@ -30,6 +30,7 @@ FACTS = Path(".snakemake/somersault")
 PHASES = Path(__file__).with_name("cell_cycle.tsv")
 SHOWN = 4  # names in a message
 SHARE = 0.25  # of a collection's genes, that must be in the cohort
+PHASES_SHARE = 0.1  # of the genes of the cell cycle: a panel may have few
 VERSION = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+$")
 
 Sets: TypeAlias = dict[str, dict[str, float]]  # set -> gene -> weight
@@ -187,20 +188,19 @@ class Matched:
         return Matched(names, self.genes[mine], columns, self.weights[mine], self.n_found[keep], self.n_genes[keep])
 
 
-def match(
-    sets: Sets, names: Sequence[str], symbols: Sequence[str], ids: Sequence[str], where: str, share: float = 0
-) -> Matched:
+def match(sets: Sets, genes: pd.DataFrame, where: str, share: float = 0) -> Matched:
     """Find the genes of a collection's sets by the cohort's names, symbols or ids, whichever knows most of them.
 
-    Genes that share a symbol are all taken.
+    Genes that share a symbol are all taken. `genes` is the table of `positions`.
 
     Raises
     ------
     UserError
         If less than `share` of the genes are there; the message has the numbers.
     """
-    wanted = dict.fromkeys(gene for genes in sets.values() for gene in genes)
-    tables = [_places(keys) for keys in (names, symbols, [VERSION.sub(r"\1", str(i)) for i in ids])]
+    wanted = dict.fromkeys(gene for listed in sets.values() for gene in listed)
+    symbols = genes["gene_symbols"].tolist()
+    tables = [_places(keys) for keys in (genes.index, symbols, [VERSION.sub(r"\1", str(i)) for i in genes["gene_ids"]])]
     known = [{gene: table[key] for gene in wanted if (key := VERSION.sub(r"\1", gene)) in table} for table in tables]
     found = max(known, key=len)
     if len(found) < share * len(wanted):
@@ -220,15 +220,15 @@ def match(
         )
     hits = [
         (place, column, weight)
-        for column, genes in enumerate(sets.values())
-        for gene, weight in genes.items()
+        for column, listed in enumerate(sets.values())
+        for gene, weight in listed.items()
         for place in found.get(gene, ())
     ]
     parts = np.array(hits, np.float64).reshape(-1, 3).T
-    n_found = np.array([sum(gene in found for gene in genes) for genes in sets.values()], int)
-    n_genes = np.array([len(genes) for genes in sets.values()], int)
-    genes, columns = parts[:2].astype(np.int64)
-    return Matched(list(sets), genes, columns, parts[2], n_found, n_genes)
+    n_found = np.array([sum(gene in found for gene in listed) for listed in sets.values()], int)
+    n_genes = np.array([len(listed) for listed in sets.values()], int)
+    places, columns = parts[:2].astype(np.int64)
+    return Matched(list(sets), places, columns, parts[2], n_found, n_genes)
 
 
 def positions(wanted: Sequence[str], genes: pd.DataFrame) -> np.ndarray:
@@ -289,11 +289,10 @@ def matched_in(
         See `match`: SHARE of all genes of a file, to find sets of another organism. Of the genes that filters or tests
         keep, few may be a set's.
     """
-    known = genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy()
     found, lost = {}, []
     for name, sets in collections.items():
         where = f"gene_sets: {name}"
-        found[name], few = large_enough(match(sets, *known, where, share), tmin, where)
+        found[name], few = large_enough(match(sets, genes, where, share), tmin, where)
         lost += [f"{where}: {text}" for text in few]
     return found, lost
 
@@ -322,18 +321,21 @@ def genes_of_sample(
 
 
 def check(collections: Mapping[str, Sets], sheet: pd.DataFrame, config: Mapping[str, Any], facts: Path = FACTS) -> None:
-    """Refuse collections of which little is in the first sample's file that is there.
+    """Refuse collections, and an organism's cell cycle, of which little is in the first sample's file that is there.
 
     What was found right is kept in the folder `facts`, by the version of the file.
     """
-    if not collections:
+    tmin, organism = config["scores"]["tmin"], config["scores"]["cell_cycle"]
+    if not collections and organism == "none":
         return
-    cache, tmin = facts / "gene_sets.json", config["scores"]["tmin"]
+    cache = facts / "gene_sets.json"
     _, version = genes_of_sample(sheet, config, read=False)
-    key = json.dumps([version, tmin, collections], default=str)
+    key = json.dumps([version, tmin, organism, collections], default=str)
     if not version or recall(cache).get("right") == key:
         return
     genes, _ = genes_of_sample(sheet, config)
     if genes is not None:
         matched_in(collections, genes, tmin, SHARE)
+        if organism != "none":
+            match(phase_genes(organism), genes, f"scores: cell_cycle: {organism}", PHASES_SHARE)
         keep(cache, {"right": key})
