@@ -78,7 +78,7 @@ def read_samples(obs: str, key: str, given: list[Mapping[str, Any]]) -> pd.DataF
         problems += [f"{contrast['name']}: {text}" for text in contrasts.problems_of(cells, key, contrast)]
     if problems:
         raise UserError(
-            "contrasts of the composition are impossible on the kept cells:\n"
+            "`composition: contrasts` (null: those of `de`) are impossible on the kept cells:\n"
             + "\n".join(f"  - {text}" for text in problems)
         )
     return contrasts.samples_of(cells, key, columns)

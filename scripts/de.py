@@ -26,7 +26,7 @@ from lib.run.errors import UserError
 from lib.run.progress import Pace
 from lib.run.resources import MB, N_TESTED, PYTHON, Job, Need
 from lib.store.files import read_table, write_table, write_tsv
-from lib.store.names import escape
+from lib.store.names import file_names
 
 SAMPLES = ("n_samples_level", "n_samples_reference")
 COLUMNS = [
@@ -166,7 +166,7 @@ def samples_of(obs: str, key: str, contrast: Mapping[str, Any]) -> pd.DataFrame:
     problems = list(contrasts.problems_of(cells, key, contrast))
     if problems:
         listed = "\n".join(f"  - {text}" for text in problems)
-        raise UserError(f"the contrast {contrast['name']} is impossible on the kept cells:\n{listed}")
+        raise UserError(f"`de`: {contrast['name']} is impossible on the kept cells:\n{listed}")
     return contrasts.samples_of(cells, key, columns)
 
 
@@ -216,8 +216,8 @@ def main(snakemake: Any) -> None:
     groups = [group for group, part in zip(groups, parts, strict=True) if not isinstance(part, str)]
     if not groups:
         raise UserError(
-            f"the contrast {contrast['name']}: no group of {params.grouping} can be tested, with at least "
-            f"{contrasts.FEWEST} samples of each level of {params.min_cells} cells (`pseudobulk: min_cells`):\n"
+            f"`de`: {contrast['name']}: no group of {params.grouping} (`pseudobulk: groupings`) can be tested, with at "
+            f"least {contrasts.FEWEST} samples of each level of {params.min_cells} cells (`pseudobulk: min_cells`):\n"
             f"{cells_of(bulk, samples, contrast)}\n"
             + "\n".join(f"  - {name}: {why}" for name, why in list(left_out.items())[: contrasts.SHOWN])
         )
@@ -234,8 +234,9 @@ def main(snakemake: Any) -> None:
     write_tsv(first, output.top)
     folder = Path(output.tables)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, of_group in table.groupby("group", sort=False):
-        write_tsv(of_group, folder / f"{escape(name)}.tsv")
+    tables = dict(list(table.groupby("group", sort=False)))
+    for name, path in file_names(tables).items():
+        write_tsv(tables[name], folder / f"{path}.tsv")
     stage.log.info("%d groups, %d genes found", len(groups), (table["pvals_adj"] < de.SIGNIFICANT).sum())
 
 

@@ -6,19 +6,17 @@ its test over all genes tested there. ora looks at either end of it, the genes t
 
 from lib.start import run
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
-from lib.inputs.genesets import Matched, Sets, matched_in, n_sets, read_collections
+from lib.inputs.genesets import Matched, Sets, match, n_sets, read_collections
 from lib.methods import enrichment
 from lib.report import differences as told
 from lib.report.parts import Finished, Methods, Part
 from lib.report.words import listed
 from lib.run import stage
-from lib.run.errors import UserError
 from lib.run.progress import Pace
 from lib.run.resources import MB, N_TESTED, PYTHON, Job, Need
 from lib.store.files import read_table, write_tsv
@@ -28,11 +26,8 @@ COLUMNS = ["group", "direction", "collection", "method", "source", "score", "pva
 
 def of_tested(given: Mapping[str, Sets], genes: pd.DataFrame, tmin: int) -> dict[str, Matched]:
     """The collections (`read_collections`) in the genes that were tested; those of too few of them are left out."""
-    found = {}
-    for name, sets in given.items():
-        with contextlib.suppress(UserError):
-            found |= matched_in({name: sets}, genes, tmin)[0]
-    return found
+    matched = {name: match(sets, genes, name) for name, sets in given.items()}
+    return {name: one.of(one.n_found >= tmin) for name, one in matched.items() if max(one.n_found) >= tmin}
 
 
 def enriched(

@@ -164,7 +164,7 @@ def needs(job: Job) -> Need:
 def tells(run: Finished) -> Iterator[Part]:
     """The table of jobs and the sentence of the timeline."""
     job = run.one("runs")
-    table = facts.tsv(job.table).fillna({"wildcards": ""})
+    table = facts.tsv(job.table)
     if table.empty:
         return
     longest = table.loc[table["seconds"].idxmax()]

@@ -66,6 +66,11 @@ SETS = {  # and, for their own sections alone, of sets of genes, few of which st
     },
     "markers": {"methods": ["logreg", "t-test", "wilcoxon"]},
 }
+BULK = {  # and, for their own sections alone, of differences between conditions
+    "pseudobulk": {"sample_key": "donor", "groupings": ["CellType"], "min_cells": 4},
+    "de": [{"column": "condition", "level": "ill", "reference": "well"}],
+    "composition": {"groupings": ["CellType"]},
+}
 ODD = ["{sample}", "{}", "x\ny", "..", " ", "5", "1e-5", 'a"b, µ', "-rf", "😀", "x", "X"]  # columns of obs
 LABELS = ["", "a/b", "..", "{x}", "x\ny", "n" * 300, "nan", "😀", "A/B", " "]
 SECONDS, MEMORY = 60, 8 << 30  # of one config at most
@@ -83,7 +88,7 @@ def merged(config: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def write_cohort(folder: Path) -> None:
-    """Three patients of 130, 100 and 70 cells x 400 genes, with columns of odd names and of odd labels; the sheet."""
+    """Three files of 130, 100 and 70 cells x 400 genes, two donors each, columns of odd names and labels; the sheet."""
     from simulate import Design, simulate_patient, simulated_genes
 
     design = Design(n_genes=400, n_types=4, umi=900, seed=3)
@@ -93,6 +98,8 @@ def write_cohort(folder: Path) -> None:
         ((X, obs),) = simulate_patient(design, patient, n_obs, genes)
         for i, (name, labels) in enumerate([*((name, ["a", "b", "c"]) for name in ODD), ("labels", LABELS)]):
             obs[name] = pd.Categorical.from_codes((np.arange(n_obs) + i) % len(labels), labels)
+        well = np.arange(n_obs) // 10 % 2
+        obs["donor"], obs["condition"] = 2 * patient + well, np.where(well, "well", "ill")
         ad.AnnData(X.astype(np.float32), obs=obs, var=genes[["gene_ids"]]).write_h5ad(folder / f"P{patient}.h5ad")
         lines.append(f"P{patient}\t{folder}/P{patient}.h5ad")
     (folder / "samples.tsv").write_text("\n".join(lines) + "\n")
@@ -321,6 +328,57 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         drawn["tables"] = [f"annotation/{name}.tsv" for name in types]
         add("figures_annotation", given, drawn, {"names": types, "known": known, "formats": 1})
 
+    sample_key, seen = config["pseudobulk"]["sample_key"], contrasts.bulk_groupings(config)
+    by_sample = {"sample_key": sample_key, "min_cells": config["pseudobulk"]["min_cells"]}
+    for name in seen:
+        at, wild = f"pseudobulk/{escape(name)}", {"grouping": escape(name)}
+        params = by_sample | {"samples": samples, "gene_key": gene_key, "target_sum": target_sum, "grouping": name}
+        given = whole | obs | {"grouping": of_clustering(name), "shards": []}
+        add("pseudobulk", given, {"pseudobulk": f"{at}.h5ad"}, params, **wild)
+        mine = [one for of, one in contrasts.pairs(config) if of == name]
+        params = {"min_cells": by_sample["min_cells"], "family": "types"}
+        params["column"] = (mine or contrasts.declared(config) or [{"column": ""}])[0]["column"]
+        drawn = {"cells": f"{at}/cells.png", "pca": f"{at}/components.png", "table": f"{at}/profiles.tsv"}
+        add("figures_pseudobulk", {"pseudobulk": f"{at}.h5ad"}, drawn, params, **wild)
+        if collections and config["scores"]["methods"]:
+            sets = {"sets": [spec for spec in config["gene_sets"].values() if isinstance(spec, str)]}
+            params = {"seed": seed, "target_sum": target_sum, "gene_sets": config["gene_sets"]}
+            params["scores"] = {key: config["scores"][key] for key in ("methods", "tmin")}
+            add(
+                "pseudobulk_scores", sets | {"pseudobulk": f"{at}.h5ad"}, {"scores": f"{at}/scores.tsv"}, params, **wild
+            )
+        for one in mine:
+            to, of = f"de/{escape(name)}/{escape(one['name'])}", wild | {"contrast": escape(one["name"])}
+            outputs = {"de": f"{to}.parquet", "tables": f"{to}/groups"}
+            outputs |= {table: f"{to}/{table}.tsv" for table in ("overview", "top")}
+            params = by_sample | {"grouping": name, "contrast": one}
+            add("de", obs | {"pseudobulk": f"{at}.h5ad"}, outputs, params, **of)
+            drawn = {"overview": f"{to}/genes.png", "volcano": f"{to}/volcano.png"}
+            add("figures_de", {"de": outputs["de"], "overview": outputs["overview"]}, drawn, {"contrast": one}, **of)
+            artifacts.append(outputs["de"])
+            if collections and config["scores"]["marker_methods"]:
+                params = {"gene_sets": config["gene_sets"]}
+                params["scores"] = {key: config["scores"][key] for key in ("marker_methods", "tmin")}
+                given = sets | {"de": outputs["de"], "genes": "genes.parquet"}
+                add("de_enrichment", given, {"enrichment": f"{to}/enrichment.tsv"}, params, **of)
+    composed = {name: f"composition/{escape(name)}" for name in config["composition"]["groupings"]}
+    compared = {name: [one for of, one in contrasts.pairs(config, "composition") if of == name] for name in composed}
+    for name, at in composed.items():
+        outputs = {"composition": f"{at}/shares.parquet", "tests": f"{at}/tests.parquet"}
+        artifacts += outputs.values()
+        outputs |= {"table": f"{at}/shares.tsv", "tests_table": f"{at}/tests.tsv"}
+        params = {"grouping": name, "sample_key": sample_key, "contrasts": compared[name]}
+        add("composition", obs | {"grouping": of_clustering(name)}, outputs, params, grouping=escape(name))
+    if composed:
+        given = {"tables": [f"{at}/shares.parquet" for at in composed.values()]}
+        given["tests"] = [f"{at}/tests.parquet" for at in composed.values()]
+        drawn = {"bars": [f"{at}/samples.png" for at in composed.values()]}
+        drawn["levels"] = [
+            f"{composed[name]}/{escape(one['name'])}.png" for name, mine in compared.items() for one in mine
+        ]
+        params = {"groupings": [*composed], "contrasts": [*compared.values()]}
+        add("figures_composition", given, drawn, params | {"families": ["types"] * len(composed), "formats": 1})
+
     if config["trust"]["enabled"]:
         asked, label = config["trust"], label_key or next(iter(clusterings), None)
         thetas = asked["thetas"] if harmony else []
@@ -482,8 +540,8 @@ def run_step(step: Step, folder: Path, base: Path | None = None) -> None:
     script(step.stage).main(job)
 
 
-def run_steps(asked: Mapping[str, Step], folder: Path, base: Path, before: Mapping[str, Step]) -> list[Step]:
-    """Run the jobs that differ from those `before`, whose results are in `base`, and those up to DEPTH after them.
+def run_steps(asked: Mapping[str, Step], folder: Path, base: Base) -> list[Step]:
+    """Run the jobs that differ from those of `base`, and those up to DEPTH after them.
 
     Jobs further on run only where one that differs needs them.
     """
@@ -494,18 +552,19 @@ def run_steps(asked: Mapping[str, Step], folder: Path, base: Path, before: Mappi
 
     def run(step: Step, level: int) -> None:
         for path in step.files("input"):
-            if path in stale or (path in maker and not any((at / path).exists() for at in (folder, base))):
+            if path in stale or (path in maker and not any((at / path).exists() for at in (folder, base.folder))):
                 run(maker[path], level)
-        run_step(step, folder, base)
+        run_step(step, folder, base.folder)
         ran.append(step)
         stale.difference_update(step.files("output"))
         for path in step.files("output"):
-            if not (base / path).exists() or (base / path).read_bytes() != (folder / path).read_bytes():
+            mine, other = folder / path, base.folder / path
+            if mine.is_dir() or not other.exists() or other.read_bytes() != mine.read_bytes():
                 depth[path] = level
 
     for name, step in asked.items():
         figure, inputs = step.stage.startswith(ONLY_ASKED), step.files("input")
-        differs = name not in before or without_seed(before[name]) != without_seed(step)
+        differs = name not in base.before or without_seed(base.before[name]) != without_seed(step)
         level = 0 if differs else min((depth[path] + 1 for path in inputs if path in depth), default=DEPTH + 1)
         level -= step.stage == "features" and level == 1  # whether genes of `hvg` are enough, `pca` tells
         if level <= DEPTH and (differs or not (figure or stale.intersection(inputs))):
@@ -679,6 +738,25 @@ def judge_markers(step: Step, at: Callable, of_input: Callable) -> None:
         assert table[["pvals", "pvals_adj"]].stack().between(0, 1).all()
 
 
+def judge_pseudobulk(step: Step, at: Callable, of_input: Callable) -> None:
+    bulk = ad.read_h5ad(at("pseudobulk"))
+    assert (bulk.X >= 0).all()
+    assert bulk.obs["n_cells"].min() >= 1
+    assert bulk.obs_names.is_unique
+
+
+def judge_de(step: Step, at: Callable, of_input: Callable) -> None:
+    table = read_table(at("de"))
+    assert table["pvals"].dropna().between(0, 1).all()
+    assert len(list(Path(at("tables")).iterdir())) == table["group"].nunique()
+    finite(table["scores"], "scores")
+
+
+def judge_composition(step: Step, at: Callable, of_input: Callable) -> None:
+    shares = read_table(at("composition"))
+    assert np.abs(shares.groupby("sample")["share"].sum() - 1).max() < 1e-9
+
+
 def judge_atlas(step: Step, at: Callable, of_input: Callable) -> None:
     atlas = ad.read_h5ad(at("atlas"))
     finite(atlas.X.data, "X")
@@ -702,26 +780,42 @@ def needs_are_right(config: Mapping[str, Any], load: Load, names: Sequence[str])
             assert all(0 <= value < 1e7 for value in asked.values()), f"{name} asks for {asked}"
 
 
+@dataclass
+class Base:
+    """A run whose results other configs start from."""
+
+    folder: Path
+    before: dict[str, Step]
+
+
 class Server:
-    """The tiny cohort with its base run, and configs tried on it."""
+    """The tiny cohort with its base runs, and configs tried on them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.base = folder, folder / "base"
-        self.base.mkdir()
+        self.folder, self.bases = folder, {}
         write_cohort(folder)
         self.tiny = merged(TINY, {"samples": str(folder / "samples.tsv")})
         self.config = settings.complete(self.tiny)
         self.sheet = sheets.read_sheet(self.config["samples"], self.config)
-        self.before = steps(self.config, self.sheet)
+        self.asked = sizes.questions(self.sheet, self.config)
+        self.load = Load.of(list(sizes.read_headers(self.asked, folder / "sizes.json")[0].values()))
         warnings.simplefilter("ignore")
         save = plots.save
         plots.save = lambda fig, path, **_: save(fig, path, dpi=40)  # four times as fast
-        for step in self.before.values():  # in this process, so that its children have all libraries, compiled
-            run_step(step, self.base)
-            judge(step, self.base, self.base)
-        self.asked = sizes.questions(self.sheet, self.config)
-        self.load = Load.of(list(sizes.read_headers(self.asked, folder / "sizes.json")[0].values()))
-        needs_are_right(self.config, self.load, dict.fromkeys(step.stage for step in self.before.values()))
+        self.base_of({})
+
+    def base_of(self, given: Mapping[str, Any]) -> Base:
+        """The run of the settings that a config shares with others: TINY, and SETS or BULK if it has their sections."""
+        more = next((more for more in (SETS, BULK) if more.keys() <= given.keys()), {})
+        if (key := " ".join(more)) not in self.bases:
+            base = Base(self.folder / f"base{len(self.bases)}", steps(self.accept(more), self.sheet))
+            base.folder.mkdir()
+            for step in base.before.values():  # in this process, so that its children have all libraries, compiled
+                run_step(step, base.folder)
+                judge(step, base.folder, base.folder)
+            needs_are_right(self.config, self.load, dict.fromkeys(step.stage for step in base.before.values()))
+            self.bases[key] = base
+        return self.bases[key]
 
     def accept(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The complete config, checked like the rules do before any job."""
@@ -754,20 +848,20 @@ class Server:
             key = same.setdefault(key, i)
             if key not in jobs and len(jobs) % figures_of_every:
                 asked = {name: step for name, step in asked.items() if not step.stage.startswith("figures")}
-            jobs.setdefault(key, (complete, asked))
+            jobs.setdefault(key, (complete, asked, self.base_of(config)))
             outcomes.append({"as": key})
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
             found = dict(zip(jobs, threads.map(lambda i: self.forked(i, *jobs[i]), jobs), strict=True))
         return [found[outcome["as"]] if "as" in outcome else outcome for outcome in outcomes]
 
-    def forked(self, i: int, config: dict[str, Any], asked: Mapping[str, Step]) -> dict[str, Any]:
+    def forked(self, i: int, config: dict[str, Any], asked: Mapping[str, Step], base: Base) -> dict[str, Any]:
         """The outcome of a config, by a child that nothing else depends on."""
         folder, started = self.folder / f"run{i}", time.time()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         child = os.fork()
         if not child:
-            self.in_child(folder, config, asked)
+            self.in_child(folder, config, asked, base)
         while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if time.time() - started > SECONDS:
                 os.kill(child, signal.SIGKILL)
@@ -779,7 +873,7 @@ class Server:
         shutil.rmtree(folder, ignore_errors=True)
         return outcome | {"seconds": round(time.time() - started, 2)}
 
-    def in_child(self, folder: Path, config: dict[str, Any], asked: Mapping[str, Step]) -> None:
+    def in_child(self, folder: Path, config: dict[str, Any], asked: Mapping[str, Step], base: Base) -> None:
         """Run and judge, write the outcome, end."""
         outcome: dict[str, Any] = {}
         try:
@@ -787,10 +881,10 @@ class Server:
             compressed.set_threads(1)  # those of the parent are not here
             stage._NOTICES.clear()
             needs_are_right(config, self.load, dict.fromkeys(step.stage for step in asked.values()))
-            ran = run_steps(asked, folder, self.base, self.before)
+            ran = run_steps(asked, folder, base)
             outcome = {"ran": [step.stage for step in ran]}
             for step in ran:
-                judge(step, folder, self.base)
+                judge(step, folder, base.folder)
         except UserError as error:
             outcome |= {"told": str(error)}
         except BaseException:

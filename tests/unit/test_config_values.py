@@ -26,7 +26,7 @@ from lib.inputs import config as settings
 from lib.inputs.sections import Config
 from lib.inputs.sheet import read_sheet
 from lib.run.errors import UserError
-from stage_runs import ODD, SETS, TINY, merged, steps, write_cohort
+from stage_runs import BULK, ODD, SETS, TINY, merged, steps, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("values")]
 
@@ -36,8 +36,7 @@ Path_ = tuple[str, ...]
 NUMBERS = [0, -1, 1, 5.0, 5.5, 40, 300, 1e-9, 1e-300, 1e4, 1e9, 1e15, 1e308, math.nan, math.inf, -math.inf]
 TEXTS = ["", "5", "1e-5", "../../x", "a/b", "{sample}", "x\ny", "n" * 300, ".", "..", " ", "CellType", "PatientNumber"]
 OTHERS = [[], {}, None, True, datetime.date(2020, 1, 1)]
-UNTRIED = ("pseudobulk", "de", "composition")  # in stages, by these tests
-CONTRAST = {"column": "sample", "level": "P1", "reference": "P2"}
+CONTRAST = BULK["de"][0]
 # Other keys with which a key is tried, so that a stage reads it
 CONTEXTS: dict[Path_, list[dict[str, Any]]] = {
     ("cells", "mad_metrics"): [{"cells": {"mad": 5}}],
@@ -153,7 +152,8 @@ def cases_of(path: Path_) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for value in values_of(KEYS[path]):
         for context in contexts(path):
-            config = merged(merged(SETS if path[0] in SETS else {}, context), nested(path, value))
+            of_section = next((given for given in (SETS, BULK) if path[0] in given), {})
+            config = merged(merged(of_section, context), nested(path, value))
             found.setdefault(repr(config), config)
     return list(found.values())
 
@@ -213,7 +213,7 @@ def test_params_are_those_of_the_rules(tmp_path):
     write_cohort(tmp_path)
     more = {"samples": str(tmp_path / "samples.tsv"), "annotation": {"reference": str(tmp_path / "P1.h5ad")}}
     more["subclusters"] = {"grouping": "CellType", "groups": ["B"]}
-    config = settings.complete(merged(merged(TINY, SETS), more))
+    config = settings.complete(merged(merged(merged(TINY, SETS), BULK), more))
     text = "".join(path.read_text() for path in (HOME / "rules").glob("*.smk"))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))
     of_rules = {
@@ -224,9 +224,6 @@ def test_params_are_those_of_the_rules(tmp_path):
     assert {step.stage for step in made} >= set(rules) - {
         *("all", "simulate", "shard", "runs", "report", "explorer", "preflight", "doctor", "figures_density"),
         "cell_cycle",  # whose genes the tiny cohort does not have
-        # which need conditions: tests/workflow/test_conditions.py
-        *("pseudobulk", "pseudobulk_scores", "de", "de_enrichment", "composition"),
-        *(f"figures_{name}" for name in ("pseudobulk", "de", "composition")),
     }
     for step in made:
         assert set(step.params) == of_rules[step.stage], step.stage
@@ -238,8 +235,7 @@ def rows() -> list[tuple[str, str, str]]:
     for path in KEYS:
         refused = [bool(refusal(config)) for config in cases_of(path)]
         n = len(refused) - sum(refused)
-        told = "" if path[0] in UNTRIED else ": right results, or a message that names the key"
-        taken = f"{n} taken{told}" if n else "none taken"
+        taken = f"{n} taken: right results, or a message that names the key" if n else "none taken"
         table.append((": ".join(path), f"{len(refused)} values", f"{sum(refused)} refused before any job, {taken}"))
     return table
 
@@ -255,6 +251,9 @@ OF_LABELS = {
     "harmony: keys": {"harmony": {"keys": ["sample", "labels"]}},
     "density: groupby": {"density": {"groupby": "labels"}},
     "markers: groupings": {"markers": {"groupings": ["labels"]}},
+    "conditions": merged(
+        BULK, {"pseudobulk": {"groupings": ["labels"], "min_cells": 2}, "composition": {"groupings": ["labels"]}}
+    ),
     "names that differ by case": {"label_key": "x", "batch_key": "X", "markers": {"groupings": ["x", "X"]}},
 }
 

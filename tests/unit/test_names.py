@@ -5,7 +5,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from lib.store.names import escape, escape_key, unescape
+from lib.store.names import LONGEST, escape, escape_key, file_names, unescape
 
 NAMES = ["leiden_0.6", "cell type", "A/1", "A_1", "A=2F1", "", ".", "..", "...", ".hidden", "a.b", "=", "==2F", "%2F"]
 NAMES += ["T/NK", 'B "naive", mature', "γδ T", "\0", "a\nb", "~", "{x}", "*", "-rf", "NA", "é", "e\u0301", "😀", "a:b"]
@@ -19,6 +19,16 @@ def test_paths_hold_any_name(tmp_path):
         assert re.fullmatch(r"(?!\.)[A-Za-z0-9._+@=-]+", text)
         (tmp_path / text).touch(exist_ok=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(escaped)
+
+
+def test_names_of_files_fit_and_differ_where_case_does_not_count():
+    """Labels of any length, some that differ by case or beyond what fits."""
+    names = [*NAMES, "a/B", "A/b", "n" * 300, "n" * 299 + "m", "😀" * 99]
+    found = file_names(names)
+    assert list(found) == names
+    assert len({text.lower() for text in found.values()}) == len(names)
+    assert max(map(len, found.values())) <= LONGEST
+    assert found["T/NK"] == escape("T/NK")
 
 
 def test_plain_names_stay_as_they_are():

@@ -73,14 +73,16 @@ def plain(covariate: str) -> str:
 
 def used_columns(config: Mapping[str, Any]) -> dict[str, str]:
     """obs columns that the contrasts, their samples and groupings need -> the config key that names them."""
-    contrasts = [*declared(config), *declared(config, "composition")]
+    given = [("de", one) for one in declared(config)]
+    if config["composition"]["contrasts"] is not None:
+        given += [("composition: contrasts", one) for one in declared(config, "composition")]
     compared = [*bulk_groupings(config), *config["composition"]["groupings"]]
     found = {config["pseudobulk"]["sample_key"]: "pseudobulk: sample_key"} if compared else {}
     found |= dict.fromkeys(config["pseudobulk"]["groupings"], "pseudobulk: groupings")
     found |= dict.fromkeys(config["composition"]["groupings"], "composition: groupings")
-    for contrast in contrasts:
-        found |= dict.fromkeys(columns_of(contrast), f"de: {contrast['name']}")
-        found |= {contrast["groupby"]: f"de: {contrast['name']}: groupby"} if contrast["groupby"] else {}
+    for where, contrast in given:
+        found |= dict.fromkeys(columns_of(contrast), f"{where}: {contrast['name']}")
+        found |= {contrast["groupby"]: f"{where}: {contrast['name']}: groupby"} if contrast["groupby"] else {}
     return found
 
 

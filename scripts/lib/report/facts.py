@@ -35,10 +35,14 @@ def obs(run: Finished, *names: str) -> pd.DataFrame:
 
 @cache
 def tsv(path: str) -> pd.DataFrame:
-    """A table of text; columns of numbers are numbers but for the names of samples, batches, groups and genes."""
+    """A table of text; columns of numbers are numbers but for the names of samples, batches, groups and genes.
+
+    A name may be empty; elsewhere, an empty field is a missing value.
+    """
     names = pd.read_csv(path, sep="\t", nrows=0).columns
     text = dict.fromkeys([names[0], *NAMES], str)
-    return pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values=[""])
+    lacking = {name: [""] for name in names if name not in text}
+    return pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values=lacking)
 
 
 def batches(run: Finished) -> pd.DataFrame:

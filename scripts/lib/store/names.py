@@ -7,6 +7,7 @@ character of URLs, would not do: it is a placeholder in SLURM's log paths, and b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 LONGEST = 150  # characters of an escaped name in a path, of the 255 bytes that file systems allow a part of it
 UNSAFE_IN_PATH = re.compile(r"^\.|[^A-Za-z0-9._+@-]")
@@ -29,6 +30,16 @@ def escape(name: str, unsafe: re.Pattern[str] = UNSAFE_IN_PATH) -> str:
 def escape_key(name: str) -> str:
     """A name as one key of an HDF5 file; most names stay as they are."""
     return escape(name, UNSAFE_IN_HDF5)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Part of a path for each name: escaped, of LONGEST characters at most, and different where case does not count."""
+    found: dict[str, str] = {}
+    for i, name in enumerate(names, 1):
+        text = escape(name)
+        again = text.lower() in map(str.lower, found.values())
+        found[name] = f"{text[: LONGEST - 8]}~{i}" if again or len(text) > LONGEST else text
+    return found
 
 
 def unescape(text: str) -> str:
