@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Before NumPy is imported: workers share the cores, and threads of BLAS that wait for each other spin
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 # Last, as under Snakemake: scripts/umap.py must not hide umap-learn
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
