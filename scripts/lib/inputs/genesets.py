@@ -211,7 +211,8 @@ def match(sets: Sets, genes: pd.DataFrame, where: str, share: float = 0) -> Matc
         hint = "Are they of another organism, or of other names?"
         if n > len(found):
             hint = (
-                f"{n} are if upper and lower case count as the same: they are of another organism. Take its orthologs."
+                f"{n} are if upper and lower case count as the same: they are of another organism. Name those of the "
+                "cohort's, or their orthologs."
             )
         raise UserError(
             f"{where}: {len(found)} of its {len(wanted)} genes are in the cohort ({len(found) / len(wanted):.0%}); "
