@@ -45,7 +45,7 @@ NEAR, WIDE = 15, 50  # neighbours in a space, and in its embedding
 ERRORS = 5  # standard errors
 FIRST = 20  # markers of a group
 GENES = 100  # highly variable ones
-ENOUGH = 1000  # cells that can rank genes
+ENOUGH, OF_BATCH = 1000, 200  # cells that can rank genes, in all and of each batch
 CHAPTER, SECTION = "Trust", "Stages"
 Values = dict[str, float]
 
@@ -374,10 +374,12 @@ def of_selection(given: Sampled, table: pd.DataFrame) -> Values:
     """See `check_selection`."""
     from hvg import batches_to_rank_in
 
-    if len(given.rows) < min(ENOUGH, len(given.obs)):
+    codes, names = pd.factorize(given.obs[given.params.batch_key].astype(str))
+    of_all = batches_to_rank_in(Batches(codes, list(names)), given.params.hvg)
+    batches = Batches(of_all.codes[given.rows], of_all.names)
+    few = batches.sizes < np.minimum(OF_BATCH, of_all.sizes)
+    if few.any() or len(given.rows) < min(ENOUGH, len(given.obs)):
         return {}
-    codes, names = pd.factorize(given.obs[given.params.batch_key].astype(str).iloc[given.rows])
-    batches = batches_to_rank_in(Batches(codes, list(names)), given.params.hvg)
     return check_selection(
         given.counts[1], table, batches, given.params.hvg, given.params.target_sum, given.params.seed
     )

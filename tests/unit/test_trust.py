@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import trust_clusters
 import trust_resolutions
 from lib.inputs import config as settings
@@ -196,6 +198,19 @@ def test_genes_chosen_at_random_are_found(cohort):
     names = ["highly_variable", "highly_variable_rank"]
     cohort.spoil("hvg.parquet", "", lambda table: table.assign(**{name: shuffled(table[name]) for name in names}))
     assert "overlap" in findings(cohort.told("stages"))["Stage hvg"]
+
+
+@pytest.mark.parametrize(("each", "per_batch", "checked"), [(60, True, False), (250, True, True), (60, False, True)])
+def test_genes_are_ranked_again_where_each_batch_has_enough_cells(base, each, per_batch, checked):
+    """Of 20 batches of 300 cells a sample of 60 cells each ranks by chance; it is enough if all rank together."""
+    X = sp.csr_matrix(np.random.default_rng(0).poisson(np.random.default_rng(1).lognormal(0, 1, 80), (6000, 80)))
+    batches = np.repeat(np.arange(20), 300)
+    rows = np.flatnonzero(np.arange(6000) % 300 < each)
+    hvg = settings.complete(TINY | {"samples": str(base / "samples.tsv")})["hvg"] | {"n_top_genes": 30}
+    params = SimpleNamespace(batch_key="batch", hvg=hvg | {"per_batch": per_batch}, target_sum=1e4, seed=0)
+    given = SimpleNamespace(rows=rows, obs=pd.DataFrame({"batch": batches}), params=params, counts=(None, X[rows]))
+    table = pd.DataFrame({"highly_variable": np.arange(80) < 30, "highly_variable_rank": np.arange(80.0)})
+    assert bool(script("trust_stages").of_selection(given, table)) == checked
 
 
 def test_an_embedding_that_another_seed_does_not_repeat_is_found(base):
