@@ -10,9 +10,9 @@ from lib.start import run
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
 from lib.figures import plots, volcanoes
 from lib.figures.words import SIGNIFICANT
+from lib.methods.markers import read_top
 from lib.report import markers as told_markers
 from lib.report.parts import Finished, Numbers, Part
 from lib.report.words import count
@@ -54,9 +54,7 @@ def main(snakemake: Any) -> None:
         why = f"{snakemake.params.grouping}: fewer than two groups to compare, hence no markers."
         plots.save(plots.nothing(why), output.volcano)
         return
-    text = dict.fromkeys(("group", "names", "gene_symbols"), str)
-    named = pd.read_csv(inputs.shown, sep="\t", dtype=text, keep_default_na=False, na_values={"scores": ""})
-    plots.save(volcanoes.volcanoes(table, named), output.volcano)
+    plots.save(volcanoes.volcanoes(table, read_top(inputs.shown)), output.volcano)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,14 @@ def relative_quality(name: str, mine: float, others: Sequence[float]) -> float:
     return mine / max(others) if max(others) > 0 else 1.0
 
 
-def stability(labels: np.ndarray, repeats: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def stability(labels: np.ndarray, repetitions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The share of each cluster's pairs, and of each cell's pairs with its cluster, that stay together; see the module.
 
     Parameters
     ----------
     labels
         The cluster of each cell, from 0 on.
-    repeats
+    repetitions
         The same cells' clusters in each repetition.
 
     Returns
@@ -86,20 +86,20 @@ def stability(labels: np.ndarray, repeats: Sequence[np.ndarray]) -> tuple[np.nda
     n = int(labels.max()) + 1
     sizes = np.bincount(labels, minlength=n)
     of_cells = np.zeros(len(labels))
-    for other in repeats:
+    for other in repetitions:
         _, part, parts = np.unique(labels * (int(other.max()) + 1) + other, return_inverse=True, return_counts=True)
         with_it = (parts[part] - 1) / np.maximum(sizes[labels] - 1, 1)
         of_cells += np.where(sizes[labels] > 1, with_it, 1)
-    of_cells /= max(len(repeats), 1)
+    of_cells /= max(len(repetitions), 1)
     return np.bincount(labels, of_cells, n) / np.maximum(sizes, 1), of_cells
 
 
-def consensus(labels: np.ndarray, repeats: Sequence[np.ndarray]) -> np.ndarray:
+def consensus(labels: np.ndarray, repetitions: Sequence[np.ndarray]) -> np.ndarray:
     """The cluster in which most repetitions have each cell (see the module), int64; its own one if as many do."""
     n = int(labels.max(initial=0)) + 1
     votes = np.zeros((len(labels), n), np.float32)
     votes[np.arange(len(labels)), labels] = 0.5
-    for other in repeats:
+    for other in repetitions:
         shared = np.bincount(other * n + labels, minlength=(int(other.max()) + 1) * n).reshape(-1, n)
         votes[np.arange(len(labels)), shared.argmax(1)[other]] += 1
     return votes.argmax(1)

@@ -86,8 +86,8 @@ class Page:
         if method == "Runtime.exceptionThrown":
             self.errors.append(params["exceptionDetails"].get("exception", {}).get("description", str(params)))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            # Of its speed a driver tells when it likes
-            self.errors += [text for text in [params["entry"]["text"]] if "(OpenGL, Performance," not in text]
+            if "(OpenGL, Performance," not in params["entry"]["text"]:  # a driver's notice of its own speed
+                self.errors.append(params["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
             self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in params["args"]))
         elif method == "Network.requestWillBeSent":

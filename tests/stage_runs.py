@@ -341,7 +341,6 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         drawn = {"cells": f"{at}/cells.png", "pca": f"{at}/components.png", "table": f"{at}/profiles.tsv"}
         add("figures_pseudobulk", {"pseudobulk": f"{at}.h5ad"}, drawn, params, **wild)
         if collections and config["scores"]["methods"]:
-            sets = {"sets": [spec for spec in config["gene_sets"].values() if isinstance(spec, str)]}
             params = {"seed": seed, "target_sum": target_sum, "gene_sets": config["gene_sets"]}
             params["scores"] = {key: config["scores"][key] for key in ("methods", "tmin")}
             add(

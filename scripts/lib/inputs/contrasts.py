@@ -39,6 +39,12 @@ def declared(config: Mapping[str, Any], section: str = "de") -> list[dict[str, A
     return found
 
 
+def sections(config: Mapping[str, Any]) -> dict[str, str]:
+    """The sections that declare contrasts of their own -> the key that messages name."""
+    own = config["composition"]["contrasts"] is not None
+    return {"de": "de"} | ({"composition": "composition: contrasts"} if own else {})
+
+
 def bulk_groupings(config: Mapping[str, Any]) -> list[str]:
     """The groupings whose pseudobulks are made: those named; with `de` alone the label, or the first clustering."""
     named = [*config["pseudobulk"]["groupings"], *(contrast["groupby"] for contrast in config["de"])]
@@ -73,9 +79,7 @@ def plain(covariate: str) -> str:
 
 def used_columns(config: Mapping[str, Any]) -> dict[str, str]:
     """obs columns that the contrasts, their samples and groupings need -> the config key that names them."""
-    given = [("de", one) for one in declared(config)]
-    if config["composition"]["contrasts"] is not None:
-        given += [("composition: contrasts", one) for one in declared(config, "composition")]
+    given = [(where, one) for section, where in sections(config).items() for one in declared(config, section)]
     compared = [*bulk_groupings(config), *config["composition"]["groupings"]]
     found = {config["pseudobulk"]["sample_key"]: "pseudobulk: sample_key"} if compared else {}
     found |= dict.fromkeys(config["pseudobulk"]["groupings"], "pseudobulk: groupings")
@@ -89,8 +93,8 @@ def used_columns(config: Mapping[str, Any]) -> dict[str, str]:
 def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the contrasts whatever the samples are."""
     required = settings.required_columns(config)
-    for section in ("de", "composition") if config["composition"]["contrasts"] is not None else ("de",):
-        contrasts, where = declared(config, section), "de" if section == "de" else "composition: contrasts"
+    for section, where in sections(config).items():
+        contrasts = declared(config, section)
         names = [contrast["name"] for contrast in contrasts]
         for name in dict.fromkeys(name for name in names if names.count(name) > 1):
             yield f"`{where}` has several contrasts called {name}: give each its own `name`"
@@ -125,9 +129,7 @@ def check(sheet: pd.DataFrame, config: Mapping[str, Any]) -> None:
     """
     key, columns = config["pseudobulk"]["sample_key"], ["sample", *sheets.obs_columns(sheet)]
     problems = []
-    for section, where in (("de", "de"), ("composition", "composition: contrasts")):
-        if section == "composition" and (config["composition"]["contrasts"] is None):
-            continue
+    for section, where in sections(config).items():
         for contrast in declared(config, section):
             if {key, *columns_of(contrast)} <= set(columns):
                 table = sheet[list(dict.fromkeys([key, *columns_of(contrast)]))]
