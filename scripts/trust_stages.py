@@ -47,6 +47,16 @@ FIRST = 20  # markers of a group
 GENES = 100  # highly variable ones
 ENOUGH, OF_BATCH = 1000, 200  # cells that can rank genes, in all and of each batch
 CHAPTER, SECTION = "Trust", "Stages"
+TOLD = (  # titles and captions of the two tables
+    (
+        "Stages computed again",
+        "Each stage computed again on the CPU, at cells from every batch and cluster, and compared.",
+    ),
+    (
+        "Embeddings against their space",
+        "How many of the neighbours that cells have in the embedded space the plane keeps near.",
+    ),
+)
 Values = dict[str, float]
 
 
@@ -428,7 +438,7 @@ def needs(job: Job) -> Need:
 def tells(run: Finished) -> Iterator[Part]:
     """Which stages are not as computed again."""
     paths = [*run.files("trust_stages", "stages"), *run.files("trust_embeddings", "stages")]
-    table = pd.concat(map(facts.tsv, paths), ignore_index=True)
+    table = pd.concat([facts.tsv(path).assign(path=path) for path in paths], ignore_index=True)
     bad = table[table["within"].astype(str) != "True"]
     n, cells = table["stage"].nunique(), count(table["cells"].max(), "cell")
     said = f"{count(len(table), 'check')} of {count(n, 'stage')} at {cells}: "
@@ -438,13 +448,12 @@ def tells(run: Finished) -> Iterator[Part]:
     yield Paragraph(said, CHAPTER, SECTION)
     columns = {"value": Column("found"), "limit": Column("expected", text=True)}
     columns |= {"why": Column("not perfect, as", text=True)}
-    said = "Each stage computed again on the CPU, at a sample of cells from every batch and cluster, and compared."
-    for path, title in zip(paths, ("Stages computed again", "Embeddings against their space"), strict=False):
+    for path, (title, said) in zip(paths, TOLD, strict=False):
         yield Table(path, title, said, CHAPTER, SECTION, columns)
     for row in bad.to_dict("records"):
         limit = limits_of(row["stage"])[row["check"]]
         said = f"differs from its repetition at a sample of cells: {row['check']} is {row['value']:.3g}"
-        yield Finding(f"Stage {row['stage']}", said, f"expected {limit.said}", limit.beyond(row["value"]), paths[0])
+        yield Finding(f"Stage {row['stage']}", said, f"expected {limit.said}", limit.beyond(row["value"]), row["path"])
     yield Methods(f"Stages were computed again on the CPU for {cells}, and compared.")
 
 
