@@ -319,6 +319,6 @@ def sample_cores(stage):
     return lambda wildcards: min(most, cores(stage)(wildcards))
 
 
-def drawers(wildcards):
-    """Processes that draw a job's figures: one for few cells, as starting others takes longer."""
+def forks(wildcards):
+    """Processes that draw a job's figures, or cluster: one for few cells, as starting others takes longer."""
     return 1 if load_of(wildcards.get("sample")).n_obs < 40_000 else 4

@@ -14,7 +14,7 @@ rule explorer:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("explorer"),
     params:

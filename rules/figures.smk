@@ -64,7 +64,7 @@ rule figures_qc:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("figures_qc"),
     params:
@@ -145,7 +145,7 @@ rule figures_pca:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("figures_pca"),
     params:
@@ -203,7 +203,7 @@ rule figures_clusters:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("figures_clusters"),
     params:
@@ -235,7 +235,7 @@ rule figures_embedding:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("figures_embedding"),
     params:
@@ -366,7 +366,7 @@ rule figures_markers:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("figures_markers"),
     params:

@@ -62,7 +62,7 @@ rule figures_scores:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: drawers
+    threads: forks
     resources:
         **needs("figures_scores"),
     params:

@@ -168,7 +168,7 @@ rule trust_clusters:
         "logs/trust/clusters.log",
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("trust_clusters")
+    threads: forks
     resources:
         **needs("trust_clusters"),
     params:
@@ -194,7 +194,7 @@ rule trust_resolutions:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("trust_resolutions")
+    threads: forks
     resources:
         **needs("trust_resolutions"),
     params:

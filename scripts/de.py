@@ -8,9 +8,8 @@ processes. Beside each p-value stands that of a test on cells, which takes the c
 from lib.start import run
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lib.report import differences as told
 from lib.report.parts import Finished, Methods, Part
 from lib.run import stage
 from lib.run.errors import UserError
+from lib.run.forked import run_all
 from lib.run.progress import Pace
 from lib.run.resources import MB, N_TESTED, PYTHON, Job, Need
 from lib.store.files import read_table, write_table, write_tsv
@@ -115,20 +115,11 @@ def tested(bulk: Pseudobulk, group: Group) -> pd.DataFrame | str:
 
 def all_tested(bulk: Pseudobulk, groups: Sequence[Group], processes: int) -> list[pd.DataFrame | str]:
     """`tested` for each group, in this many forked processes; progress is logged group by group."""
-    pace = Pace("tests", len(groups), "groups")
-    found: list[pd.DataFrame | str] = [""] * len(groups)
-    if min(processes, len(groups)) < 2:
-        for i, group in enumerate(groups):
-            found[i] = tested(bulk, group)
-            pace.step()
-    else:
+    if min(processes, len(groups)) > 1:
         import pydeseq2.dds  # noqa: F401 - once, before the forks
 
-        with ProcessPoolExecutor(min(processes, len(groups)), mp_context=get_context("fork")) as pool:
-            jobs = {pool.submit(tested, bulk, group): i for i, group in enumerate(groups)}
-            for job in as_completed(jobs):
-                found[jobs[job]] = job.result()
-                pace.step()
+    pace = Pace("tests", len(groups), "groups")
+    found = run_all([partial(tested, bulk, group) for group in groups], processes, pace.step)
     pace.end()
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.figures import distributions, plots
+from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories, category_colours
 from lib.store.cohort import with_results
@@ -160,7 +161,7 @@ def main(snakemake: Any) -> None:
     tasks = each(draw_composition, pairs, output.composition)
     tasks += each(draw_quality, [(name,) for name in params.clusterings], output.quality)
     tasks += each(draw_tree, [(method,) for method in params.trees], output.get("trees", []))
-    plots.draw_all(tasks, snakemake.threads)
+    run_all(tasks, snakemake.threads)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.figures import embeddings, plots
+from lib.run.forked import run_all
 from lib.run.progress import timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
@@ -60,7 +61,7 @@ def main(snakemake: Any) -> None:
     draw = draw_density if inputs.density else draw_grouping
     paths = np.array_split(output.groupings, max(1, len(params.groupings)))[: len(params.groupings)]
     tasks = [partial(draw, *pair) for pair in zip(params.groupings, paths, strict=True)]
-    plots.draw_all([*([draw_quality] if params.metrics else []), *tasks], snakemake.threads)
+    run_all([*([draw_quality] if params.metrics else []), *tasks], snakemake.threads)
 
 
 if __name__ == "__main__":

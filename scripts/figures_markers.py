@@ -15,6 +15,7 @@ import pandas as pd
 from lib.figures import embeddings, plots
 from lib.methods.markers import Groups, chosen_genes, read_groups, read_top
 from lib.methods.scaling import log_normalize, target_of
+from lib.run.forked import run_all
 from lib.run.progress import progress
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.counts import Counts
@@ -283,7 +284,7 @@ def main(snakemake: Any) -> None:
         *(partial(draw_expression, name) for name in params.groupings),
         *(partial(draw_scores, i) for i in range(len(pairs))),
     ]
-    plots.draw_all(tasks, snakemake.threads)
+    run_all(tasks, snakemake.threads)
 
 
 def none(grouping: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from h5py import File
 from lib.figures import plots
+from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.files import read_arrays, read_attrs, read_table
 from matplotlib.figure import Figure
@@ -112,7 +113,7 @@ def main(snakemake: Any) -> None:
     ]
     if inputs.harmony:
         tasks.append(lambda: plots.save(harmony_figure(X_pca, inputs.harmony[0], groupings, seed), output.harmony))
-    plots.draw_all(tasks, snakemake.threads)
+    run_all(tasks, snakemake.threads)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from h5py import File
 from lib.figures import distributions, grids, plots, words
 from lib.methods.ledgers import MORE, MUCH, describe_limit, shares_taken, with_losses
 from lib.run import stage
+from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
 from lib.store.files import column_names, read_table, write_tsv
@@ -336,7 +337,7 @@ def main(snakemake: Any) -> None:
     doublets = read_doublets(inputs.simulated, cells)
     named = plots.natural_order(doublets[0])
     tasks += [partial(draw_doublets, *page) for page in pages(named, output.doublets, formats)]
-    plots.draw_all(tasks, snakemake.threads)
+    run_all(tasks, snakemake.threads)
     write_tsv(ledger, output.attrition_table)
     of_batches = with_losses(summary(cells, batch_key, metrics), ledger, cells)
     write_tsv(of_batches, output.summary)

@@ -17,6 +17,7 @@ from lib.methods.markers import Groups, read_groups
 from lib.report import facts
 from lib.report import sets as told_sets
 from lib.report.parts import Column, Finished, Numbers, Part, Table
+from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.files import read_table, write_tsv
 from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ def main(snakemake: Any) -> None:
         partial(draw, partial(heatmap, means[chosen], params.label), output.heatmap),
         partial(draw, partial(umaps, embedding, scores[order[:MOST_UMAPS]], params.label, params.seed), output.umaps),
     ]
-    plots.draw_all(tasks, snakemake.threads)
+    run_all(tasks, snakemake.threads)
 
 
 def draw(figure: Any, path: str) -> None:

@@ -28,14 +28,14 @@ from lib.store.csr import dense as dense_array
 
 
 def needs(job: Job) -> Need:
-    """The scaled features, as float32 or float16 if they fit the cache or the GPU; their dense chunks."""
+    """The scaled features, as float32 or float16 if they fit the cache; their dense chunks; on a GPU their counts."""
     values = job.n_kept * job.n_top
     held = 4 * values if 4 * values <= CACHE_BYTES else min(2 * values, CACHE_BYTES)
     return Need(
         mem=job.process + max(14 * min(20e6, values) + held, 340 * MB * job.chunk + 200 * job.n_groups * job.n_top),
         seconds=10 + 1.5e-9 * values * job.config["markers"]["logreg"]["max_iter"],
         disk=60 * job.n_groups * job.n_top,
-        vram=2000 * MB + 2.2 * values,
+        vram=1100 * MB + 4.2 * job.features_nnz,
         gpu_mem=job.process + CUPY + 200 * MB + 0.6 * KB * job.n_kept,
         reads=job.features_store + 4 * job.n_comps * job.n_kept,
     )
@@ -56,12 +56,13 @@ def main(snakemake: Any) -> None:
     scaling = Scaling.read(files.pca)
     obs = columns_of([files.obs, *files.cell_cycle], ["kept_counts", *scaling.regress_keys])
     totals = obs["kept_counts"].to_numpy()
-    design = regressors(obs, scaling.regress_keys)
+    of_cells = device.xp.asarray(totals), device.xp.asarray(regressors(obs, scaling.regress_keys), np.float32)
 
     def dense(X: Any, cells: slice) -> Any:
+        mine = [values[cells] for values in of_cells]
         if params.logreg["use_scaled"]:
-            return scaling.dense(X, totals[cells], design[cells], device)
-        return dense_array(log_normalize(X, totals[cells], scaling.target_sum, device), device)
+            return scaling.dense(X, *mine, device)
+        return dense_array(log_normalize(X, mine[0], scaling.target_sum, device), device)
 
     n_groups, (C, max_iter) = len(groups.names), (params.logreg[key] for key in ("C", "max_iter"))
     with timed("expression"):

@@ -14,6 +14,8 @@ repetitions' modularity, or inertia.
 from lib.start import run
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from lib.report.parts import Column, Finding, Finished, Methods, Numbers, Paragr
 from lib.report.words import count, percent
 from lib.run import device as devices
 from lib.run import models, stage
+from lib.run.forked import run_all
 from lib.run.resources import MB, Job, Need
 from lib.store.files import read_table, write_table, write_tsv
 
@@ -106,13 +109,15 @@ def consensus(labels: np.ndarray, repetitions: Sequence[np.ndarray]) -> np.ndarr
 
 
 def repeated(
-    space: Space, names: Mapping[str, np.ndarray], seeds: int, seed: int, n_iterations: int
+    space: Space, names: Mapping[str, np.ndarray], seeds: int, seed: int, n_iterations: int, processes: int = 1
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """Each clustering against repetitions: the first one `seeds` times, the others once; and those of the first."""
     rows, first = [], []
+    times = dict.fromkeys(names, 1) | {next(iter(names)): seeds}
+    more = [(name, (seed + 1 + j) % 2**32) for name, n in times.items() for j in range(n)]
+    found = iter(run_all([partial(cluster, space, *one, n_iterations) for one in more], processes))
     for i, (name, labels) in enumerate(names.items()):
-        more = [(seed + 1 + j) % 2**32 for j in range(seeds if i == 0 else 1)]
-        again = [cluster(space, name, other, n_iterations) for other in more]
+        again = list(islice(found, times[name]))
         mine = quality(space, name, labels)
         best = relative_quality(name, mine, [quality(space, name, other) for other in again])
         limit = models.declared(name.split("_")[0], "TOLERANCES")["quality"]
@@ -188,7 +193,7 @@ def main(snakemake: Any) -> None:
     main_name = next(iter(named))
     space = repeats.read_space(files, named[main_name], params.n_cells, params.seed, snakemake.threads)
     sampled = {name: labels[space.rows] for name, labels in named.items()}
-    clusterings, first = repeated(space, sampled, params.seeds, params.seed, params.n_iterations)
+    clusterings, first = repeated(space, sampled, params.seeds, params.seed, params.n_iterations, snakemake.threads)
     stage.log.info("repetitions:\n%s", clusterings.to_string(index=False))
     write_tsv(clusterings, snakemake.output.clusterings)
     mine, names = sampled[main_name], tables[0].iloc[:, 0].cat.categories

@@ -3,9 +3,9 @@
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
 writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads, seconds and
-peak memory: the kernel's maximum for the job's process. Run one job at a time, on two quiet cores, for the seconds. The
-run must have `warm: false`, as the models count the libraries, which a fork shares. The samples' files must still
-exist; `run.py --folder` keeps them.
+peak memory: the kernel's maximum for the job's process. Run one job at a time, on two quiet cores, for the seconds. Of
+forks of a warm process, only the GPU's memory is written, as the models count the libraries, which a fork shares: run
+with `--config warm=False` for the others. The samples' files must still exist; `run.py --folder` keeps them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from lib.start import FORKED  # noqa: E402
 
 from lib.inputs import config as settings  # noqa: E402
 from lib.inputs import sheet as sheets  # noqa: E402
+from lib.inputs.genesets import read_file  # noqa: E402
 from lib.inputs.sizes import questions, sizes_of  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 RECORDED = ("rule", "wildcards", "threads", "peak_gpu_mb", "peak_rss_mb", "seconds")
+OF_PROCESSES = ("peak_rss_mb", "seconds")
 OF_THE_MACHINE = ("samples", "device", "gpu", "limits", "warm")  # keys without effect on the peaks
 
 
@@ -39,10 +41,20 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((folder / "logs").rglob("*.run.json")):
         record = json.loads(path.read_text())
-        if record["process"] == FORKED:
-            sys.exit(f"{path}: a fork of a warm process. Run with `--config warm=False`.")
-        found.append({name: record[name] for name in RECORDED})
+        left_out = OF_PROCESSES if record["process"] == FORKED else ()
+        found.append({name: record[name] for name in RECORDED if name not in left_out})
     return found
+
+
+def without_files(config: dict[str, Any]) -> dict[str, Any]:
+    """A config that names no file, as these are not kept: of their gene sets the models count the number only."""
+    sets = {}
+    for name, spec in config["gene_sets"].items():
+        lists = read_file(spec, f"gene_sets: {name}") if isinstance(spec, str) else {name: spec}
+        sets |= {one: list(genes)[:1] for one, genes in lists.items()}
+    reference = config["annotation"]["reference"]
+    annotation = config["annotation"] | {"reference": reference and Path(reference).name}
+    return config | {"gene_sets": sets, "annotation": annotation}
 
 
 def main() -> None:
@@ -52,13 +64,14 @@ def main() -> None:
     args = parser.parse_args()
     os.chdir(args.folder)
     whole = settings.complete(yaml.safe_load(args.config.read_text()))
+    plain = without_files(whole)
     sheet = sheets.read_sheet(whole["samples"], whole)
     samples = {name: asdict(sizes_of(question)) for name, question in questions(sheet, whole).items()}
     found = jobs(args.folder)
     device = "cpu" if all(job["peak_gpu_mb"] is None for job in found) else "gpu"
     cells = sum(sizes["n_obs"] for sizes in samples.values())
     defaults = settings.complete({})
-    keys = {key: value for key, value in whole.items() if value != defaults[key] and key not in OF_THE_MACHINE}
+    keys = {key: value for key, value in plain.items() if value != defaults[key] and key not in OF_THE_MACHINE}
     text = json.dumps({"device": device, "config": keys, "samples": samples, "jobs": found}, indent=1)
     (RESULTS / f"peaks-{device}-{cells}.json").write_text(text + "\n")
 

@@ -20,6 +20,7 @@ from doublets import Doublets, write_simulated
 from drawn import bars, numbers, texts
 from lib.figures import distributions, embeddings, plots, words
 from lib.methods.markers import Groups, chosen_genes
+from lib.run import forked
 from lib.store.categories import PALETTES
 from lib.store.counts import Counts, CountsWriter
 from lib.store.files import read_table, write_arrays, write_table
@@ -377,9 +378,9 @@ def test_figures_drawn_side_by_side(tmp_path):
         plots.save(fig, tmp_path / f"{i}.png")
 
     tasks = [partial(draw, i) for i in range(5)]
-    plots.draw_all(tasks, 1)
+    forked.run_all(tasks, 1)
     first = [(tmp_path / f"{i}.png").read_bytes() for i in range(5)]
-    plots.draw_all(tasks, 3)
+    forked.run_all(tasks, 3)
     assert first == [(tmp_path / f"{i}.png").read_bytes() for i in range(5)]
 
     def broken():
@@ -387,7 +388,7 @@ def test_figures_drawn_side_by_side(tmp_path):
 
     for processes in (1, 2):
         with pytest.raises(KeyError, match="no such column") as raised:
-            plots.draw_all([tasks[0], broken], processes)
+            forked.run_all([tasks[0], broken], processes)
         assert "in broken" in "".join(format_exception(raised.value))
 
 

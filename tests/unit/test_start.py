@@ -22,7 +22,7 @@ import os, sys
 from types import SimpleNamespace
 sys.path.append({scripts!r})
 __real_file__ = __file__
-snakemake = SimpleNamespace(resources={{}})
+snakemake = SimpleNamespace(resources={{"gpu": {gpu}}})
 from lib import start
 print(start.HOW, flush=True)
 """
@@ -32,17 +32,17 @@ SLEEPING = "import time\nprint(os.getpid(), flush=True)\ntime.sleep(1000)"
 class Served:
     """A process in the place of Snakemake, and jobs that it runs."""
 
-    def __init__(self, folder: Path, scripts: Path = SCRIPTS) -> None:
-        self.folder, self.scripts = folder, scripts
+    def __init__(self, folder: Path, scripts: Path = SCRIPTS, gpu: int = 0) -> None:
+        self.folder, self.scripts, self.gpu = folder, scripts, gpu
         self.process = subprocess.Popen(["sleep", "1000"])
-        served = {start.VARIABLE: start.names_itself(self.process.pid, "cpu")}
+        served = {start.VARIABLE: start.names_itself(self.process.pid, "cpu,gpu" if gpu else "cpu")}
         self.env = {**os.environ, **served, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
         self.sockets = folder / f"somersault-warm-{os.getuid()}"
 
     def begin(self, code: str = "", **env: str) -> subprocess.Popen[str]:
         """Begin a job that says how it was started, then runs the code."""
         script = self.folder / f"job{time.time_ns()}.py"
-        script.write_text(JOB.format(scripts=str(self.scripts)) + code)
+        script.write_text(JOB.format(scripts=str(self.scripts), gpu=self.gpu) + code)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells ignore it in the background
         return subprocess.Popen([sys.executable, str(script)], env=self.env | env, cwd=self.folder, **pipes)
@@ -97,8 +97,13 @@ def warmed(tmp_path_factory):
     yield from serve(tmp_path_factory.mktemp("warm"))
 
 
-def serve(folder):
-    made = Served(folder)
+@pytest.fixture
+def served_on_gpu(tmp_path):
+    yield from serve(tmp_path, gpu=1)
+
+
+def serve(folder, **options):
+    made = Served(folder, **options)
     yield made
     made.process.kill()
     made.process.wait()
@@ -173,6 +178,32 @@ def test_jobs_run_while_the_heir_imports_and_after_it_took_over(served):
     assert job.wait(60) == 1
     until(lambda: clock.born(first) is None)
     assert served.run()[1].strip() == start.FORKED
+
+
+def test_a_job_on_a_gpu_runs_in_the_fork_that_waits_for_it(served_on_gpu):
+    """Unless it sees other cards, or that fork was killed."""
+
+    def spares() -> list[int]:
+        mine = [pid for pid, command in processes() if command.rstrip().endswith("-gpu")]
+        return [pid for pid in mine if parent_of(pid) in mine and os.getpgid(pid) == pid]
+
+    def place(**env: str) -> int:
+        forked, pid = served_on_gpu.run("print(os.getpid())", **env)[1].splitlines()
+        assert forked == start.FORKED
+        return int(pid)
+
+    place()
+    until(spares)
+    for _ in range(2):
+        (waiting,) = spares()
+        assert place() == waiting
+        until(spares)
+    (waiting,) = spares()
+    assert place(CUDA_VISIBLE_DEVICES="1") != waiting
+    assert spares() == [waiting]
+    os.kill(waiting, signal.SIGKILL)
+    assert place() != waiting
+    assert place()
 
 
 def test_a_request_that_is_cut_off_ends_no_warm_process(served):

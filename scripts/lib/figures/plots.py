@@ -5,11 +5,9 @@ Figures are `matplotlib.figure.Figure`s, without pyplot; the user's matplotlibrc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -142,29 +140,6 @@ def pixels(fig: Figure, dpi: float, box: Bbox) -> np.ndarray:
     sizes = [(raw.tell() // 4 // w, w) for w in (wide, wide + 1, wide - 1) if raw.tell() % (4 * w) == 0]
     size = min(sizes, key=lambda size: abs(size[0] - high))
     return np.frombuffer(raw.getbuffer(), np.uint8).reshape(*size, 4)[..., :3]
-
-
-_tasks: Sequence[Callable[[], None]] = ()
-
-
-def draw_all(tasks: Sequence[Callable[[], None]], processes: int) -> None:
-    """Run tasks, each of which draws a figure, in this many forked processes; in this process if one suffices.
-
-    Forks share this process' memory, so no data are copied. An error of a task is raised here, with its traceback. A
-    process with a GPU context must not fork.
-    """
-    global _tasks
-    if min(processes, len(tasks)) < 2:
-        for task in tasks:
-            task()
-        return
-    _tasks = tasks
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=get_context("fork")) as pool:
-        list(pool.map(_run, range(len(tasks))))
-
-
-def _run(i: int) -> None:
-    _tasks[i]()
 
 
 def drawing_order(n: int, seed: int) -> np.ndarray:

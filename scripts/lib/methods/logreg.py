@@ -3,7 +3,7 @@
 Let z_i be the rows of a matrix for the n cells, and y_i their groups. Weights W (groups x genes) and intercepts b
 minimise mean_i[logsumexp(W z_i + b) - (W z_i + b)_{y_i}] + |W|^2 / (2 C n). The objective, the optimiser (L-BFGS) and
 its stopping rule are those of scikit-learn's LogisticRegression. Loss and gradient are sums over dense chunks: float32
-products, float64 sums. Every step of the optimiser reads the matrix once, from memory if it fits `CACHE_BYTES`.
+products, float64 sums. Every step of the optimiser reads the matrix once, from memory if it fits there.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import Pace
 from lib.run.resources import CACHE_BYTES
-from lib.store.stream import Stream, halving
+from lib.store.stream import Chunk, Stream, halving
 
 CHUNK_VALUES = {"cpu": 20_000_000, "gpu": 40_000_000}  # values of a dense chunk: 80 or 160 MB
-WORK_BYTES = 3 << 29  # GPU memory not available for the matrix: dense chunks and their counts
+WORK_BYTES = 700 << 20  # GPU memory not available for the counts: dense chunks, and what they are made of
 
 Rows = Iterable[tuple[Any, Any]]  # pairs of a dense chunk, cells x genes, float32, and its cells' groups
 
 
 class DenseRows:
     """The matrix as dense chunks with their cells' groups, which can be iterated repeatedly, without cells of no group.
+
+    A GPU holds the counts, in the smallest dtypes, and computes their rows in each iteration; the CPU holds the rows.
 
     Parameters
     ----------
@@ -41,30 +43,66 @@ class DenseRows:
 
     def __init__(self, counts: Stream, codes: np.ndarray, dense: Callable[[Any, slice], Any]) -> None:
         self.counts, self.codes, self.dense = counts, codes, dense
-        n_values = int((codes >= 0).sum()) * counts.n_vars
-        most = counts.device.memory - WORK_BYTES if counts.device.is_gpu else CACHE_BYTES
-        fits = [dtype for dtype in (np.float32, np.float16) if n_values * np.dtype(dtype).itemsize <= most]
-        where = f"in memory as {np.dtype(fits[0]).name}" if fits else "streamed"
-        stage.log.info("%.0f million values, %s", n_values / 1e6, where)
-        self.kept = self._keep(fits[0]) if fits else None
+        self.groups = counts.device.xp.asarray(codes)
+        self.rows = self.packed = None
+        if counts.device.is_gpu:
+            self.packed = self._pack(counts.device.memory - WORK_BYTES)
+            where = "streamed" if self.packed is None else "their counts on the GPU"
+        else:
+            n_values = int((codes >= 0).sum()) * counts.n_vars
+            fits = [dtype for dtype in (np.float32, np.float16) if n_values * np.dtype(dtype).itemsize <= CACHE_BYTES]
+            self.rows = self._keep(fits[0]) if fits else None
+            where = f"in memory as {np.dtype(fits[0]).name}" if fits else "streamed"
+        stage.log.info("%d x %d values, %s", counts.n_obs, counts.n_vars, where)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Pairs of a float32 chunk and its cells' groups, over all cells in order."""
-        if self.kept is None:
+        if self.rows is None:
             yield from self._read()
         else:
-            for Z, y in self.kept:
+            for Z, y in self.rows:
                 yield Z.astype(np.float32, copy=False), y
 
     @halving
     def _keep(self, dtype: Any) -> list[tuple[Any, Any]]:
         return [(Z.astype(dtype, copy=False), y) for Z, y in self._read()]
 
+    @halving
+    def _pack(self, room: int) -> list[Packed] | None:
+        """The chunks of counts; None if they need more bytes of GPU memory."""
+        found = []
+        for chunk in self._chunks():
+            found.append(Packed(chunk))
+            room -= found[-1].n_bytes
+            if room < 0:
+                return None
+        return found
+
+    def _chunks(self) -> Iterator[Chunk]:
+        return self.counts.chunks(max(1, CHUNK_VALUES[self.counts.device.name] // self.counts.n_vars))
+
     def _read(self) -> Iterator[tuple[Any, Any]]:
-        xp, name = self.counts.device.xp, self.counts.device.name
-        for chunk in self.counts.chunks(max(1, CHUNK_VALUES[name] // self.counts.n_vars)):
-            Z, y = self.dense(chunk.X, chunk.rows), xp.asarray(self.codes[chunk.rows])
-            yield (Z, y) if bool((y >= 0).all()) else (Z[y >= 0], y[y >= 0])
+        chunks = self._chunks() if self.packed is None else (packed.chunk() for packed in self.packed)
+        for chunk in chunks:
+            Z, y, named = self.dense(chunk.X, chunk.rows), self.groups[chunk.rows], self.codes[chunk.rows] >= 0
+            yield (Z, y) if named.all() else (Z[y >= 0], y[y >= 0])
+
+
+class Packed:
+    """A chunk of counts on a GPU, whose counts and columns are held in the smallest unsigned dtypes."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        X = chunk.X
+        self.start, self.shape, self.dtype, self.matrix = chunk.start, X.shape, X.data.dtype, type(X)
+        largest = int(X.data.max()) if X.nnz else 0, max(X.shape[1] - 1, 0)
+        small = (array.astype(np.min_scalar_type(n)) for array, n in zip((X.data, X.indices), largest, strict=True))
+        self.data, self.indices, self.indptr = *small, X.indptr
+        self.n_bytes = self.data.nbytes + self.indices.nbytes + self.indptr.nbytes
+
+    def chunk(self) -> Chunk:
+        """The chunk as it was."""
+        arrays = self.data.astype(self.dtype), self.indices.astype(np.int32), self.indptr
+        return Chunk(self.start, self.matrix(arrays, shape=self.shape))
 
 
 @halving

@@ -60,10 +60,10 @@ def rand(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def needs(job: Job, runs: int, disk: float) -> Need:
-    """The need of so many clusterings: the space and the graph, igraph's copy of it, and a sample's neighbours."""
+    """The need of so many clusterings: the space, the graph, each process' copy of it, and a sample's neighbours."""
     asked = job.config["trust"]["n_cells"]
     n = min(job.n_kept, TIMES * asked if asked else job.n_kept)
     edges = job.edges * n / max(1, job.n_kept)
-    mem = job.process + 150 * MB + 100 * edges + 12 * job.edges + 8 * job.n_pcs * job.n_kept + 60 * job.n_kept
-    mem += 16 * job.n_pcs * n
+    mem = job.process + 150 * MB + (100 * edges + 20 * MB) * job.threads + 16 * job.n_pcs * n
+    mem += 12 * job.edges + 8 * job.n_pcs * job.n_kept + 60 * job.n_kept
     return Need(mem, 15 + 4e-6 * edges * runs + 1e-8 * n * n, disk, reads=0)

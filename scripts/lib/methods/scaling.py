@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,16 @@ def log_normalize(X: Any, totals: Any, target_sum: float, device: devices.Device
     -------
     CSR with `X`'s structure, of `dtype`.
     """
+    factors = size_factors(totals, target_sum, device)
+    data = device.xp.log1p(X.data * factors[rows_of_nonzeros(X, device)]).astype(dtype)
+    return device.sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)
+
+
+def size_factors(totals: Any, target_sum: float, device: devices.Device) -> Any:
+    """target_sum / totals of each cell, float64; 0 for cells without counts."""
     xp = device.xp
     totals = xp.asarray(totals, dtype=np.float64)
-    factors = xp.where(totals > 0, target_sum / xp.where(totals > 0, totals, 1), 0)
-    data = xp.log1p(X.data * factors[rows_of_nonzeros(X, device)]).astype(dtype)
-    return device.sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)
+    return xp.where(totals > 0, target_sum / xp.where(totals > 0, totals, 1), 0)
 
 
 def regressors(obs: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
@@ -138,16 +144,27 @@ class Scaling:
         design
             Rows of `regressors` for these cells.
         """
-        xp = device.xp
+        limit = np.inf if self.max_value is None else self.max_value
+        if device.is_gpu:
+            from lib.store.kernels import scaled_rows
+
+            factors = size_factors(totals, self.target_sum, device)
+            return scaled_rows(X, factors, device.xp.asarray(design, np.float32), *self.on_card, limit)
         Z = dense(log_normalize(X, totals, self.target_sum, device), device)
         if self.regress_keys:
-            Z -= xp.asarray(design, np.float32) @ xp.asarray(self.coefficients, np.float32)
+            Z -= np.asarray(design, np.float32) @ self.coefficients.astype(np.float32)
         else:
-            Z -= xp.asarray(self.mean, np.float32)
-        Z /= xp.asarray(self.std, np.float32)
-        if self.max_value is not None:
-            xp.clip(Z, -self.max_value, self.max_value, out=Z)
-        return Z
+            Z -= self.mean.astype(np.float32)
+        Z /= self.std.astype(np.float32)
+        return np.clip(Z, -limit, limit, out=Z)
+
+    @cached_property
+    def on_card(self) -> tuple[Any, Any]:
+        """On the GPU, float32: what is multiplied with the design, and `std`; without keys the design is ones."""
+        import cupy
+
+        known = self.coefficients if self.regress_keys else self.mean[None]
+        return cupy.asarray(known, np.float32, "C"), cupy.asarray(self.std, np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays that `read` needs."""

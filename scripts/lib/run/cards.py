@@ -25,6 +25,7 @@ log = logging.getLogger("somersault")
 
 USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
 CONTEXT_MB = 600  # GPU memory of a process besides its arrays: CUDA's context and the libraries' kernels
+COMPUTE_MODE = 20  # CU_DEVICE_ATTRIBUTE_COMPUTE_MODE; 0: default
 POLL = 0.25  # seconds between two reads of the claims
 
 
@@ -90,8 +91,15 @@ def claim(
 
 
 def room(card: Card) -> int:
-    """The memory of a card that can be claimed, in MB."""
-    return int(card.memory_mb * USABLE) - CONTEXT_MB
+    """The memory of a card that can be claimed, in MB: without a job's context, and a spare's (`lib.run.forks`)."""
+    return int(card.memory_mb * USABLE) - 2 * CONTEXT_MB
+
+
+def is_shared(card: Card) -> bool:
+    """Whether several processes may have a context on a card at a time."""
+    mode = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(mode), COMPUTE_MODE, card.ordinal)
+    return mode.value == 0
 
 
 def claimed(folder: Path, card: Card) -> int:

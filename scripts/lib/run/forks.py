@@ -4,6 +4,8 @@ It takes jobs once it has imported what most need. Its heir, a fork that meanwhi
 instead, and has an heir itself until all is imported: so no job waits for an import, which may take long where nothing
 is compiled yet.
 
+For jobs on a GPU it keeps one fork ahead, the spare, which has started CUDA, so that a job need not wait for that.
+
 It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
 the process that asked for it (`lib.start`).
 """
@@ -26,6 +28,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -79,7 +82,7 @@ def serve(folder: str, name: str) -> None:
         ready, modules = None, None
         while ready is None and modules != []:
             ready, modules = heir(modules, kind)
-        server = Server(listener, served, ready)
+        server = Server(listener, served, ready, spares=kind == "gpu")
         server.serve()
     finally:
         if server is None or not server.replaced:
@@ -161,21 +164,27 @@ class Server:
         The pidfd of Snakemake.
     ready
         The pipe that says when the heir takes the jobs; None in the heir.
+    spares
+        Whether to keep a spare, once there is no heir to come.
 
     Attributes
     ----------
     replaced
         Whether the heir has taken over.
+    spare
+        The fork that waits for a job, and the connection to it.
     """
 
-    def __init__(self, listener: socket.socket, served: int, ready: int | None) -> None:
+    def __init__(self, listener: socket.socket, served: int, ready: int | None, spares: bool) -> None:
         self.listener, self.events, self.pid = listener, selectors.DefaultSelector(), os.getpid()
+        self.spares, self.spare, self.environment = spares and ready is None, None, devices_seen(os.environ)
         self.jobs: dict[int, Job] = {}  # by the pidfd of their processes
         self.waits_for_heir, self.replaced = ready is not None, False
         self.events.register(listener, selectors.EVENT_READ, self.accept)
         self.events.register(served, selectors.EVENT_READ, self.leave)
         if ready is not None:
             self.events.register(ready, selectors.EVENT_READ, self.hand_on)
+        self.keep_spare()
 
     def serve(self) -> None:
         """Run jobs until there is none for a minute, Snakemake ends, or the heir has taken over and no job is left."""
@@ -230,12 +239,7 @@ class Server:
         connection.settimeout(None)
         with contextlib.suppress(OSError):  # a client that is gone is seen as an event
             connection.send(start.ACCEPTED)
-        sys.stdout.flush()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries: each handles forks
-            pid = os.fork()
-        if pid == 0:
-            self.work(request, files)
+        pid = self.given_to_spare(request, files) or self.fork(lambda: self.work(request, files))
         os.setpgid(pid, pid)
         for file in files:
             os.close(file)
@@ -243,6 +247,60 @@ class Server:
         self.jobs[process] = job
         self.events.register(process, selectors.EVENT_READ, self.end)
         self.events.register(connection, selectors.EVENT_READ, lambda _: self.signal(job))
+        self.keep_spare()
+
+    def fork(self, work: Callable[[], None]) -> int:
+        """Fork a process that does some work and ends."""
+        sys.stdout.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries: each handles forks
+            pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setpgid(0, 0)
+            ends_with(self.pid)
+            for fd in [key.fd for key in self.events.get_map().values()]:
+                os.close(fd)
+            if self.spare is not None:
+                self.spare.connection.close()
+            work()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+
+    def keep_spare(self) -> None:
+        """Fork a spare if there shall be one."""
+        if self.spares and self.spare is None:
+            mine, its = socket.socketpair()
+            self.spare = Job(self.fork(lambda: self.wait_as_spare(its, mine)), mine)
+            its.close()
+
+    def wait_as_spare(self, connection: socket.socket, other: socket.socket) -> None:
+        """Start CUDA, wait for a job, run it."""
+        other.close()
+        with contextlib.suppress(Exception):  # the job that needs it tells why it cannot be
+            start_cuda()
+        head, files, *_ = socket.recv_fds(connection, start.STATUS.size, 2)
+        with connection, connection.makefile("rb") as sent:
+            request = json.loads(sent.read(start.STATUS.unpack(head)[0]))
+        self.work(request, files)
+
+    def given_to_spare(self, request: dict[str, Any], files: list[int]) -> int | None:
+        """The process of the spare, if it runs the job; None if there is none, or the job shall see other cards."""
+        if self.spare is None or devices_seen(request["environment"]) != self.environment:
+            return None
+        spare, self.spare = self.spare, None
+        body = json.dumps(request).encode()
+        try:
+            with spare.connection:
+                socket.send_fds(spare.connection, [start.STATUS.pack(len(body))], files)
+                spare.connection.sendall(body)
+        except OSError:  # it died: no further one is tried
+            os.waitpid(spare.pid, 0)
+            self.spares = False
+            return None
+        return spare.pid
 
     def signal(self, job: Job) -> None:
         """Pass a signal on to a job; kill it if the process that asked for it is gone."""
@@ -271,10 +329,6 @@ class Server:
         """Run a job's script in this fork, as Snakemake's own process would, and end."""
         code = 1
         try:
-            os.setpgid(0, 0)
-            ends_with(self.pid)
-            for fd in [key.fd for key in self.events.get_map().values()]:
-                os.close(fd)
             for fd, target in zip(files, (1, 2), strict=True):
                 os.dup2(fd, target)
                 os.close(fd)
@@ -297,6 +351,23 @@ class Server:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def devices_seen(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that tell CUDA which cards it sees, and in which order."""
+    return {name: value for name, value in environment.items() if name.startswith("CUDA_")}
+
+
+def start_cuda() -> None:
+    """Create this process' context on the card, if there is one only, and others may have theirs on it."""
+    from lib.run import cards
+
+    (card,) = cards.visible()
+    if cards.is_shared(card):
+        import cupy
+
+        cupy.cuda.Device(card.ordinal).use()
+        cupy.cuda.runtime.free(0)
 
 
 def set_threads(n: int) -> None:

@@ -1,4 +1,4 @@
-"""Our own GPU kernels: deterministic sums over keys, and rows and columns of CSR matrices."""
+"""Our own GPU kernels: deterministic sums over keys, rows and columns of CSR matrices, scaled rows."""
 
 from __future__ import annotations
 
@@ -65,12 +65,59 @@ void somersault_move_kept(const VALUE* data, const int* indices, const int* indp
     }
 }
 """.replace("ROW", _ROW)
+# One block per row: first what zeros become, then the non-zeros
+_SCALED = """
+extern "C" __global__
+void somersault_scaled(const VALUE* data, const int* indices, const int* indptr, const double* factors,
+                       const float* design, const float* coefficients, int n_keys, const float* std, float limit,
+                       int n_vars, float* rows) {
+    float* mine = rows + (long long)blockIdx.x * n_vars;
+    const float* known = design + (long long)blockIdx.x * n_keys;
+    for (int j = threadIdx.x; j < n_vars; j += blockDim.x) {
+        float expected = 0;
+        for (int key = 0; key < n_keys; ++key) expected += known[key] * coefficients[(long long)key * n_vars + j];
+        mine[j] = fminf(fmaxf((0 - expected) / std[j], -limit), limit);
+    }
+    __syncthreads();
+    for (int at = indptr[blockIdx.x] + threadIdx.x; at < indptr[blockIdx.x + 1]; at += blockDim.x) {
+        int j = indices[at];
+        float expected = 0, value = (float)log1p((double)data[at] * factors[blockIdx.x]);
+        for (int key = 0; key < n_keys; ++key) expected += known[key] * coefficients[(long long)key * n_vars + j];
+        mine[j] = fminf(fmaxf((value - expected) / std[j], -limit), limit);
+    }
+}
+"""
 _BLOCK = 256  # threads
 
 
 @cache
 def _move_kept(value: str) -> Any:
     return cupy.RawKernel(_MOVE_KEPT.replace("VALUE", value), "somersault_move_kept")
+
+
+@cache
+def _scaled(value: str) -> Any:
+    return cupy.RawKernel(_SCALED.replace("VALUE", value), "somersault_scaled")
+
+
+def scaled_rows(X: Any, factors: Any, design: Any, coefficients: Any, std: Any, limit: float) -> Any:
+    """(log(1 + X * factors) - design @ coefficients) / std, clipped to +-limit; cells x genes, float32.
+
+    Parameters
+    ----------
+    X
+        CSR of float32 or float64, without duplicates.
+    factors
+        One per row, float64.
+    design, coefficients, std
+        rows x keys, keys x genes, genes; float32, in C order.
+    """
+    rows = cupy.empty(X.shape, cupy.float32)
+    given = (factors, design, coefficients, cupy.int32(design.shape[1]), std, cupy.float32(limit))
+    if rows.size:
+        kernel = _scaled("float" if X.data.dtype == cupy.float32 else "double")
+        kernel((X.shape[0],), (_BLOCK,), (X.data, X.indices, X.indptr, *given, cupy.int32(X.shape[1]), rows))
+    return rows
 
 
 def move_columns(X: Any, columns: Any) -> tuple[Any, Any, Any]:

@@ -8,6 +8,7 @@ scanpy.pp.highly_variable_genes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,15 @@ from lib.methods.hvg.shared import (
 )
 from lib.run import device as devices
 from lib.run import stage
+from lib.run.forked import run_all
+from lib.store.compressed import n_threads
 from lib.store.shards import Arrays
 from lib.store.stream import Stream
 
 WIDER = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # spans of loess that are tried where the config's has no fit
 POOLED = 0.0  # in place of a span: the fit of all batches together
 FEWEST = 3  # points in the window: a quadratic has no fit on these, and without any scikit-misc ends the process
+FEW = 5  # batches that are fitted one after the other
 JOINS = {"deviation": np.fmax, "spans": np.fmax}  # NaN in the shards that have no cell of a batch
 
 
@@ -154,13 +158,13 @@ def expected_deviations(sums: np.ndarray, batches: Batches, span: float) -> tupl
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, variance = mean_and_variance(sums, batches.sizes[:, None])
     expected, spans = np.full_like(mean, np.nan), np.full(len(mean), np.nan)
+    here = np.unique(batches.codes)
+    expected[here] = 1
+    masks = {code: varies for code in here if (varies := variance[code] > 0).any()}
+    points = [np.log10([mean[code, varies], variance[code, varies]]) for code, varies in masks.items()]
+    fits = run_all([partial(widening_fit, x, y, span) for x, y in points], n_threads() if len(points) > FEW else 1)
     pooled = None
-    for code in np.unique(batches.codes):
-        expected[code], varies = 1, variance[code] > 0
-        if not varies.any():
-            continue
-        x, y = np.log10(mean[code, varies]), np.log10(variance[code, varies])
-        fit = widening_fit(x, y, span)
+    for (code, varies), (x, _), fit in zip(masks.items(), points, fits, strict=True):
         if fit is None:
             pooled = pooled_fit(sums, batches, span) if pooled is None else pooled
             fit = POOLED, pooled(x)
