@@ -94,10 +94,10 @@ rule trust_stages:
         "../scripts/trust_stages.py"
 
 
-# The embeddings with another seed
-AGAIN = (
-    TRUST["embeddings_again"] if TRUST["embeddings_again"] is not None else bool(GPU)
-)
+# The embeddings with another seed: by default where that takes seconds
+AGAIN = TRUST["embeddings_again"]
+if AGAIN is None:
+    AGAIN = bool(GPU) and load_of(None).n_kept <= 500_000
 
 
 use rule umap as umap_again with:

@@ -720,9 +720,9 @@ class Trust(Section):
     )
     embeddings_again: bool | None = key(
         None,
-        means="compute UMAP and t-SNE once more with another seed, to measure how many neighbours both show; null: on "
-        "a GPU, where this takes seconds",
-        comment="UMAP and t-SNE with another seed too; null: on a GPU",
+        means="compute UMAP and t-SNE once more with another seed, to measure how many neighbours both show; null: of "
+        "up to 500,000 cells on a GPU, where this takes seconds",
+        comment="UMAP and t-SNE with another seed too; null: of up to 500,000 cells on a GPU",
     )
 
 
