@@ -1,9 +1,9 @@
 """Start a stage: in a fork of a warm process, which has imported the libraries already, or else in this process.
 
 Every stage's script imports `run` from here before anything else. If the script runs as a job, that import hands it
-over to the warm process (`lib.run.forks`), and this process only waits for its end. The first job starts the warm
-process, which takes jobs as soon as it has imported what most stages need. It serves one Snakemake, which names itself
-in the environment; without that name every job runs in its own process.
+over to the warm process (`lib.run.forks`), and this process only waits for its end. Snakemake starts the warm process
+while it makes its plan, or else the first job does; it takes jobs as soon as it has imported what most stages need. It
+serves one Snakemake, which names itself in the environment; without that name every job runs in its own process.
 """
 
 from __future__ import annotations
@@ -52,6 +52,20 @@ def names_itself(pid: int, kinds: str) -> str:
     return f"{pid}-{clock.born(pid)} {kinds}"
 
 
+def names_of(served: str) -> dict[str, str]:
+    """The names of the warm processes of a Snakemake, given as in `VARIABLE`, by the kinds of its jobs."""
+    snakemake, _, kinds = served.partition(" ")
+    return {kind: f"{snakemake}-{version()}-{kind}" for kind in kinds.split(",")}
+
+
+def begin_early() -> None:
+    """Start the warm processes that the first jobs would start."""
+    folder = private_folder()
+    if sys.platform.startswith("linux") and folder is not None:
+        for name in names_of(os.environ[VARIABLE]).values():
+            is_starting(folder, name)
+
+
 def hand_over(job: Any) -> str:
     """Have a warm process run the script of a job, and end as the script ends.
 
@@ -69,11 +83,9 @@ def hand_over(job: Any) -> str:
         return OWN
     if not sys.platform.startswith("linux"):
         return f"{OWN}: warm processes need Linux"
-    snakemake, _, kinds = served.partition(" ")
-    folder = private_folder()
+    folder, names = private_folder(), names_of(served)
     if folder is None:
         return f"{OWN}: the folder of warm processes belongs to somebody else"
-    names = {kind: f"{snakemake}-{version()}-{kind}" for kind in kinds.split(",")}
     kind = "gpu" if "gpu" in names and job.snakemake.resources.get("gpu", 0) else "cpu"
     with socket.socket(socket.AF_UNIX) as connection:
         end = time.monotonic() + PATIENCE
