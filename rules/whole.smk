@@ -11,12 +11,9 @@ def own_rules():
     return [rule for rule in mine if rule.script and Path(rule.script).name in scripts]
 
 
-VERSIONS = code.versions_of_code(Path(".snakemake/somersault/code.json"))
-
-
 def code_of(rule):
     """The version of the code that a rule runs."""
-    return VERSIONS[Path(rule.script).name]
+    return CODE["versions"][Path(rule.script).name]
 
 
 def hash_of(params):
@@ -98,6 +95,14 @@ def warm_processes():
     if config["warm"] and several:
         kinds = "cpu,gpu" if GPU else "cpu"
         os.environ[start.VARIABLE] = start.names_itself(os.getpid(), kinds)
+
+
+def unlimited_rate():
+    """Start jobs on this machine as soon as there are cores. Snakemake's usual limit, 100 jobs a second, has it look
+    at all waiting jobs again each second, once more for each job that ended, and end a second late."""
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if workflow.local_exec and limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
 
 
 def run_records(targets):
