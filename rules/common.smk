@@ -269,14 +269,21 @@ def asked(stage, wildcards, threads=1):
     return models.model_of(stage, CODE["models"][stage]), job
 
 
+@cache
+def needed(stage, named, threads, attempt):
+    """The resources of a job, whose wildcards are given as pairs; Snakemake asks often."""
+    model, job = asked(stage, Wildcards(fromdict=dict(named)), threads)
+    return models.resources_of(model(job), job, attempt)
+
+
 def needs(stage):
     """The resources of a rule (`mem_mb`, `vram_mb`, `runtime`, `disk_mb`), by the model in its stage's script."""
 
     def need(name):
         def resource(wildcards, threads, attempt):
-            model, job = asked(stage, wildcards, threads)
             beside = beside_mb() if name == "mem_mb" else 0
-            return models.resources_of(model(job), job, attempt)[name] + beside
+            named = tuple(wildcards.items())
+            return needed(stage, named, threads, attempt)[name] + beside
 
         return resource
 

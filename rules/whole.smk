@@ -38,7 +38,10 @@ def jobs_of_all(targets):
 @cache
 def planned(targets):
     """See `jobs_of_all`."""
-    return [job for job in plan(own_rules(), targets) if job.log]
+    return [job for job in plan(own_rules(), targets, PLANNED) if job.log]
+
+
+PLANNED = {}  # the jobs that are known already (`lib.run.plan`)
 
 
 def needs_of_all(targets):
@@ -99,7 +102,8 @@ def warm_processes():
 
 def unlimited_rate():
     """Start jobs on this machine as soon as there are cores. Snakemake's usual limit, 100 jobs a second, has it look
-    at all waiting jobs again each second, once more for each job that ended, and end a second late."""
+    at all waiting jobs again each second, once more for each job that ended, and end a second late.
+    """
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if workflow.local_exec and limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
