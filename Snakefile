@@ -69,6 +69,7 @@ for made in own_rules():
 
 onstart:
     check_device()
+    unlimited_rate()
 
 
 onsuccess:

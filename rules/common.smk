@@ -1,9 +1,14 @@
 # Config, sample sheet, paths and resources, which all rules look up.
 
+import gc
 import os
 import sys
 from functools import cache
 from pathlib import Path
+
+# Jobs and rules live on as long as Snakemake, so that the collection of what does not would look at them in vain
+gc.freeze()
+gc.set_threshold(100_000)
 
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.append(str(HOME / "scripts"))
@@ -12,7 +17,7 @@ from lib import start
 from lib.inputs import config as settings
 from lib.inputs import contrasts, demo, formats, genesets, reference, sizes
 from lib.inputs import sheet as sheets
-from lib.run import cards, code, diagnosis, models, notices, resources
+from lib.run import cards, diagnosis, models, notices, resources
 from lib.run.errors import UserError
 from lib.run.plan import plan
 from lib.store.names import escape, unescape
@@ -37,6 +42,11 @@ if GPU and not diagnosis.unusable() and "vram_mb" not in workflow.global_resourc
     workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
     workflow.register_resource("turns", TURNS)
 
+# What is known of the scripts, kept beside their code, or else in this folder
+CODE = models.of_scripts(
+    HOME / "scripts/__pycache__/somersault.json",
+    Path(".snakemake/somersault/code.json"),
+)
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
 CLUSTERINGS = settings.clustering_names(config)
@@ -256,7 +266,14 @@ def asked(stage, wildcards, threads=1):
     grouping = unescape(given.get("grouping", ""))
     more = {"threads": threads, "grouping": grouping, "part": part}
     job = resources.Job.of(load, told, bool(GPU), **more)
-    return models.model_of(stage), job
+    return models.model_of(stage, CODE["models"][stage]), job
+
+
+@cache
+def needed(stage, named, threads, attempt):
+    """The resources of a job, whose wildcards are given as pairs; Snakemake asks often."""
+    model, job = asked(stage, Wildcards(fromdict=dict(named)), threads)
+    return models.resources_of(model(job), job, attempt)
 
 
 def needs(stage):
@@ -264,9 +281,9 @@ def needs(stage):
 
     def need(name):
         def resource(wildcards, threads, attempt):
-            model, job = asked(stage, wildcards, threads)
             beside = beside_mb() if name == "mem_mb" else 0
-            return models.resources_of(model(job), job, attempt)[name] + beside
+            named = tuple(wildcards.items())
+            return needed(stage, named, threads, attempt)[name] + beside
 
         return resource
 

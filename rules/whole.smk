@@ -11,12 +11,9 @@ def own_rules():
     return [rule for rule in mine if rule.script and Path(rule.script).name in scripts]
 
 
-VERSIONS = code.versions_of_code(Path(".snakemake/somersault/code.json"))
-
-
 def code_of(rule):
     """The version of the code that a rule runs."""
-    return VERSIONS[Path(rule.script).name]
+    return CODE["versions"][Path(rule.script).name]
 
 
 def hash_of(params):
@@ -41,7 +38,10 @@ def jobs_of_all(targets):
 @cache
 def planned(targets):
     """See `jobs_of_all`."""
-    return [job for job in plan(own_rules(), targets) if job.log]
+    return [job for job in plan(own_rules(), targets, PLANNED) if job.log]
+
+
+PLANNED = {}  # the jobs that are known already (`lib.run.plan`)
 
 
 def needs_of_all(targets):
@@ -98,6 +98,15 @@ def warm_processes():
     if config["warm"] and several:
         kinds = "cpu,gpu" if GPU else "cpu"
         os.environ[start.VARIABLE] = start.names_itself(os.getpid(), kinds)
+
+
+def unlimited_rate():
+    """Start jobs on this machine as soon as there are cores. Snakemake's usual limit, 100 jobs a second, has it look
+    at all waiting jobs again each second, once more for each job that ended, and end a second late.
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if workflow.local_exec and limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
 
 
 def run_records(targets):

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from lib.run import code
+from lib.run import code, models
 
 
 def test_a_stage_depends_on_what_it_imports():
@@ -17,7 +17,7 @@ def test_a_stage_depends_on_packages_and_on_what_functions_import():
 
 
 def versions(folder, stage: str, lib: str) -> str:
-    for cached in (code.version_of_code, code.imported, code.statements, code.syntax_tree):
+    for cached in (code.version_of_code, code.facts_of):
         cached.cache_clear()
     (folder / "lib").mkdir(exist_ok=True)
     (folder / "lib" / "sums.py").write_text(lib)
@@ -55,18 +55,42 @@ def test_version_changes_with_a_data_file_that_is_named(tmp_path, monkeypatch):
     assert versions(tmp_path, stage, lib) != version
 
 
-def test_versions_are_kept_until_a_file_of_the_code_changes(tmp_path, monkeypatch):
-    scripts, known = tmp_path / "scripts", tmp_path / "deep" / "code.json"
+def test_facts_are_kept_until_a_file_of_the_code_changes(tmp_path, monkeypatch):
+    scripts, beside, known = tmp_path / "scripts", tmp_path / "no" / "code.json", tmp_path / "deep" / "code.json"
+    (tmp_path / "no").write_text("a file, in which nothing can be kept")
     scripts.mkdir()
     monkeypatch.setattr(code, "SCRIPTS", scripts)
-    first = versions(scripts, "X = 1\n", "")
-    assert code.versions_of_code(known) == {"toy.py": first}
+    found = {"versions": {"toy.py": versions(scripts, "X = 1\n", "")}, "models": {"toy": ""}}
+    assert models.of_scripts(beside, known) == found
     monkeypatch.setattr(code, "version_of_code", lambda script: "asked")
-    assert code.versions_of_code(known) == {"toy.py": first}
+    asked = found | {"versions": {"toy.py": "asked"}}
+    assert models.of_scripts(beside, known) == found
+    assert models.of_scripts(known, tmp_path / "other.json") == found
+    assert not (tmp_path / "other.json").exists()
     (scripts / "lib" / "sums.py").write_text("Y = 10\n")
-    assert code.versions_of_code(known) == {"toy.py": "asked"}
+    assert models.of_scripts(beside, known) == asked
     for text in ("no JSON", "[1]"):
         known.write_text(text)
-        assert code.versions_of_code(known) == {"toy.py": "asked"}
+        assert models.of_scripts(beside, known) == asked
     monkeypatch.undo()
-    assert set(code.versions_of_code(tmp_path / "all.json")) == {path.name for path in code.SCRIPTS.glob("*.py")}
+    names = {path.name for path in code.SCRIPTS.glob("*.py")}
+    assert set(models.of_scripts(tmp_path / "all.json")["versions"]) == names
+
+
+def test_a_model_is_the_same_from_its_kept_source():
+    for stage in ("pca", "markers_ttest", "ingest"):
+        source = models.source_of(stage, "needs")
+        kept, read = models.model_of(stage, source), models.model_of(stage)
+        assert (kept.__code__, kept.__code__.co_firstlineno) == (read.__code__, read.__code__.co_firstlineno)
+        assert "def main" not in source
+
+
+def test_a_file_is_needed_by_imports_in_functions_and_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "SCRIPTS", tmp_path)
+    (tmp_path / "lib").mkdir()
+    for name in ("a.py", "b.py", "c.py", "d.tsv", "e.py"):
+        (tmp_path / "lib" / name).write_text("")
+    text = "def f():\n    from lib import (\n        a,\n        b as g,\n    )\n    import os, lib.c as h\n"
+    (tmp_path / "toy.py").write_text(f'{text}\n\n@cache\ndef g():\n    """See lib.e."""\n    return h("lib/d.tsv")\n')
+    code.facts_of.cache_clear()
+    assert {path.name for path in code.closure(tmp_path / "toy.py")} == {"toy.py", "a.py", "b.py", "c.py", "d.tsv"}

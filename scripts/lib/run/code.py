@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-
-from lib.run.kept import keep, recall
+from typing import Any, NamedTuple
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 REPORT = "report.py"
+IMPORT = re.compile(r"^\s*(?:from ([\w.]+) )?import (\([^)]*\)|.*)", re.MULTILINE)
+STRING = re.compile(r"""["']([\w/-]*\.[\w./-]*)["']""")
 
 
-def versions_of_code(known: Path) -> dict[str, str]:
-    """Each script's version by its name; `known` is a file that keeps them until a file of the code changes."""
-    files = (file for file in sorted(SCRIPTS.rglob("*")) if file.suffix != ".pyc" and file.is_file())
-    state = [[str(file), (about := file.stat()).st_mtime_ns, about.st_size] for file in files]
-    facts = recall(known)
-    if facts.get("state") != state:
-        versions = {script.name: version_of_code(script) for script in sorted(SCRIPTS.glob("*.py"))}
-        facts = {"state": state, "versions": versions}
-        keep(known, facts)
-    return facts["versions"]
+class Facts(NamedTuple):
+    """What a file of code tells: `computes`, what results depend on; `told`, what the report does; the files of ours
+    that it needs."""
+
+    computes: str
+    told: str
+    needs: tuple[Path, ...]
+
+
+def state() -> list[list[Any]]:
+    """Names, times and sizes of the files of this workflow's code."""
+    files = (file for file in sorted(SCRIPTS.rglob("*")) if file.parent.name != "__pycache__" and file.is_file())
+    return [[str(file), (about := file.stat()).st_mtime_ns, about.st_size] for file in files]
 
 
 @cache
@@ -38,10 +43,9 @@ def version_of_code(script: Path) -> str:
     if script.name == REPORT:
         ours = (SCRIPTS / "lib" / "report").rglob("*")
         files |= {file for file in ours if file.is_file() and file.parent.name != "__pycache__"}
-        for path in sorted(SCRIPTS.glob("*.py")):
-            digest.update("".join(ast.unparse(node) for node in syntax_tree(path).body if _is_told(node)).encode())
+        digest.update("".join(facts_of(path).told for path in sorted(SCRIPTS.glob("*.py"))).encode())
     for path in sorted(files):
-        digest.update(path.name.encode() + statements(path).encode())
+        digest.update(path.name.encode() + facts_of(path).computes.encode())
     return digest.hexdigest()
 
 
@@ -52,36 +56,42 @@ def closure(script: Path) -> set[Path]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting.extend(imported(path))
+            waiting.extend(facts_of(path).needs)
     return found
 
 
 @cache
-def imported(path: Path) -> tuple[Path, ...]:
-    """The files of this workflow that one file imports, or names in a string."""
+def facts_of(path: Path) -> Facts:
+    """The facts of a file, without comments on lines of their own, docstrings, blank lines and models of resources."""
+    text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
-        return ()
-    return tuple(file for name in _names(syntax_tree(path)) if (file := _file_of(path, name)) is not None)
+        return Facts(text, "", ())
+    body, lines = syntax_tree(path).body, text.splitlines()
+    told = only(text, filter(_is_told, body))
+    blocks = [_computing(body)]
+    for block in blocks:
+        if block and _is_text(block[0]):
+            lines[block[0].lineno - 1 : block[0].end_lineno] = [""] * (block[0].end_lineno - block[0].lineno + 1)
+        for node in block:
+            inner = (getattr(node, name, None) for name in ("body", "orelse", "handlers", "finalbody", "cases"))
+            blocks += [part for part in inner if part]
+    computes = only("\n".join(lines), blocks[0])
+    needed = (_file_of(path, name) for name in _names(computes))
+    return Facts(computes, told, tuple(file for file in needed if file is not None))
 
 
-@cache
-def statements(path: Path) -> str:
-    """A file's text without comments on lines of their own, docstrings, blank lines and models of resources."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if path.suffix == ".py":
-        tree = syntax_tree(path)
-        computing = set(map(id, _computing(tree)))
-        for node in (node for node in tree.body if id(node) not in computing):
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and _is_text(body[0]):
-                lines[body[0].lineno - 1 : body[0].end_lineno] = [""] * (body[0].end_lineno - body[0].lineno + 1)
-        lines = [line for line in lines if not re.match(r"\s*(#|$)", line)]
-    return "\n".join(lines)
+def only(text: str, nodes: Iterable[ast.stmt]) -> str:
+    """The lines of these statements of a module, without blank ones and comments on lines of their own."""
+    lines = text.splitlines()
+    wanted = [line for node in nodes for line in lines[first_line(node) - 1 : node.end_lineno]]
+    return "\n".join(line for line in wanted if not re.match(r"\s*(#|$)", line))
 
 
-@cache
+def first_line(node: ast.stmt) -> int:
+    """The number of a statement's first line, that of its first decorator if it has some."""
+    return min(part.lineno for part in (node, *getattr(node, "decorator_list", ())))
+
+
 def syntax_tree(path: Path) -> ast.Module:
     """A file's syntax tree."""
     return ast.parse(path.read_text(encoding="utf-8"))
@@ -91,19 +101,19 @@ def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _computing(tree: ast.Module) -> list[ast.stmt]:
+def _computing(body: list[ast.stmt]) -> list[ast.stmt]:
     """The statements of a module without those that no result depends on.
 
     These are models of resources, what a stage tells the report, and the imports that only they need.
     """
-    beside = ["lib.run.resources", *(["lib.report"] if any(map(_is_told, tree.body)) else [])]
+    beside = ["lib.run.resources", *(["lib.report"] if any(map(_is_told, body)) else [])]
 
     def computes(node: ast.stmt) -> bool:
         if isinstance(node, ast.ImportFrom):
             return not f"{node.module}.".startswith(tuple(f"{module}." for module in beside))
         return not (_is_told(node) or _is_function(node, r"needs(_\w+)?|\w+_needs"))
 
-    return list(filter(computes, tree.body))
+    return list(filter(computes, body))
 
 
 def _is_told(node: ast.stmt) -> bool:
@@ -115,22 +125,17 @@ def _is_function(node: ast.stmt, pattern: str) -> bool:
     return isinstance(node, ast.FunctionDef) and re.fullmatch(pattern, node.name) is not None
 
 
-def _names(tree: ast.Module) -> Iterator[str]:
-    """Names that may be files: imported modules as a/b, and strings; without those that only models need."""
-    for node in ast.walk(ast.Module(_computing(tree), [])):
-        if isinstance(node, ast.ImportFrom):
-            module = (node.module or "").replace(".", "/")
-            yield module
-            yield from (f"{module}/{alias.name}".strip("/") for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.replace(".", "/") for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
-            yield node.value
+def _names(text: str) -> Iterator[str]:
+    """Names in a text of code that may be files: imported modules as a/b, and strings with a dot."""
+    for module, imported in IMPORT.findall(text):
+        names = [words[0] for part in imported.strip("()").split(",") if (words := part.split())]
+        yield from (name.replace(".", "/") for name in ([module] if module else names))
+        yield from (f"{module}/{name}".replace(".", "/") for name in names if module)
+    yield from STRING.findall(text)
 
 
 def _file_of(path: Path, name: str) -> Path | None:
     """The file that a module or a string names, relative to the file that names it or to the folder of scripts."""
-    if not re.fullmatch(r"[\w./-]+", name):
-        return None
     named = [name] if "." in name else [f"{name}.py", f"{name}/__init__.py"]
-    return next((file for folder in (path.parent, SCRIPTS) for n in named if (file := folder / n).is_file()), None)
+    there = (f"{folder}/{n}" for folder in (path.parent, SCRIPTS) for n in named)
+    return next((Path(file) for file in there if os.path.isfile(file)), None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from math import ceil
+from pathlib import Path
 from typing import Any
 
-from lib.run.code import SCRIPTS, syntax_tree
+from lib.run import code
+from lib.run.kept import keep, recall
 from lib.run.resources import MB, Job, Model, Need
 
 MARGIN = 1.3  # of memory, beyond the models' terms
@@ -36,35 +38,63 @@ def resources_of(need: Need, job: Job, attempt: int = 1) -> dict[str, int]:
     }
 
 
+def of_scripts(*places: Path) -> dict[str, dict[str, str]]:
+    """By the name of each script the version of its code, `versions`, and the source of its model, `models`.
+
+    `places` are files that keep them until a file of the code changes; the first is asked first.
+    """
+    state = code.state()
+    for place in places:
+        if (known := recall(place)).get("state") == state:
+            return known["found"]
+    scripts = sorted(code.SCRIPTS.glob("*.py"))
+    found = {"versions": {script.name: code.version_of_code(script) for script in scripts}}
+    found["models"] = {script.stem: source_of(script.stem, "needs") for script in scripts}
+    for place in places:
+        keep(place, {"state": state, "found": found})
+    return found
+
+
 @cache
-def model_of(stage: str) -> Model:
-    """The model of a stage: the function `needs` of its script.
+def model_of(stage: str, source: str | None = None) -> Model:
+    """The model of a stage: the function `needs` of its script, or of `source`, that which `source_of` it gave.
 
     Only the statements that `needs` depends on are executed: Snakemake asks all models at every start, and the
     libraries that stages compute with take seconds to import.
     """
-    return declared(stage, "needs")
+    return declared(stage, "needs", source)
 
 
-def declared(stage: str, name: str) -> Any:
+def declared(stage: str, name: str, source: str | None = None) -> Any:
     """What a stage's script declares under a name, from the statements alone that it depends on; None: nothing."""
-    path = SCRIPTS / f"{stage}.py"
+    path = code.SCRIPTS / f"{stage}.py"
     namespace: dict[str, Any] = {"__name__": f"{name} of {path.name}"}
-    body = list(_depended_on(syntax_tree(path).body, name))
-    exec(compile(ast.Module(body, []), str(path), "exec"), namespace)
+    exec(compile(source_of(stage, name) if source is None else source, str(path), "exec"), namespace)
     return namespace.get(name)
 
 
-def _depended_on(statements: Sequence[ast.stmt], name: str) -> Iterator[ast.stmt]:
+def source_of(stage: str, name: str) -> str:
+    """The lines of a stage's script that bind a name, and the names that it depends on; the others are blank."""
+    path = code.SCRIPTS / f"{stage}.py"
+    lines, kept = path.read_text(encoding="utf-8").splitlines(), set()
+    for node in _depended_on(code.syntax_tree(path).body, name):
+        kept |= {*range(code.first_line(node) - 1, node.end_lineno or 0)}
+    return "\n".join(line if number in kept else "" for number, line in enumerate(lines)).rstrip()
+
+
+def _depended_on(statements: Sequence[ast.stmt], name: str) -> list[ast.stmt]:
     """The statements of a module that bind a name, and those that bind the names they use, in order."""
+    binding: dict[str, list[int]] = {}
+    for number, statement in enumerate(statements):
+        for bound in _bound(statement):
+            binding.setdefault(bound, []).append(number)
     needed, wanted = set(), {name}
     while wanted:
-        name = wanted.pop()
-        for number, statement in enumerate(statements):
-            if number not in needed and name in _bound(statement):
+        for number in binding.get(wanted.pop(), ()):
+            if number not in needed:
                 needed.add(number)
-                wanted |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    return (statements[number] for number in sorted(needed))
+                wanted |= {node.id for node in ast.walk(statements[number]) if isinstance(node, ast.Name)}
+    return [statements[number] for number in sorted(needed)]
 
 
 def _bound(statement: ast.stmt) -> set[str]:

@@ -79,7 +79,7 @@ def _plain(files: Any) -> str | list[str]:
     return str(files) if isinstance(files, str) else list(map(str, files))
 
 
-def plan(rules: Iterable[Any], targets: Iterable[str]) -> list[Planned]:
+def plan(rules: Iterable[Any], targets: Iterable[str], known: dict[Any, Planned | None]) -> list[Planned]:
     """The jobs that make `targets` and all their inputs, each job after those that make its inputs.
 
     Parameters
@@ -88,22 +88,25 @@ def plan(rules: Iterable[Any], targets: Iterable[str]) -> list[Planned]:
         Snakemake's rules; at most one of them makes a given file.
     targets
         Paths.
+    known
+        The jobs of earlier plans with these rules, by their files and by themselves; those of this plan are added.
     """
-    rules, found, seen = list(rules), {}, set()
+    rules, seen = list(rules), set()
     whole = {str(path): rule for rule in rules for path in rule.output if not path.contains_wildcard()}
     patterned = [rule for rule in rules if any(path.contains_wildcard() for path in rule.output)]
 
-    def producer(path: str) -> Any:
-        return whole.get(path) or next((rule for rule in patterned if rule.is_producer(path)), None)
+    def maker(path: str) -> Planned | None:
+        if path not in known:
+            rule = whole.get(path) or next((rule for rule in patterned if rule.is_producer(path)), None)
+            wildcards = {} if rule is None else rule.get_wildcards(path)
+            key = rule and (rule.name, *sorted(wildcards.items()))
+            known[path] = known.setdefault(key, Planned(rule, wildcards)) if rule else None
+        return known[path]
 
     def visit(path: str) -> Iterator[Planned]:
-        if path in seen or (rule := producer(path)) is None:
-            return
-        wildcards = rule.get_wildcards(path)
-        key = rule.name, *sorted(wildcards.items())
-        seen.add(path)
-        if key not in found:
-            job = found[key] = Planned(rule, wildcards)
+        job = maker(path)
+        if job is not None and id(job) not in seen:
+            seen.add(id(job))
             for needed in job.input:
                 yield from visit(str(needed))
             yield job

@@ -164,7 +164,8 @@ def _reader(question: Question, tell: Tell, stack: ExitStack, data: bool) -> Rea
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is no HDF5 file: {content_of(path)}")
     root = stack.enter_context(h5py.File(path, "r", locking=False))
-    file = File(path, root, sum(linked.stat().st_size for linked in linked_files(root, path)))
+    linked, elements = linked_files(root, path)
+    file = File(path, root, sum(one.stat().st_size for one in linked), elements)
     if form == "loom":
         from lib.inputs.formats.loom import Loom
 

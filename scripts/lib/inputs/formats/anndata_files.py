@@ -34,7 +34,7 @@ class AnnDataFile(MatrixReader):
 
     def __init__(self, question: Question, tell: Tell, file: File) -> None:
         super().__init__(question, tell)
-        self.file = file
+        self.file, self.n_names = file, dict[str, int]()
         obs, var = file.find("obs"), file.find("var")
         if lacks := " and ".join(name for name, table in (("obs", obs), ("var", var)) if table is None):
             raise UserError(f"{self.path} is not an AnnData file: it has no {lacks}. Does its suffix tell its format?")
@@ -105,11 +105,13 @@ class AnnDataFile(MatrixReader):
         return f"{name}/{inside[0]}" if inside else name
 
     def _n_names(self, table: str) -> int:
-        name = self._names(table)
-        array = self.file.array(name, 1)
-        self.file.check_room(name, n_bytes(array))
-        self.file.check_written(name, array)
-        return int(array.shape[0])
+        if table not in self.n_names:
+            name = self._names(table)
+            array = self.file.array(name, 1)
+            self.file.check_room(name, n_bytes(array))
+            self.file.check_written(name, array)
+            self.n_names[table] = int(array.shape[0])
+        return self.n_names[table]
 
     def _read_names(self, table: str) -> pd.Index:
         """The names of a table's rows."""

@@ -19,6 +19,7 @@ from lib.store.compressed import pool
 FREE, MOST = 64 << 20, 200  # bytes that a table may take in memory: any, and for each byte of its file
 DENSE = 2000  # bytes of a dense matrix for each byte of its file: deflate makes 1032 of one
 VLEN = 16  # bytes of a string of any length in a chunk: its length and where it is
+FEW = 10_000  # elements of a vector that are read without asking where all its chunks are
 PIECE = 1 << 20  # elements of a vector without chunks that a thread reads at a time
 DEFLATE = h5py.h5z.FILTER_DEFLATE
 OTHER = "holds more or fewer bytes than it should"
@@ -35,19 +36,24 @@ class File:
         The file, and its root: a group of h5py or zarr, or a `ZarrNode`, which reads no data.
     size
         Its bytes, with those of the files beside it that it links to.
+    found
+        Elements that were looked for before.
     """
 
-    def __init__(self, path: Path, root: Any, size: int) -> None:
+    def __init__(self, path: Path, root: Any, size: int, found: dict[str, Any] | None = None) -> None:
         self.path, self.root, self.size = path, root, size
         self.places: dict[tuple[str, str], dict[int, int] | None] = {}
+        self.found = found or {}
 
     def find(self, name: str) -> Any:
         """An element, or None."""
-        try:
-            outside = not isinstance(self.root, h5py.Group) and ".." in name.split("/")  # to HDF5 ".." is a name
-            return self.root[name] if not outside and name in self.root else None
-        except (LookupError, RuntimeError):  # links that lead nowhere
-            return None
+        if name not in self.found:
+            try:
+                outside = not isinstance(self.root, h5py.Group) and ".." in name.split("/")  # to HDF5 ".." is a name
+                self.found[name] = self.root[name] if not outside and name in self.root else None
+            except (LookupError, RuntimeError):  # links that lead nowhere
+                self.found[name] = None
+        return self.found[name]
 
     def group(self, name: str) -> Any:
         """A group."""
@@ -92,7 +98,8 @@ class File:
 
     def read(self, name: str, array: Any, *selection: slice) -> np.ndarray:
         """The values of a part of an array. Threads inflate the raw chunks of a deflated HDF5 dataset."""
-        if len(selection) == 1 and (places := self._plain_places(array)) is not None:
+        many = len(selection) == 1 and len(range(*selection[0].indices(array.shape[0]))) > FEW
+        if many and (places := self._plain_places(array)) is not None:
             return self._read_plain(name, array, selection[0], places)
         codes = codes_of(array)
         if codes not in ([DEFLATE], [h5py.h5z.FILTER_SHUFFLE, DEFLATE]) or array.dtype.kind not in NUMBERS:

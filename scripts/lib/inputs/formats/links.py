@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import h5py
 
@@ -13,8 +14,9 @@ NOT_READ = ("uns", "obsm", "varm", "obsp", "varp")  # groups of an AnnData that 
 LINKS = 16  # soft links that HDF5 follows to one element
 
 
-def linked_files(file: h5py.File, path: Path) -> set[Path]:
-    """The file, and those beside it that its links and virtual datasets lead to, directly or by way of others.
+def linked_files(file: h5py.File, path: Path) -> tuple[set[Path], dict[str, Any]]:
+    """The file, and those beside it that its links and virtual datasets lead to, directly or by way of others; and the
+    elements of a file without such links, by their paths.
 
     Raises
     ------
@@ -23,7 +25,7 @@ def linked_files(file: h5py.File, path: Path) -> set[Path]:
     """
     walk = _Walk(file, path)
     walk.run()
-    return walk.files
+    return walk.files, walk.elements if len(walk.opened) == 1 else {}
 
 
 class _Walk:
@@ -34,6 +36,7 @@ class _Walk:
         self.opened = {path.resolve(): file}
         self.waiting: list[tuple[h5py.Group, str]] = [(file["/"], "")]
         self.seen: set[tuple[int, int]] = set()
+        self.elements: dict[str, Any] = {}
 
     def run(self) -> None:
         try:
@@ -41,7 +44,9 @@ class _Walk:
                 group, prefix = self.waiting.pop()
                 for key in group:
                     if (name := f"{prefix}{key}") not in NOT_READ:
-                        self.look(self.followed(group, key, name), name)
+                        if (element := self.followed(group, key, name)) is not None:
+                            self.elements[name] = element
+                        self.look(element, name)
         finally:
             for other in list(self.opened.values())[1:]:
                 other.close()
@@ -75,7 +80,9 @@ class _Walk:
             return self.followed_path(self.open(name, link.filename, group)["/"], link.path, name, links + 1)
         if isinstance(link, h5py.SoftLink):
             return self.followed_path(group, link.path, name, links + 1)
-        return group.get(key)
+        with contextlib.suppress(KeyError):
+            return group[key]
+        return None
 
     def followed_path(self, group: h5py.Group, where: str, name: str, links: int = 0) -> object:
         """The element at a path; None if there is none."""
