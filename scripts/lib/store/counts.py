@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from lib.store.names import escape_key
 from lib.store.stream import ROWS_NNZ, Chunk, chunk_size
 
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
+GENES = ("gene_symbols", "gene_ids")  # columns of var, beside its index
 
 
 class CountsWriter:
@@ -87,6 +89,8 @@ class CountsWriter:
         group.attrs["shape"] = np.array([len(indptr) - 1, self.n_vars])
         self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         self.file.attrs[identity.KEY] = identity.mark_of_names(obs.index, scope)
+        names = [var.index, *(var[name] for name in GENES if name in var)]
+        self.file.attrs[identity.GENES] = identity.mark_of_genes(names)
         for name, table in {"obs": obs, "var": var}.items():
             write_frame(self.file, name, table)
         self.file.close()
@@ -119,6 +123,8 @@ class Counts:
         Shape of the stream.
     nnz, dtype
         Non-zeros of the store and their type on disk.
+    mark
+        Equal for stores of the same genes in the same order.
     """
 
     def __init__(
@@ -135,11 +141,27 @@ class Counts:
             self.indptr = file["X/indptr"][...]
             n_obs, store_vars = (int(n) for n in file["X"].attrs["shape"])
             self.dtype = file["X/data"].dtype
+            self.mark = file.attrs.get(identity.GENES, str(path))  # stores of earlier versions have none
         self.nnz = int(self.indptr[-1])
-        self.cells = np.ones(n_obs, bool) if cells is None else np.asarray(cells, bool)
-        self.genes = None if genes is None else np.asarray(genes, np.int32)
-        self.n_obs = int(self.cells.sum())
-        self.n_vars = store_vars if n_vars is None else n_vars
+        self.cells, self.genes, self.n_obs, self.n_vars = np.ones(n_obs, bool), None, n_obs, store_vars
+        self._choose(cells, genes, n_vars)
+
+    def _choose(self, cells: np.ndarray | None, genes: np.ndarray | None, n_vars: int | None) -> None:
+        if cells is not None:
+            self.cells = np.asarray(cells, bool)
+            self.n_obs = int(self.cells.sum())
+        if genes is not None:
+            self.genes = np.asarray(genes, np.int32)
+        if n_vars is not None:
+            self.n_vars = n_vars
+
+    def part(
+        self, cells: np.ndarray | None = None, genes: np.ndarray | None = None, n_vars: int | None = None
+    ) -> Counts:
+        """The store with other cells or genes to stream, without opening it anew."""
+        part = copy(self)
+        part._choose(cells, genes, n_vars)
+        return part
 
     @counted("read")
     def names(self, axis: str, column: str = "_index") -> np.ndarray:
@@ -147,6 +169,13 @@ class Counts:
         with h5py.File(self.path, "r", locking=False) as file:
             column = file[axis].attrs["_index"] if column == "_index" else column
             return read_array(file[axis][escape_key(column)])
+
+    @counted("read")
+    def flags(self) -> dict[str, np.ndarray]:
+        """The boolean columns of `var`."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            columns = {name: column for name, column in file["var"].items() if isinstance(column, h5py.Dataset)}
+            return {name: column[...] for name, column in columns.items() if column.dtype == bool}
 
     @counted("read")
     def column(self, name: str) -> np.ndarray:

@@ -100,6 +100,15 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
     return pd.read_parquet(path, columns=columns)
 
 
+@counted("read")
+def read_column(path: str | Path, name: str) -> np.ndarray:
+    """A column of numbers or booleans of a parquet table; the index, whose texts take most of the time, is not read."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        return file.read([name], use_threads=False)[name].to_numpy()
+
+
 def column_names(path: str | Path) -> list[str]:
     """The columns of a parquet table, its index included."""
     from pyarrow.parquet import read_schema
