@@ -14,7 +14,7 @@ from lib.run.errors import UserError
 from lib.run.stage import log, notice
 from lib.store.categories import united
 from lib.store.counts import Counts, Stores
-from lib.store.files import read_column, read_table
+from lib.store.files import read_column, read_index, read_table
 from lib.store.shards import cells_of_shard
 
 
@@ -102,13 +102,16 @@ def in_cohort(cells: Sequence[str | Path], obs: str | Path) -> list[np.ndarray]:
     UserError
         If these are not the cells of `obs` in their order.
     """
-    names = read_table(obs, columns=[]).index
-    tables = [read_table(path, columns=["kept"])["kept"] for path in cells]
-    kept = [table.to_numpy() for table in tables]
+    import pyarrow as pa
+    from pyarrow.compute import is_in
+
+    kept, own = [read_column(path, "kept") for path in cells], [read_index(path) for path in cells]
+    names = read_index(obs)
     if sum(mask.sum() for mask in kept) > len(names):
-        kept = [mask & table.index.isin(names) for table, mask in zip(tables, kept, strict=True)]
-    mine = [table.index[mask] for table, mask in zip(tables, kept, strict=True)]
-    if not np.array_equal(np.concatenate(mine), names):
+        known = names.combine_chunks()
+        kept = [mask & is_in(of_sample, known).to_numpy() for mask, of_sample in zip(kept, own, strict=True)]
+    mine = [of_sample.filter(pa.array(mask)) for mask, of_sample in zip(kept, own, strict=True)]
+    if not pa.chunked_array([chunk for part in mine for chunk in part.chunks], names.type).equals(names):
         raise UserError(
             f"the samples' kept cells are not those of {obs}, or stand in another order: it is of an earlier run. Make "
             "it anew: delete it, and run snakemake again."
