@@ -7,7 +7,8 @@ cells are sorted by cluster, which makes columns deflate well; the page draws th
 
 from lib.start import run
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from lib.run.progress import timed
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.categories import as_categories, category_colours, natural_order
 from lib.store.cohort import with_results
+from lib.store.compressed import n_threads, pool
 from lib.store.counts import Counts
-from lib.store.files import read_table, replacing
+from lib.store.files import read_table, read_unnamed, replacing
 from lib.store.slots import parts_of
-from lib.store.stream import Stream
+from lib.store.stream import Chunk
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
@@ -33,6 +35,7 @@ LEVELS, GENE_LEVELS = 254, 128  # of numbers, and of genes
 MAX_CATEGORIES = 2000
 BASES = {"X_umap": "UMAP", "X_tsne": "t-SNE"}
 STEPS = 9  # colours of a colour map
+CHUNK_NNZ = 500_000  # counts that a thread normalises at a time
 
 
 def chosen_cells(strata: pd.Series, max_cells: int, seed: int) -> np.ndarray:
@@ -117,8 +120,15 @@ def columns_of(
             yield {"name": name, **about}, codes
 
 
+def by_threads(function: Callable[[Chunk], Any], counts: Counts) -> Iterator[Any]:
+    """What a function makes of each chunk of a stream; threads call it, and few chunks wait."""
+    chunks = counts.chunks(max_nnz=CHUNK_NNZ)
+    while some := list(islice(chunks, 2 * n_threads())):
+        yield from pool().map(function, some)
+
+
 def gene_levels(
-    panel: Stream, rows: np.ndarray, totals: np.ndarray, target_sum: float
+    panel: Counts, rows: np.ndarray, totals: np.ndarray, target_sum: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The highest log-normalised value of each gene, and each cell's level of it, genes x cells, uint8.
 
@@ -131,32 +141,37 @@ def gene_levels(
     totals, target_sum
         See `log_normalize`.
     """
-    place = np.full(panel.n_obs, -1)
-    place[rows] = np.arange(len(rows))
+    shown = np.zeros(panel.n_obs, bool)
+    shown[rows] = True
+    place, totals = np.argsort(rows), totals[shown]
 
-    def values() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for chunk in panel.chunks():
-            X = log_normalize(chunk.X, totals[chunk.rows], target_sum, panel.device)
-            cells = np.repeat(place[chunk.rows], np.diff(X.indptr))
-            shown = cells >= 0
-            yield X.indices[shown], cells[shown], X.data[shown]
+    def normalized(chunk: Chunk) -> Any:
+        return log_normalize(chunk.X, totals[chunk.rows], target_sum, panel.device)
 
-    highest = np.zeros(panel.n_vars, np.float32)
-    for genes, _, found in values():
-        np.maximum.at(highest, genes, found)
+    def highest_of(chunk: Chunk) -> np.ndarray:
+        X, found = normalized(chunk), np.zeros(panel.n_vars, np.float32)
+        np.maximum.at(found, X.indices, X.data)
+        return found
+
+    def set_levels(chunk: Chunk) -> None:
+        X = normalized(chunk)
+        cells = np.repeat(place[chunk.rows], np.diff(X.indptr))
+        levels[X.indices, cells] = np.rint(X.data / highest[X.indices] * GENE_LEVELS)
+
+    highest = np.max(list(by_threads(highest_of, panel.part(shown))), axis=0)
     levels = np.zeros((panel.n_vars, len(rows)), np.uint8)
-    for genes, cells, found in values():
-        levels[genes, cells] = np.rint(found / highest[genes] * GENE_LEVELS)
+    for _ in by_threads(set_levels, panel.part(shown)):
+        pass
     return highest, levels
 
 
-def read_artifacts(paths: Sequence[str | Path]) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame]]:
-    """The tables that fill obs, and the embeddings of all cells in two dimensions by name."""
+def read_artifacts(paths: Sequence[str | Path], cells: pd.Index) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame]]:
+    """The tables of `cells` that fill obs, and the embeddings of all cells in two dimensions by name."""
     obs, found = [], {}
     for path in (path for path in paths if str(path).endswith(".parquet")):
-        for part in parts_of(path):
+        for part in parts_of(path, read_unnamed):
             if part.slot == "obs":
-                obs.append(part.value)
+                obs.append(part.value.set_axis(cells))
             elif part.slot.startswith("obsm/") and part.value.shape[1] == 2 and np.isfinite(part.value).all(None):
                 found[BASES.get(part.name, part.name.removeprefix("X_"))] = part.value
     return obs, found
@@ -178,16 +193,17 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Read the tables of the cells and the panel of genes, write `explorer.html`."""
     inputs, params = snakemake.input, snakemake.params
-    tables, bases = read_artifacts(inputs.artifacts)
-    table = with_results(read_table(inputs.obs), *tables)
+    table = read_table(inputs.obs)
+    tables, bases = read_artifacts(inputs.artifacts, table.index)
+    table = with_results(table, *tables)
     totals = table.pop("kept_counts").to_numpy()
     target_sum = target_of(totals, params.target_sum)
     groupings = [name for name in params.groupings if name in table]
     for name in groupings:
         table[name] = as_categories(table[name])
     cluster = next((name for name in groupings if params.colours.get(name) == "clusters"), groupings[0])
-    strata = table[cluster].astype(str) + "\t" + table["sample"].astype(str)
-    cells = chosen_cells(strata, params.max_cells, params.seed)
+    clusters, samples = (table[name].astype("category").cat.codes.astype(int) for name in (cluster, "sample"))
+    cells = chosen_cells(clusters * (samples.max() + 1) + samples, params.max_cells, params.seed)
     # Like cells side by side
     keys = [table[name].cat.codes.to_numpy()[cells] for name in (params.batch_key, *groupings[::-1], cluster)]
     cells = cells[np.lexsort(keys)]

@@ -22,9 +22,9 @@ from lib.run.errors import UserError
 from lib.run.progress import progress
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import gene_keys, named_by_id
-from lib.store.counts import Counts
+from lib.store.counts import GENES, Counts
 from lib.store.csr import column_counts, column_sums
-from lib.store.files import column_names, read_table, write_table
+from lib.store.files import column_names, read_column, read_table, write_table
 from lib.store.stream import Stream, halving
 
 MIN_CELLS = 3  # kept cells of the cohort
@@ -162,35 +162,47 @@ def main(snakemake: Any) -> None:
     """Sum every sample's genes over its kept cells; write `genes.parquet`."""
     params, device = snakemake.params, devices.of(snakemake)
     tables = dict(zip(params.samples, snakemake.input.cells, strict=True))
-    kept = {sample: read_table(path, columns=["kept"])["kept"].to_numpy() for sample, path in tables.items()}
+    kept = {sample: read_column(path, "kept") for sample, path in tables.items()}
     check_kept(kept, snakemake.input.cells, params.batch_key)
     tell_families(list(params.gene_families), {sample: column_names(path) for sample, path in tables.items()})
     samples = [sample for sample, mask in kept.items() if mask.any()]
     paths = dict(zip(params.samples, snakemake.input.counts, strict=True))
-    stores = [Counts(paths[sample], device) for sample in samples]
+    stores = {sample: Counts(paths[sample], device) for sample in samples}
+    first: dict[str, str] = {}  # of the samples with equal genes
+    for sample, store in stores.items():
+        first.setdefault(store.mark, sample)
     once = sharing()
-    named = [[once(store.names("var", name)) for name in ("_index", "gene_symbols", "gene_ids")] for store in stores]
-    shared = set().union(*(named_by_id(*of_store) for of_store in named))
-    keys = [once(gene_keys(store, params.gene_key, shared)) for store in stores]
-    universe = gene_universe(keys, samples, params.genes["join"], params.genes.get("min_shared", 0))
+    named = [
+        {name: once(stores[sample].names("var", name)) for name in ("_index", *GENES)} for sample in first.values()
+    ]
+    shared = set().union(*(named_by_id(*of_store.values()) for of_store in named))
+    keys = [once(gene_keys(of_store.get, params.gene_key, shared)) for of_store in named]
+    universe = gene_universe(keys, [*first.values()], params.genes["join"], params.genes.get("min_shared", 0))
     union = len(pd.unique(np.concatenate(keys)))
     stage.log.info("%d genes (%s join) of %d in all samples", len(universe), params.genes["join"], union)
 
-    genes = pd.DataFrame(index=universe, columns=["gene_symbols", "gene_ids"], dtype=object)
-    totals, n_cells, n_samples = (np.zeros(len(universe), np.int64) for _ in range(3))
-    flags: dict[str, np.ndarray] = {}
+    genes = pd.DataFrame(index=universe, columns=list(GENES), dtype=object)
+    columns = {
+        mark: universe.get_indexer(of_store).astype(np.int32) for mark, of_store in zip(first, keys, strict=True)
+    }
     other_ids: set[str] = set()
-    for sample, store, of_store, (_, symbols, ids) in zip(samples, stores, keys, named, strict=True):
-        columns = universe.get_indexer(of_store).astype(np.int32)
-        at, mine = columns[columns >= 0], columns >= 0
-        for name, values in (("gene_symbols", symbols[mine]), ("gene_ids", ids[mine])):
+    for of_store, of_names in zip(columns.values(), named, strict=True):
+        at, mine = of_store[of_store >= 0], of_store >= 0
+        symbols, ids = (of_names[name][mine] for name in GENES)
+        for name, values in zip(GENES, (symbols, ids), strict=True):
             new = genes[name].isna().to_numpy()[at]
             genes.iloc[at[new], genes.columns.get_loc(name)] = values[new]
-        known = (ids != symbols)[mine] & (genes["gene_ids"] != genes["gene_symbols"]).to_numpy()[at]
-        other_ids.update(universe[at[known & (genes["gene_ids"].to_numpy()[at] != ids[mine])]])
-        for name, mask in GeneNames.of(store).flags.items():
+        known = (ids != symbols) & (genes["gene_ids"] != genes["gene_symbols"]).to_numpy()[at]
+        other_ids.update(universe[at[known & (genes["gene_ids"].to_numpy()[at] != ids)]])
+
+    totals, n_cells, n_samples = (np.zeros(len(universe), np.int64) for _ in range(3))
+    flags: dict[str, np.ndarray] = {}
+    for sample, store in stores.items():
+        of_store = columns[store.mark]
+        at, mine = of_store[of_store >= 0], of_store >= 0
+        for name, mask in store.flags().items():
             flags.setdefault(name, np.zeros(len(universe), bool))[at] |= mask[mine]
-        sums = gene_sums(Counts(store.path, device, kept[sample], columns, len(universe)))
+        sums = gene_sums(store.part(kept[sample], of_store, len(universe)))
         totals, n_cells = totals + sums[0], n_cells + sums[1]
         n_samples[at] += 1
 

@@ -24,7 +24,7 @@ from lib.run import forked
 from lib.store.categories import PALETTES
 from lib.store.counts import Counts, CountsWriter
 from lib.store.files import read_table, write_arrays, write_table
-from lib.store.stream import InMemory
+from lib.store.stream import ROWS_NNZ, InMemory
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from snakemake.iocontainers import Namedlist
@@ -451,7 +451,7 @@ def test_expression_by_group_is_scanpys():
 
 
 def test_panel_holds_the_counts_of_its_genes(tmp_path, monkeypatch):
-    """Samples in parts, by several threads: the kept cells' counts, whatever the number of threads; rank by rank."""
+    """Samples in chunks: the kept cells' counts, rank by rank."""
     rng = np.random.default_rng(0)
     names = [f"G{i}" for i in range(9)]
     genes = pd.DataFrame({"gene_symbols": names, "gene_ids": names, "kept": np.arange(9) != 4}, names)
@@ -467,19 +467,17 @@ def test_panel_holds_the_counts_of_its_genes(tmp_path, monkeypatch):
     write_table(pd.DataFrame(index=[f"C{i}" for i in range(150)])[kept].assign(kept_counts=1), tmp_path / "obs.parquet")
     top = pd.DataFrame({"group": list("aabb"), "rank": [1, 2, 1, 2], "names": ["G8", "G1", "G1", "G5"], "scores": 1.0})
     top.assign(gene_symbols=top["names"]).to_csv(tmp_path / "top.tsv", sep="\t", index=False)
-    monkeypatch.setattr(panel, "PART", 20)
-    monkeypatch.setattr(panel, "CELLS", 7)
+    monkeypatch.setitem(ROWS_NNZ, "cpu", 50)
     counts, cells = (list(paths) for paths in zip(*files, strict=True))
     inputs = {"tops": [tmp_path / "top.tsv"], "counts": counts, "cells": cells, "genes": tmp_path / "genes.parquet"}
     made = []
-    for threads, n_genes in ((1, 0), (3, 300)):
-        path = tmp_path / f"panel{threads}.h5ad"
+    for n_genes in (0, 300):
+        path = tmp_path / f"panel{n_genes}.h5ad"
         snakemake = fake(
             inputs | {"obs": tmp_path / "obs.parquet"},
             {"gene_key": "gene_symbols", "n_genes": n_genes},
             {"panel": path},
         )
-        snakemake.threads = threads
         panel.main(snakemake)
         store = Counts(path)
         assert store.names("var").tolist() == ["G1", "G5", "G8"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import genes as genes_stage
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,6 +74,21 @@ def test_cohort_is_the_kept_cells_by_the_shared_genes(two_samples):
         assert (np.vstack([c.X.toarray() for c in chunks]) == expected).all()
     assert list(whole.obs().columns) == ["sample"]
     assert len(whole.obs()) == len(expected)
+
+
+def test_stores_of_the_same_genes_have_one_mark(two_samples):
+    path, expected = two_samples
+    store(path, np.ones((2, 4), np.uint16), A, "c", [True, True])
+    marks = [Counts(path / f"{sample}.h5ad").mark for sample in "abc"]
+    assert marks[0] == marks[2] != marks[1]
+    columns = [store.genes for store in cohort(path, "abc").stores]
+    assert columns[0] is columns[2]
+    for sample in "abc":  # as stores of earlier versions
+        with h5py.File(path / f"{sample}.h5ad", "a") as file:
+            del file.attrs["somersault-genes"]
+    assert len({Counts(path / f"{sample}.h5ad").mark for sample in "abc"}) == 3
+    got = np.vstack([chunk.X.toarray() for chunk in cohort(path, "abc").chunks()])
+    assert (got == np.vstack([expected, np.ones((2, 3))])).all()
 
 
 def test_order_of_the_samples_changes_the_order_of_the_cells_alone(two_samples):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lib.run.errors import UserError
 from lib.run.stage import log, notice
 from lib.store.categories import united
 from lib.store.counts import Counts, Stores
-from lib.store.files import read_table
+from lib.store.files import read_column, read_index, read_table
 from lib.store.shards import cells_of_shard
 
 
@@ -68,18 +69,20 @@ class Cohort(Stores):
         self.genes, self._obs = kept_genes(genes), obs
         if subset is not None:
             self.genes = self.genes[subset]
-        tables = [read_table(path, columns=["kept"])["kept"] for path in cells]
-        kept = [table.to_numpy() for table in tables] if obs is None else in_cohort(tables, obs)
+        kept = [read_column(path, "kept") for path in cells] if obs is None else in_cohort(cells, obs)
         starts = np.cumsum([0, *(mask.sum() for mask in kept)])
         self.rows = slice(0, int(starts[-1])) if shard is None else cells_of_shard(shard, int(starts[-1]))
         mine = [of_rows(mask, self.rows, first) for mask, first in zip(kept, starts[:-1], strict=True)]
         used = [i for i, mask in enumerate(mine) if shard is None or mask.any()]
         self.cells = [cells[i] for i in used]
         self._first = self.rows.start - int(starts[used[0]])  # kept cells of these tables before the stream's cells
-        stores = []
+        stores: list[Counts] = []
+        columns: dict[str, np.ndarray] = {}
         for i in used:
-            columns = gene_columns(Counts(counts[i]), self.genes, gene_key)
-            stores.append(Counts(counts[i], device, mine[i], columns, len(self.genes)))
+            store = Counts(counts[i], device)
+            if store.mark not in columns:
+                columns[store.mark] = gene_columns(store, self.genes, gene_key)
+            stores.append(store.part(mine[i], columns[store.mark], len(self.genes)))
         super().__init__(stores)
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
@@ -91,20 +94,24 @@ class Cohort(Stores):
         return table if len(table) == self.n_obs else table.iloc[mine].copy()
 
 
-def in_cohort(tables: Sequence[pd.Series], obs: str | Path) -> list[np.ndarray]:
-    """For each sample a mask of its cells that belong to the cohort; `tables` holds the samples' columns `kept`.
+def in_cohort(cells: Sequence[str | Path], obs: str | Path) -> list[np.ndarray]:
+    """For each sample a mask of its cells that belong to the cohort; `cells` are the samples' `cells.parquet`.
 
     Raises
     ------
     UserError
         If these are not the cells of `obs` in their order.
     """
-    names = read_table(obs, columns=[]).index
-    kept = [table.to_numpy() for table in tables]
+    import pyarrow as pa
+    from pyarrow.compute import is_in
+
+    kept, own = [read_column(path, "kept") for path in cells], [read_index(path) for path in cells]
+    names = read_index(obs)
     if sum(mask.sum() for mask in kept) > len(names):
-        kept = [mask & table.index.isin(names) for table, mask in zip(tables, kept, strict=True)]
-    mine = [table.index[mask] for table, mask in zip(tables, kept, strict=True)]
-    if not np.array_equal(np.concatenate(mine), names):
+        known = names.combine_chunks()
+        kept = [mask & is_in(of_sample, known).to_numpy() for mask, of_sample in zip(kept, own, strict=True)]
+    mine = [of_sample.filter(pa.array(mask)) for mask, of_sample in zip(kept, own, strict=True)]
+    if not pa.chunked_array([chunk for part in mine for chunk in part.chunks], names.type).equals(names):
         raise UserError(
             f"the samples' kept cells are not those of {obs}, or stand in another order: it is of an earlier run. Make "
             "it anew: delete it, and run snakemake again."
@@ -181,17 +188,18 @@ def kind_of(values: pd.Series) -> str:
 def gene_columns(store: Counts, genes: pd.DataFrame, gene_key: str) -> np.ndarray:
     """The position of each gene of a store in the cohort's genes table, -1 if it is missing there; int32."""
     shared = named_by_id(genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy())
-    return genes.index.get_indexer(gene_keys(store, gene_key, shared)).astype(np.int32)
+    keys = gene_keys(partial(store.names, "var"), gene_key, shared)
+    return genes.index.get_indexer(keys).astype(np.int32)
 
 
-def gene_keys(store: Counts, gene_key: str, shared: set[str]) -> np.ndarray:
-    """The join keys of a store's genes: unique symbols (its var_names) or ids.
+def gene_keys(column: Callable[[str], np.ndarray], gene_key: str, shared: set[str]) -> np.ndarray:
+    """The join keys of a store's genes: unique symbols (its var_names) or ids; `column` gives a column of its var.
 
     If several genes of another sample share a symbol (`shared`), the key is `{symbol}-{id}`, as it is there.
     """
-    keys = store.names("var", "_index" if gene_key == "gene_symbols" else gene_key)
+    keys = column("_index" if gene_key == "gene_symbols" else gene_key)
     if gene_key == "gene_symbols" and shared and len(alone := np.flatnonzero(np.isin(keys, list(shared)))):
-        ids = store.names("var", "gene_ids")[alone]
+        ids, keys = column("gene_ids")[alone], keys.copy()
         keys[alone] = [f"{keys[i]}-{gene_id}" for i, gene_id in zip(alone, ids, strict=True)]
     return keys
 

@@ -101,12 +101,19 @@ class CompressedReader:
         """Bytes of an inflated chunk."""
         return CHUNK * self.dtype.itemsize
 
-    def read(self, fd: int, start: int, stop: int) -> list[Future]:
-        """Elements `start` to `stop`, read from the file descriptor `fd`, as futures of consecutive pieces."""
-        return [
-            pool().submit(self._values, fd, at, max(start - at, 0), min(stop - at, CHUNK))
-            for at in range(start // CHUNK * CHUNK, stop, CHUNK)
-        ]
+    def read(self, fd: int, at: int, chosen: slice | np.ndarray) -> np.ndarray:
+        """Elements of the chunk that begins with the element `at`, read from the file descriptor `fd`.
+
+        Parameters
+        ----------
+        chosen
+            Positions within the chunk, from 0 on.
+        """
+        rows = [row[chosen] for row in self._inflate(fd, at).reshape(self.dtype.itemsize, CHUNK)]
+        values = np.empty((len(rows[0]), len(rows)), np.uint8)
+        for byte, row in enumerate(rows):
+            values[:, byte] = row
+        return values.view(self.dtype).ravel()
 
     def read_shuffled(self, fd: int, start: int, stop: int, buffer: np.ndarray) -> list[Future]:
         """Inflate the chunks that hold the elements `start` to `stop` into a buffer of bytes, still shuffled.
@@ -126,14 +133,6 @@ class CompressedReader:
     def _inflate_into(self, fd: int, chunks: Sequence[int], buffer: np.ndarray) -> None:
         for i, at in enumerate(chunks):
             buffer[i * self.chunk_bytes : (i + 1) * self.chunk_bytes] = self._inflate(fd, at)
-
-    def _values(self, fd: int, at: int, low: int, high: int) -> np.ndarray:
-        size = self.dtype.itemsize
-        shuffled = self._inflate(fd, at).reshape(size, CHUNK)
-        values = np.empty((high - low, size), np.uint8)
-        for byte in range(size):
-            values[:, byte] = shuffled[byte, low:high]
-        return values.view(self.dtype).ravel()
 
 
 _POOL: ThreadPoolExecutor | None = None

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,16 @@ import pandas as pd
 
 from lib.run import device as devices
 from lib.run.clock import counted, spending
-from lib.store import identity
+from lib.store import compressed, identity
 from lib.store.compressed import CompressedArray, CompressedReader
-from lib.store.csr import on_host, select_genes
+from lib.store.csr import on_host, select_genes, sort_columns
 from lib.store.files import LIBVER
 from lib.store.h5ad import read_array, read_frame, write_frame
 from lib.store.names import escape_key
 from lib.store.stream import ROWS_NNZ, Chunk, chunk_size
 
 READ_AHEAD = 2  # row chunks decoded ahead of the consumer
+GENES = ("gene_symbols", "gene_ids")  # columns of var, beside its index
 
 
 class CountsWriter:
@@ -76,8 +78,14 @@ class CountsWriter:
         self.indptr.append(indptr[1:] + self.nnz)
         self.nnz += int(indptr[-1])
 
-    def close(self, obs: pd.DataFrame, var: pd.DataFrame, scope: str = "sample") -> None:
-        """Write the rest of the arrays, then obs and var; `scope` is sample or cohort (`lib.store.identity`)."""
+    def close(self, obs: pd.DataFrame, var: pd.DataFrame, scope: str = "sample", mark: str | None = None) -> None:
+        """Write the rest of the arrays, then obs and var.
+
+        Parameters
+        ----------
+        scope, mark
+            sample or cohort, and the mark of the cells (`lib.store.identity`) if it is known.
+        """
         for array in self.arrays.values():
             array.close()
         indptr = np.concatenate(self.indptr)
@@ -86,7 +94,9 @@ class CountsWriter:
         group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
         group.attrs["shape"] = np.array([len(indptr) - 1, self.n_vars])
         self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        self.file.attrs[identity.KEY] = identity.mark_of_names(obs.index, scope)
+        self.file.attrs[identity.KEY] = mark or identity.mark_of_names(obs.index, scope)
+        names = [var.index, *(var[name] for name in GENES if name in var)]
+        self.file.attrs[identity.GENES] = identity.mark_of_genes(names)
         for name, table in {"obs": obs, "var": var}.items():
             write_frame(self.file, name, table)
         self.file.close()
@@ -119,6 +129,8 @@ class Counts:
         Shape of the stream.
     nnz, dtype
         Non-zeros of the store and their type on disk.
+    mark
+        Equal for stores of the same genes in the same order.
     """
 
     def __init__(
@@ -135,11 +147,27 @@ class Counts:
             self.indptr = file["X/indptr"][...]
             n_obs, store_vars = (int(n) for n in file["X"].attrs["shape"])
             self.dtype = file["X/data"].dtype
+            self.mark = file.attrs.get(identity.GENES, str(path))  # stores of earlier versions have none
         self.nnz = int(self.indptr[-1])
-        self.cells = np.ones(n_obs, bool) if cells is None else np.asarray(cells, bool)
-        self.genes = None if genes is None else np.asarray(genes, np.int32)
-        self.n_obs = int(self.cells.sum())
-        self.n_vars = store_vars if n_vars is None else n_vars
+        self.cells, self.genes, self.n_obs, self.n_vars = np.ones(n_obs, bool), None, n_obs, store_vars
+        self._choose(cells, genes, n_vars)
+
+    def _choose(self, cells: np.ndarray | None, genes: np.ndarray | None, n_vars: int | None) -> None:
+        if cells is not None:
+            self.cells = np.asarray(cells, bool)
+            self.n_obs = int(self.cells.sum())
+        if genes is not None:
+            self.genes = np.asarray(genes, np.int32)
+        if n_vars is not None:
+            self.n_vars = n_vars
+
+    def part(
+        self, cells: np.ndarray | None = None, genes: np.ndarray | None = None, n_vars: int | None = None
+    ) -> Counts:
+        """The store with other cells or genes to stream, without opening it anew."""
+        part = copy(self)
+        part._choose(cells, genes, n_vars)
+        return part
 
     @counted("read")
     def names(self, axis: str, column: str = "_index") -> np.ndarray:
@@ -147,6 +175,13 @@ class Counts:
         with h5py.File(self.path, "r", locking=False) as file:
             column = file[axis].attrs["_index"] if column == "_index" else column
             return read_array(file[axis][escape_key(column)])
+
+    @counted("read")
+    def flags(self) -> dict[str, np.ndarray]:
+        """The boolean columns of `var`."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            columns = {name: column for name, column in file["var"].items() if isinstance(column, h5py.Dataset)}
+            return {name: column[...] for name, column in columns.items() if column.dtype == bool}
 
     @counted("read")
     def column(self, name: str) -> np.ndarray:
@@ -181,19 +216,16 @@ class Counts:
             return
         with h5py.File(self.path, "r", locking=False) as file:
             readers = [CompressedReader(file[name]) for name in ("X/data", "X/indices")]
-        largest = max(self.indptr[last] - self.indptr[first] for first, last in ranges)
-        fetch = _fetcher(self.path, readers, int(largest), self.device)
+        fetch = self._fetcher(readers, max(int(self.indptr[last] - self.indptr[first]) for first, last in ranges))
         done, waiting = 0, deque()
         try:
             for rows in [*ranges, None]:
                 if rows is not None:
-                    span = int(self.indptr[rows[0]]), int(self.indptr[rows[1]])
-                    waiting.append((rows, fetch.submit(*span)))
+                    first, last = rows
+                    waiting.append(fetch.submit(self.indptr[first : last + 1], self.cells[first:last]))
                 while waiting and (rows is None or len(waiting) > READ_AHEAD):
-                    (first, last), ticket = waiting.popleft()
                     with spending("read"):
-                        indptr = self.indptr[first : last + 1] - self.indptr[first]
-                        arrays = fetch.take(ticket, indptr, self.cells[first:last])
+                        arrays = fetch.take(waiting.popleft())
                     X = self._matrix(*arrays)
                     yield Chunk(done, X)
                     done += X.shape[0]
@@ -210,10 +242,21 @@ class Counts:
             yield first, last
             first = last
 
+    def _fetcher(self, readers: Sequence[CompressedReader], largest: int) -> Any:
+        if not self.device.is_gpu:
+            return _Fetch(self.path, readers, self.genes)
+        from lib.store.upload import Upload
+
+        return Upload(self.path, readers, largest, READ_AHEAD + 1)
+
     def _matrix(self, data: Any, indices: Any, indptr: Any) -> Any:
-        shape = len(indptr) - 1, len(self.genes) if self.genes is not None else self.n_vars
-        X = self.device.sparse.csr_matrix((data, indices, indptr), shape=shape)
-        return X if self.genes is None else select_genes(X, self.genes, self.n_vars, self.device)
+        if self.genes is None or not self.device.is_gpu:
+            X = self.device.sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, self.n_vars))
+            if self.genes is not None:
+                sort_columns(X, self.genes)
+            return X
+        X = self.device.sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(self.genes)))
+        return select_genes(X, self.genes, self.n_vars, self.device)
 
 
 class Stores:
@@ -233,35 +276,62 @@ class Stores:
             done += store.n_obs
 
 
-def _fetcher(path: Path, readers: Sequence[CompressedReader], largest: int, device: devices.Device) -> Any:
-    if not device.is_gpu:
-        return _Fetch(path, readers)
-    from lib.store.upload import Upload
-
-    return Upload(path, readers, largest, READ_AHEAD + 1)
-
-
 class _Fetch:
-    """Reads spans of the non-zeros' counts and columns, which threads inflate."""
+    """Reads the counts and columns of spans of rows; threads inflate them, and choose rows and columns.
 
-    def __init__(self, path: Path, readers: Sequence[CompressedReader]) -> None:
-        self.fd, self.readers = os.open(path, os.O_RDONLY), readers
+    Parameters
+    ----------
+    path
+        The file.
+    readers
+        The readers of its counts and of its columns.
+    genes
+        The new column of each column, -1 to leave it out; all by default, as they are.
+    """
 
-    def submit(self, start: int, stop: int) -> list[list[Future]]:
-        """Have the threads inflate a span."""
-        return [reader.read(self.fd, start, stop) for reader in self.readers]
+    def __init__(self, path: Path, readers: Sequence[CompressedReader], genes: np.ndarray | None) -> None:
+        self.fd, self.readers, self.genes, self.wanted = os.open(path, os.O_RDONLY), readers, None, None
+        if genes is not None:  # narrow, as chunks wait in memory
+            self.genes = genes.astype(np.uint16 if genes.max(initial=0) < 1 << 16 else np.int32)
+            self.wanted = genes >= 0
 
-    def take(self, ticket: list[list[Future]], indptr: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Counts, columns and indptr (both int32) of the rows to keep; `indptr` has the bounds of the span's rows."""
-        data, indices = (np.concatenate([p.result() for p in pieces]) if pieces else np.empty(0) for pieces in ticket)
-        indices, indptr = indices.astype(np.int32), indptr.astype(np.int32)
-        if keep.all():
-            return data, indices, indptr
-        from scipy.sparse import csr_matrix
+    def submit(self, bounds: np.ndarray, keep: np.ndarray) -> tuple[list[Future], np.ndarray]:
+        """Have the threads read a span.
 
-        X = csr_matrix((data, indices, indptr), shape=(len(keep), np.iinfo(np.int32).max))[np.flatnonzero(keep)]
-        return X.data, X.indices, X.indptr
+        Parameters
+        ----------
+        bounds
+            The starts of its rows among all non-zeros, and the end of the last one.
+        keep
+            Mask of the chosen rows.
+        """
+        chunks = range(int(bounds[0]) // compressed.CHUNK * compressed.CHUNK, int(bounds[-1]), compressed.CHUNK)
+        return [compressed.pool().submit(self._read, at, bounds - at, keep) for at in chunks], keep
+
+    def take(self, ticket: tuple[list[Future], np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Counts, columns and indptr (both int32) of the chosen rows of a span."""
+        pieces, keep = [future.result() for future in ticket[0]], ticket[1]
+        if not pieces:
+            return np.empty(0), np.empty(0, np.int32), np.zeros(keep.sum() + 1, np.int32)
+        data, columns = (np.concatenate([piece[i] for piece in pieces]) for i in range(2))
+        indptr = sum(piece[2] for piece in pieces)
+        return data, columns.astype(np.int32), indptr[np.append(True, keep)].astype(np.int32)
 
     def close(self) -> None:
         """Close the file. Tasks that are still queued for a consumer that stopped fail silently."""
         os.close(self.fd)
+
+    def _read(self, at: int, bounds: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The chosen counts and columns of a chunk, and how many of them lie before each of the span's `bounds`."""
+        data, indices = self.readers
+        bounds = np.clip(bounds, 0, compressed.CHUNK)
+        span = slice(bounds[0], bounds[-1])
+        columns = indices.read(self.fd, at, span)
+        if self.genes is None and keep.all():
+            return data.read(self.fd, at, span), columns, bounds - bounds[0]
+        mask = np.repeat(keep, np.diff(bounds))
+        if self.genes is not None:  # NumPy takes faster where it need not check
+            mask &= self.wanted.take(columns, mode="clip")
+        chosen = np.flatnonzero(mask)
+        columns = columns[chosen] if self.genes is None else self.genes.take(columns[chosen], mode="clip")
+        return data.read(self.fd, at, chosen + bounds[0]), columns, np.searchsorted(chosen, bounds - bounds[0])

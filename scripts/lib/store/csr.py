@@ -49,10 +49,15 @@ def select_genes(X: Any, genes: np.ndarray, n_vars: int, device: devices.Device)
         keep = np.flatnonzero(columns >= 0)
         parts = X.data[keep], columns[keep], np.searchsorted(keep, X.indptr).astype(np.int32)
     out = device.sparse.csr_matrix(parts, shape=(X.shape[0], n_vars))
+    sort_columns(out, genes)
+    return out
+
+
+def sort_columns(X: Any, genes: np.ndarray) -> None:
+    """Sort the columns within each row of a CSR matrix, if `genes` (see `select_genes`) changed their order."""
     kept = genes[genes >= 0]
     if (kept[1:] < kept[:-1]).any():
-        out.sort_indices()
-    return out
+        X.sort_indices()
 
 
 def row_sums(X: Any, device: devices.Device, values: Any = None) -> Any:

@@ -9,7 +9,9 @@ consecutive parts can be computed from their marks.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY = "somersault-cells"  # the HDF5 attribute, or key of parquet's metadata, with the mark
+GENES = "somersault-genes"  # the HDF5 attribute of a counts store with the mark of its genes
 GROUPS = "results/cohort/sub/"  # holds a folder of artifacts for each group of cells
 BASE = 0x9E3779B97F4A7C15  # of the polynomial; odd
 MODULUS = 1 << 64
@@ -38,6 +41,11 @@ def mark_of_names(names: Sequence[str] | pd.Index, scope: str) -> str:
         of_block = int((block * weights[-len(block) :]).sum(dtype=np.uint64))
         found = (found * pow(BASE, len(block), MODULUS) + of_block) % MODULUS
     return f"{scope} {len(names)} {len(text)} {found:016x}"
+
+
+def mark_of_genes(columns: Iterable[Iterable[str]]) -> str:
+    """The mark of genes with these names, symbols and ids: equal for equal columns alone."""
+    return blake2b("\0".join(chain.from_iterable(columns)).encode(), digest_size=16).hexdigest()
 
 
 def mark_of_parts(marks: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ A table fills one slot; each array of an HDF5 file fills one. `files.write_table
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,14 @@ class Part:
         return self.slot.partition("/")[2]
 
 
-def parts_of(path: str | Path) -> Iterator[Part]:
-    """The parts of an artifact, slot by slot; none if it names no slots."""
+def parts_of(path: str | Path, read: Callable[[str | Path], Any] = read_table) -> Iterator[Part]:
+    """The parts of an artifact, slot by slot; none if it names no slots. `read` reads a table."""
     label = read_label(path, SLOTS)
     if label is None:
         return
     about = json.loads(label)
     for name, slot in about["slots"].items():
-        value = read_table(path) if str(path).endswith(".parquet") else _read_array(path, name, slot)
+        value = read(path) if str(path).endswith(".parquet") else _read_array(path, name, slot)
         yield Part(path, slot, value, about["uns"])
 
 

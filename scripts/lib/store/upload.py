@@ -74,8 +74,16 @@ class Upload:
         self.submitted = 0
         self.futures: deque[list[Future]] = deque(maxlen=n_slots)
 
-    def submit(self, start: int, stop: int) -> tuple[Slot, list[Future], int, int]:
-        """Have the threads inflate a span into the next slot."""
+    def submit(self, bounds: np.ndarray, keep: np.ndarray) -> tuple[Slot, list[Future], np.ndarray, np.ndarray]:
+        """Have the threads inflate a span into the next slot.
+
+        Parameters
+        ----------
+        bounds
+            The starts of its rows among all non-zeros, and the end of the last one.
+        keep
+            Mask of the chosen rows.
+        """
         if len(self.slots) < self.n_slots:
             self.slots.append(Slot(int(self.offsets[-1])))
         slot = self.slots[self.submitted % self.n_slots]
@@ -84,28 +92,20 @@ class Upload:
         futures = [
             future
             for reader, offset in zip(self.readers, self.offsets, strict=False)
-            for future in reader.read_shuffled(self.fd, start, stop, slot.pinned[offset:])
+            for future in reader.read_shuffled(self.fd, int(bounds[0]), int(bounds[-1]), slot.pinned[offset:])
         ]
         self.futures.append(futures)
-        return slot, futures, start, stop
+        return slot, futures, bounds, keep
 
-    def take(self, ticket: tuple[Slot, list[Future], int, int], indptr: np.ndarray, keep: np.ndarray) -> list[Any]:
-        """The chosen rows of a span, on the card.
-
-        Parameters
-        ----------
-        ticket
-            The return value of `submit`.
-        indptr
-            The starts of the span's rows and the end of the last one, from 0 on.
-        keep
-            Mask of the chosen rows.
+    def take(self, ticket: tuple[Slot, list[Future], np.ndarray, np.ndarray]) -> list[Any]:
+        """The chosen rows of the span that `submit` gave the ticket of, on the card.
 
         Returns
         -------
         Counts (float32, or float64 if a count may need it), columns (int32) and indptr (int32) of these rows.
         """
-        slot, futures, start, stop = ticket
+        slot, futures, bounds, keep = ticket
+        start, stop = int(bounds[0]), int(bounds[-1])
         for future in futures:
             future.result()
         current = cupy.cuda.get_current_stream()
@@ -115,13 +115,13 @@ class Upload:
             span = slice(offset, offset + n_chunks * reader.chunk_bytes)
             slot.card[span].set(slot.pinned[span], stream=self.stream)
         slot.copied.record(self.stream)
-        starts = indptr[:-1][keep] + start % CHUNK
-        bounds = np.concatenate([[0], np.cumsum(np.diff(indptr)[keep])])
-        kept, starts = cupy.asarray(bounds.astype(np.int32)), cupy.asarray(starts.astype(np.int64))
+        starts = bounds[:-1][keep] - start // CHUNK * CHUNK
+        indptr = np.concatenate([[0], np.cumsum(np.diff(bounds)[keep])])
+        kept, starts = cupy.asarray(indptr.astype(np.int32)), cupy.asarray(starts.astype(np.int64))
         current.wait_event(slot.copied)
         arrays = []
         for reader, offset, dtype in zip(self.readers, self.offsets, self._dtypes(), strict=False):
-            values = cupy.empty(int(bounds[-1]), dtype)
+            values = cupy.empty(int(indptr[-1]), dtype)
             if len(values):
                 _WIDEN(slot.card[offset:], kept, starts, len(starts), reader.dtype.itemsize, CHUNK, values)
             arrays.append(values)
