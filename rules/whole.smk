@@ -77,7 +77,8 @@ def limits(wildcards):
 
 def only_looks():
     """Whether this run computes nothing: preflight and doctor run on machines of any kind."""
-    return not {"preflight", "doctor"}.isdisjoint(sys.argv)
+    looks = {"preflight", "doctor", "-n", "--dry-run", "--dryrun", "--lint"}
+    return not looks.isdisjoint(sys.argv)
 
 
 def check_device():
@@ -98,6 +99,9 @@ def warm_processes():
     if config["warm"] and several:
         kinds = "cpu,gpu" if GPU else "cpu"
         os.environ[start.VARIABLE] = start.names_itself(os.getpid(), kinds)
+        # beside Snakemake's plan of the jobs; a cluster's number of nodes says that they run elsewhere
+        if workflow.resource_settings.nodes is None and not only_looks():
+            start.begin_early()
 
 
 def unlimited_rate():
