@@ -25,7 +25,7 @@ from lib.store.categories import as_categories, category_colours, natural_order
 from lib.store.cohort import with_results
 from lib.store.compressed import n_threads, pool
 from lib.store.counts import Counts
-from lib.store.files import read_table, read_unnamed, replacing
+from lib.store.files import read_index, read_unnamed, replacing
 from lib.store.slots import parts_of
 from lib.store.stream import Chunk
 from matplotlib import colormaps
@@ -165,13 +165,13 @@ def gene_levels(
     return highest, levels
 
 
-def read_artifacts(paths: Sequence[str | Path], cells: pd.Index) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame]]:
-    """The tables of `cells` that fill obs, and the embeddings of all cells in two dimensions by name."""
+def read_artifacts(paths: Sequence[str | Path]) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame]]:
+    """The tables that fill obs, and the embeddings of all cells in two dimensions by name."""
     obs, found = [], {}
     for path in (path for path in paths if str(path).endswith(".parquet")):
         for part in parts_of(path, read_unnamed):
             if part.slot == "obs":
-                obs.append(part.value.set_axis(cells))
+                obs.append(part.value)
             elif part.slot.startswith("obsm/") and part.value.shape[1] == 2 and np.isfinite(part.value).all(None):
                 found[BASES.get(part.name, part.name.removeprefix("X_"))] = part.value
     return obs, found
@@ -193,9 +193,8 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Read the tables of the cells and the panel of genes, write `explorer.html`."""
     inputs, params = snakemake.input, snakemake.params
-    table = read_table(inputs.obs)
-    tables, bases = read_artifacts(inputs.artifacts, table.index)
-    table = with_results(table, *tables)
+    tables, bases = read_artifacts(inputs.artifacts)
+    table = with_results(read_unnamed(inputs.obs), *tables)
     totals = table.pop("kept_counts").to_numpy()
     target_sum = target_of(totals, params.target_sum)
     groupings = [name for name in params.groupings if name in table]
@@ -210,7 +209,8 @@ def main(snakemake: Any) -> None:
     table = table.iloc[cells]
 
     about: dict[str, Any] = {"title": params.title, "n": len(cells), "cluster": cluster, "sample": params.batch_key}
-    held: dict[str, np.ndarray | bytes] = {"barcodes": "\n".join(map(str, table.index)).encode()}
+    barcodes = read_index(inputs.obs).take(cells).to_pylist()
+    held: dict[str, np.ndarray | bytes] = {"barcodes": "\n".join(barcodes).encode()}
     about["embeddings"] = []
     for name, embedding in bases.items():
         ids = [f"{name}-{axis}" for axis in (0, 1)]
