@@ -334,11 +334,12 @@ rule panel:
         panel=f"{COHORT}/panel.h5ad",
     log:
         "logs/cohort/panel.log",
+    priority: 1  # the slowest figures wait for it
     group:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("panel", 8)
+    threads: few_cores("panel")
     resources:
         **needs("panel"),
     params:

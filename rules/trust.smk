@@ -20,6 +20,7 @@ rule trust_integration:
         thetas=branch(THETAS, then=["results/tables/trust_thetas.tsv"], otherwise=[]),
     log:
         "logs/trust/integration.log",
+    priority: -1  # only the report waits for it
     conda:
         GPU_ENV
     threads: few_cores("trust_integration", 1)
@@ -73,6 +74,7 @@ rule trust_stages:
         stages="results/tables/trust_stages.tsv",
     log:
         "logs/trust/stages.log",
+    priority: -1  # only the report waits for it
     group:
         "figures"
     conda:
@@ -190,6 +192,7 @@ rule trust_resolutions:
         resolutions="results/tables/trust_resolutions.tsv",
     log:
         "logs/trust/resolutions.log",
+    priority: -1  # only the report waits for it
     group:
         "figures"
     conda:
@@ -216,6 +219,7 @@ rule trust_filters:
         doublets="results/tables/trust_doublets.tsv",
     log:
         "logs/trust/filters.log",
+    priority: -1  # only the report waits for it
     group:
         "figures"
     conda:

@@ -291,11 +291,9 @@ def test_record_names_the_card(carried, stage):
     skip_without_cell_cycle(stage, carried)
     if stage == "harmony" and not content(carried.cpu("cohort/harmony.h5")[0]):
         pytest.skip("one batch: Harmony is skipped")
-    log = {"qc": "samples/*/qc", "doublets": "samples/*/doublets"}.get(stage, f"cohort/{stage}*")
-    folder = carried.folder / f"{stage}-1" / "logs"
-    records = [json.loads(path.read_text()) for path in folder.glob(f"{log}.run.json")]
-    records += [json.loads(path.read_text()) for path in folder.glob(f"{log}/*.run.json")]
-    mine = [record for record in records if record["device"] == "gpu"]
+    logs = (carried.folder / f"{stage}-1" / "logs").rglob("*.run.json")
+    records = [json.loads(path.read_text()) for path in logs]
+    mine = [record for record in records if record["rule"] == stage and record["device"] == "gpu"]
     assert mine
     for record in mine:
         assert record["card"]

@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 R = TypeVar("R")
 
 _tasks: Sequence[Callable[[], Any]] = ()
@@ -33,8 +35,7 @@ def run_all(tasks: Sequence[Callable[[], R]], processes: int, done: Callable[[],
             done()
         return list(found.values())
     _tasks = tasks
-    # A fork's collector leaves the objects of this process, some of them on a GPU, as they are
-    options = {"mp_context": get_context("fork"), "initializer": gc.freeze}
+    options = {"mp_context": get_context("fork"), "initializer": _begin}
     with warnings.catch_warnings(), ProcessPoolExecutor(min(processes, len(tasks)), **options) as pool:
         warnings.simplefilter("ignore", DeprecationWarning)  # threads, which inflate counts, are of no use to the forks
         jobs = {pool.submit(_run, i): i for i in range(len(tasks))}
@@ -43,6 +44,12 @@ def run_all(tasks: Sequence[Callable[[], R]], processes: int, done: Callable[[],
             done()
     _tasks = ()
     return [found[i] for i in range(len(tasks))]
+
+
+def _begin() -> None:
+    """Leave the objects of the forked process, some of them on a GPU, and its threads alone."""
+    gc.freeze()
+    threadpool_limits(1)  # OpenMP's threads are gone in a fork, and more than one would be waited for
 
 
 def _run(i: int) -> Any:

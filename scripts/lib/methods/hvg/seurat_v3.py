@@ -36,7 +36,7 @@ from lib.store.stream import Stream
 WIDER = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # spans of loess that are tried where the config's has no fit
 POOLED = 0.0  # in place of a span: the fit of all batches together
 FEWEST = 3  # points in the window: a quadratic has no fit on these, and without any scikit-misc ends the process
-FEW = 5  # batches that are fitted one after the other
+FITS = 4  # loess fits that are worth a fork
 JOINS = {"deviation": np.fmax, "spans": np.fmax}  # NaN in the shards that have no cell of a batch
 
 
@@ -162,7 +162,8 @@ def expected_deviations(sums: np.ndarray, batches: Batches, span: float) -> tupl
     expected[here] = 1
     masks = {code: varies for code in here if (varies := variance[code] > 0).any()}
     points = [np.log10([mean[code, varies], variance[code, varies]]) for code, varies in masks.items()]
-    fits = run_all([partial(widening_fit, x, y, span) for x, y in points], n_threads() if len(points) > FEW else 1)
+    tasks = [partial(widening_fit, x, y, span) for x, y in points]
+    fits = run_all(tasks, min(n_threads(), len(tasks) // FITS))
     pooled = None
     for (code, varies), (x, _), fit in zip(masks.items(), points, fits, strict=True):
         if fit is None:
