@@ -44,5 +44,6 @@ one, two = forked.run_all([task, task], 2)
 print((one == two).all())
 """
     env = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env, check=True)
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": True}
+    done = subprocess.run([sys.executable, "-c", code], env=env, **options)
     assert done.stdout == "True\n"
