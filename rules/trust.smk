@@ -197,7 +197,6 @@ rule trust_resolutions:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: forks
     resources:
         **needs("trust_resolutions"),
     params:

@@ -29,7 +29,7 @@ from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories, name_of, natural_order
 from lib.store.cohort import gene_columns
 from lib.store.counts import Counts
-from lib.store.csr import row_sums, select_genes
+from lib.store.csr import row_sums
 from lib.store.files import read_table, write_tsv
 from lib.store.names import escape_key
 
@@ -107,10 +107,13 @@ def read_counts(files: Any, drawn: Sequence[np.ndarray], gene_key: str) -> Any:
     genes = read_table(files.genes)
     families = genes.drop(columns="kept").select_dtypes(bool)
     genes = genes[genes["kept"] & ~families.any(axis=1)]
-    parts = []
+    parts: list[Any] = []
+    columns: dict[str, np.ndarray] = {}
     for path, mine in zip(files.counts, drawn, strict=True):
-        columns = gene_columns(Counts(path), genes, gene_key)
-        parts += [select_genes(chunk.X, columns, len(genes), CPU) for chunk in Counts(path, CPU, mine).chunks()]
+        store = Counts(path)
+        if store.mark not in columns:
+            columns[store.mark] = gene_columns(store, genes, gene_key)
+        parts += [chunk.X for chunk in store.part(mine, columns[store.mark], len(genes)).chunks()]
     return vstack(parts, format="csr")
 
 

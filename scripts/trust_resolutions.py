@@ -8,7 +8,6 @@ graph, or, of many cells, on that of a sample of them.
 from lib.start import run
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +19,6 @@ from lib.report import facts
 from lib.report.parts import Finished, Paragraph, Part, Table
 from lib.report.words import count, listed
 from lib.run import device as devices
-from lib.run.forked import run_all
 from lib.run.resources import MB, Job, Need
 from lib.store.files import read_table, write_tsv
 
@@ -40,7 +38,7 @@ def silhouette_of(space: Space, labels: np.ndarray) -> float:
     return sample.mean(mixing.silhouette(sums, sizes, labels[sample.rows]))
 
 
-def scan(space: Space, resolutions: Sequence[float], seed: int, processes: int = 1) -> pd.DataFrame:
+def scan(space: Space, resolutions: Sequence[float], seed: int) -> pd.DataFrame:
     """Leiden at each resolution: clusters, silhouette, agreement with the neighbouring resolutions, the suggested one.
 
     The suggested one has the largest product of agreement and silhouette, each on a scale from 0 to 1, of those with
@@ -49,8 +47,7 @@ def scan(space: Space, resolutions: Sequence[float], seed: int, processes: int =
     from leiden import leiden
 
     resolutions = sorted(resolutions)
-    tasks = [partial(leiden, space.graph, float(resolution), ITERATIONS, seed, CPU) for resolution in resolutions]
-    found = run_all(tasks, processes)
+    found = [leiden(space.graph, float(resolution), ITERATIONS, seed, CPU) for resolution in resolutions]
     between = [rand(one, other) for one, other in pairwise(found)]
     table = pd.DataFrame(
         {
@@ -99,7 +96,7 @@ def main(snakemake: Any) -> None:
     files, params = snakemake.input, snakemake.params
     groups = read_table(files.clusterings[0]).iloc[:, 0].cat.codes.to_numpy().astype(np.int64)
     space = repeats.read_space(files, groups, params.n_cells, params.seed, snakemake.threads)
-    write_tsv(scan(space, params.resolutions, params.seed, snakemake.threads), snakemake.output.resolutions)
+    write_tsv(scan(space, params.resolutions, params.seed), snakemake.output.resolutions)
 
 
 if __name__ == "__main__":

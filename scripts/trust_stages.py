@@ -40,6 +40,8 @@ CPU = devices.cpu()
 SCRIPTS = ("qc.py", "features.py", "hvg.py", "pca.py", "harmony.py", "neighbors.py", "umap.py", "tsne.py")
 SCRIPTS += ("markers_ttest.py",)
 DENSE = 1000  # cells of which the scaled matrix is held, and all pairs of which are compared in an embedding
+PAIRS = 10**9  # pairs of cells that are compared at most, for the neighbours of DENSE cells at least
+CELLS = {"pca": "few", "neighbors": "searching", "umap": "few", "tsne": "few"}  # stages checked at fewer cells
 COMPS = 10  # components whose captured variance is compared
 NEAR, WIDE = 15, 50  # neighbours in a space, and in its embedding
 ERRORS = 5  # standard errors
@@ -285,11 +287,20 @@ class Sampled:
         """Their positions."""
         return self.sample.rows
 
+    def some(self, n: int) -> np.ndarray:
+        """The positions of at most `n` of them."""
+        chosen = np.random.default_rng(0).choice(len(self.rows), min(n, len(self.rows)), replace=False)
+        return self.rows[np.sort(chosen)]
+
     @cached_property
     def few(self) -> np.ndarray:
         """The positions of those of which all pairs are compared."""
-        chosen = np.random.default_rng(0).choice(len(self.rows), min(DENSE, len(self.rows)), replace=False)
-        return self.rows[np.sort(chosen)]
+        return self.some(DENSE)
+
+    @cached_property
+    def searching(self) -> np.ndarray:
+        """The positions of those that are compared with all cells."""
+        return self.some(max(DENSE, PAIRS // len(self.obs)))
 
     @cached_property
     def totals(self) -> np.ndarray:
@@ -306,19 +317,22 @@ class Sampled:
         """The sampled cells' quality metrics as checked, sample by sample, and their counts in the kept genes."""
         from scipy.sparse import vstack
 
-        names, genes, worst, parts = self.obs.index[self.rows], kept_genes(self.files.genes), {"metrics": 0.0}, []
+        sampled, genes, worst, parts = self.obs.iloc[self.rows], kept_genes(self.files.genes), {"metrics": 0.0}, []
+        columns: dict[str, np.ndarray] = {}
         for path, of_genes in zip(self.files.counts, self.files.qc_genes, strict=True):
             store = Counts(path)
-            mine = pd.Index(store.names("obs")).isin(names)
+            names = pd.Index(store.names("obs"))
+            mine = names.isin(sampled.index)
             if not mine.any():
                 continue
-            X = vstack([chunk.X for chunk in Counts(path, CPU, mine).chunks()], format="csr")
+            X = vstack([chunk.X for chunk in store.part(mine).chunks()], format="csr")
             table = read_table(of_genes)
             families = {name: table[name].to_numpy() for name in table.select_dtypes(bool)}
-            obs = self.obs.iloc[self.rows].loc[store.names("obs")[mine]]
-            found = check_qc(X, families, obs)
+            found = check_qc(X, families, sampled.loc[names[mine]])
             worst = {name: max(value, found[name]) for name, value in worst.items()}
-            parts.append(select_genes(X, gene_columns(store, genes, self.params.gene_key), len(genes), CPU))
+            if store.mark not in columns:
+                columns[store.mark] = gene_columns(store, genes, self.params.gene_key)
+            parts.append(select_genes(X, columns[store.mark], len(genes), CPU))
         return worst, vstack(parts, format="csr"), genes.index.to_numpy()
 
     @cached_property
@@ -366,7 +380,7 @@ def of_neighbors(given: Sampled) -> Values:
     made_with, X = given.space()
     found = read_arrays(given.files.neighbors, "indices", "distances")
     found["graph"] = fuzzy.read_graph(given.files.neighbors)
-    return check_neighbors(X, given.rows, found, made_with, given.n_jobs)
+    return check_neighbors(X, given.searching, found, made_with, given.n_jobs)
 
 
 def of_markers(given: Sampled) -> Values:
@@ -465,7 +479,8 @@ def main(snakemake: Any) -> None:
         limits = limits_of(name) if found else {}
         for check, value in found.items():
             limit = limits[check]
-            rows.append([name, check, value, limit.said, limit.holds(value), len(given.rows), limit.why])
+            n = len(getattr(given, CELLS.get(name, "rows")))
+            rows.append([name, check, value, limit.said, limit.holds(value), n, limit.why])
     table = pd.DataFrame(rows, columns=["stage", "check", "value", "limit", "within", "cells", "why"])
     stage.log.info("checks:\n%s", table.drop(columns="why").to_string(index=False))
     write_tsv(table, snakemake.output.stages)

@@ -121,7 +121,7 @@ def benchmark(args: argparse.Namespace, folder: Path) -> None:
     if not h5ad.exists():
         cpu_benchmark.simulate(h5ad, args.cells)
     config = write_config(folder, h5ad, args.device)
-    told = beside.circumstances(args, ["scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"])
+    told = beside.circumstances(args, ["scanpy", "decoupler", "rapids-singlecell-cu13", "numpy", "scipy"])
     scores = [f"results/cohort/scores/random/{method}.parquet" for method in METHODS]
     again = {"scores": scores, "markers_wilcoxon": [f"results/cohort/markers/{GROUPING}/wilcoxon.parquet"]}
     ours = beside.of_jobs(folder, config, args.cores, ["results/atlas.h5ad"], again)

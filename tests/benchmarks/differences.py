@@ -145,7 +145,7 @@ def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) 
 def benchmark(args: argparse.Namespace, folder: Path) -> None:
     """Simulate, run both, write and print the tables."""
     simulate(folder, args.cells, args.cores)
-    told = beside.circumstances(args, ["pydeseq2", "scanpy", "decoupler", "rapids-singlecell", "numpy", "scipy"])
+    told = beside.circumstances(args, ["pydeseq2", "scanpy", "decoupler", "rapids-singlecell-cu13", "numpy", "scipy"])
     again = {rule: [target] for rule, target in zip(RULES, TARGETS, strict=True)}
     ours = beside.of_jobs(folder, write_config(folder, args.device), args.cores, TARGETS, again)
     theirs, table = beside.of_peer(args, folder), pd.read_parquet(folder / TARGETS[1])

@@ -325,6 +325,8 @@ class _Fetch:
         """The chosen counts and columns of a chunk, and how many of them lie before each of the span's `bounds`."""
         data, indices = self.readers
         bounds = np.clip(bounds, 0, compressed.CHUNK)
+        if not keep[bounds[1:] > bounds[:-1]].any():  # of some cells among many, most chunks hold none
+            return np.empty(0, data.dtype), np.empty(0, indices.dtype), np.zeros_like(bounds)
         span = slice(bounds[0], bounds[-1])
         columns = indices.read(self.fd, at, span)
         if self.genes is None and keep.all():
