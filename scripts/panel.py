@@ -37,9 +37,9 @@ def panel_genes(tops: Sequence[pd.DataFrame], n_genes: int) -> list[str]:
 
 def needs(job: Job) -> Need:
     """What the threads inflate, of which a panel's share is kept, and the cells' names."""
-    chunk = 40 * KB * job.nnz / max(1, job.n_obs)
+    chunk = 10 * KB * job.nnz / max(1, job.n_obs)
     nnz = job.nnz * min(1, 2.5 * GENES / max(1, job.n_vars))
-    mem = job.process + 70 * MB + chunk * job.threads + job.places + 0.3 * KB * job.n_kept + 8 * min(nnz, 40e6)
+    mem = job.process + 30 * MB + chunk * job.threads + job.places + 0.3 * KB * job.n_kept + 8 * min(nnz, 40e6)
     return Need(mem, 10 + 0.1e-6 * job.nnz, 4 * nnz + 60 * job.n_kept)
 
 

@@ -169,7 +169,7 @@ def needs(job: Job) -> Need:
     searched = (k > job.k) * 5e-7 * k * job.n_kept * log2(job.n_kept + 2)
     return Need(
         mem=PYTHON + 90 * MB + affinities,
-        seconds=20 + 2e-6 * job.n_kept * job.config["tsne"]["n_iter"] + searched,
+        seconds=20 + 3e-6 * job.n_kept * job.config["tsne"]["n_iter"] + searched,
         disk=20 * job.n_kept,
         vram=500 * MB + 110 * k * job.n_kept,
         gpu_mem=job.process + CUML + 0.5 * affinities,
