@@ -17,7 +17,8 @@ MARGIN = 1.3  # of memory, beyond the models' terms
 SLOW = 3.0  # of time, beyond that measured on two cores
 AT_LEAST = 3  # minutes
 GPU_SPEED = 4  # the least speed-up by a GPU
-WARM_MB, WARM_GPU_MB = 500, 1000  # a warm process, and a second one with RAPIDS, beside the stages in a cluster job
+# Beside the stages in a cluster job: a warm process; a second one with RAPIDS, and its fork with CUDA
+WARM_MB, WARM_GPU_MB = 500, 1400
 SNAKEMAKE_MB = 400  # Snakemake's two processes of 175 MB, beside the stage's process in a cluster job
 
 
