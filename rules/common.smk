@@ -42,11 +42,7 @@ if GPU and not diagnosis.unusable() and "vram_mb" not in workflow.global_resourc
     workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
     workflow.register_resource("turns", TURNS)
 
-# What is known of the scripts, kept beside their code, or else in this folder
-CODE = models.of_scripts(
-    HOME / "scripts/__pycache__/somersault.json",
-    Path(".snakemake/somersault/code.json"),
-)
+CODE = models.of_scripts()
 SAMPLES = list(SHEET.index)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
 CLUSTERINGS = settings.clustering_names(config)

@@ -108,12 +108,10 @@ def read_counts(files: Any, drawn: Sequence[np.ndarray], gene_key: str) -> Any:
     families = genes.drop(columns="kept").select_dtypes(bool)
     genes = genes[genes["kept"] & ~families.any(axis=1)]
     parts: list[Any] = []
-    columns: dict[str, np.ndarray] = {}
+    columns = gene_columns(genes, gene_key)
     for path, mine in zip(files.counts, drawn, strict=True):
         store = Counts(path)
-        if store.mark not in columns:
-            columns[store.mark] = gene_columns(store, genes, gene_key)
-        parts += [chunk.X for chunk in store.part(mine, columns[store.mark], len(genes)).chunks()]
+        parts += [chunk.X for chunk in store.part(mine, columns(store), len(genes)).chunks()]
     return vstack(parts, format="csr")
 
 

@@ -318,7 +318,7 @@ class Sampled:
         from scipy.sparse import vstack
 
         sampled, genes, worst, parts = self.obs.iloc[self.rows], kept_genes(self.files.genes), {"metrics": 0.0}, []
-        columns: dict[str, np.ndarray] = {}
+        columns = gene_columns(genes, self.params.gene_key)
         for path, of_genes in zip(self.files.counts, self.files.qc_genes, strict=True):
             store = Counts(path)
             names = pd.Index(store.names("obs"))
@@ -330,9 +330,7 @@ class Sampled:
             families = {name: table[name].to_numpy() for name in table.select_dtypes(bool)}
             found = check_qc(X, families, sampled.loc[names[mine]])
             worst = {name: max(value, found[name]) for name, value in worst.items()}
-            if store.mark not in columns:
-                columns[store.mark] = gene_columns(store, genes, self.params.gene_key)
-            parts.append(select_genes(X, columns[store.mark], len(genes), CPU))
+            parts.append(select_genes(X, columns(store), len(genes), CPU))
         return worst, vstack(parts, format="csr"), genes.index.to_numpy()
 
     @cached_property

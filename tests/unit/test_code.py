@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 from lib.run import code, models
@@ -56,25 +57,26 @@ def test_version_changes_with_a_data_file_that_is_named(tmp_path, monkeypatch):
 
 
 def test_facts_are_kept_until_a_file_of_the_code_changes(tmp_path, monkeypatch):
-    scripts, beside, known = tmp_path / "scripts", tmp_path / "no" / "code.json", tmp_path / "deep" / "code.json"
-    (tmp_path / "no").write_text("a file, in which nothing can be kept")
+    names = {path.name for path in code.SCRIPTS.glob("*.py")}
+    scripts = tmp_path / "scripts"
     scripts.mkdir()
     monkeypatch.setattr(code, "SCRIPTS", scripts)
     found = {"versions": {"toy.py": versions(scripts, "X = 1\n", "")}, "models": {"toy": ""}}
-    assert models.of_scripts(beside, known) == found
-    monkeypatch.setattr(code, "version_of_code", lambda script: "asked")
-    asked = found | {"versions": {"toy.py": "asked"}}
-    assert models.of_scripts(beside, known) == found
-    assert models.of_scripts(known, tmp_path / "other.json") == found
-    assert not (tmp_path / "other.json").exists()
-    (scripts / "lib" / "sums.py").write_text("Y = 10\n")
-    assert models.of_scripts(beside, known) == asked
-    for text in ("no JSON", "[1]"):
-        known.write_text(text)
-        assert models.of_scripts(beside, known) == asked
+    assert models.of_scripts() == found
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "version_of_code", lambda script: "asked")
+        asked = found | {"versions": {"toy.py": "asked"}}
+        assert models.of_scripts() == found
+        (scripts / "lib" / "sums.py").write_text("Y = 10\n")
+        assert models.of_scripts() == asked
+        for text in ("no JSON", "[1]"):
+            (scripts / "__pycache__" / "somersault.json").write_text(text)
+            assert models.of_scripts() == asked
+        shutil.rmtree(scripts / "__pycache__")
+        (scripts / "__pycache__").write_text("a file, in which nothing can be kept")
+        assert models.of_scripts() == asked
     monkeypatch.undo()
-    names = {path.name for path in code.SCRIPTS.glob("*.py")}
-    assert set(models.of_scripts(tmp_path / "all.json")["versions"]) == names
+    assert set(models.of_scripts()["versions"]) == names
 
 
 def test_a_model_is_the_same_from_its_kept_source():

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -50,10 +49,7 @@ class GeneNames:
     @classmethod
     def of(cls, store: Counts) -> GeneNames:
         """The genes of a counts store."""
-        with h5py.File(store.path, "r", locking=False) as file:
-            columns = {name: column for name, column in file["var"].items() if isinstance(column, h5py.Dataset)}
-            flags = {name: column[...] for name, column in columns.items() if column.dtype == bool}
-        return cls(store.names("var", "gene_symbols"), store.names("var", "gene_ids"), flags)
+        return cls(store.names("var", "gene_symbols"), store.names("var", "gene_ids"), store.flags())
 
 
 def gene_families(

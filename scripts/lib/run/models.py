@@ -6,7 +6,6 @@ import ast
 from collections.abc import Sequence
 from functools import cache
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from lib.run import code
@@ -39,20 +38,18 @@ def resources_of(need: Need, job: Job, attempt: int = 1) -> dict[str, int]:
     }
 
 
-def of_scripts(*places: Path) -> dict[str, dict[str, str]]:
+def of_scripts() -> dict[str, dict[str, str]]:
     """By the name of each script the version of its code, `versions`, and the source of its model, `models`.
 
-    `places` are files that keep them until a file of the code changes; the first is asked first.
+    They are kept until a file of the code changes, and beside the code alone: the sources are executed.
     """
-    state = code.state()
-    for place in places:
-        if (known := recall(place)).get("state") == state:
-            return known["found"]
+    place, state = code.SCRIPTS / "__pycache__" / "somersault.json", code.state()
+    if (known := recall(place)).get("state") == state:
+        return known["found"]
     scripts = sorted(code.SCRIPTS.glob("*.py"))
     found = {"versions": {script.name: code.version_of_code(script) for script in scripts}}
     found["models"] = {script.stem: source_of(script.stem, "needs") for script in scripts}
-    for place in places:
-        keep(place, {"state": state, "found": found})
+    keep(place, {"state": state, "found": found})
     return found
 
 

@@ -77,12 +77,10 @@ class Cohort(Stores):
         self.cells = [cells[i] for i in used]
         self._first = self.rows.start - int(starts[used[0]])  # kept cells of these tables before the stream's cells
         stores: list[Counts] = []
-        columns: dict[str, np.ndarray] = {}
+        columns = gene_columns(self.genes, gene_key)
         for i in used:
             store = Counts(counts[i], device)
-            if store.mark not in columns:
-                columns[store.mark] = gene_columns(store, self.genes, gene_key)
-            stores.append(store.part(mine[i], columns[store.mark], len(self.genes)))
+            stores.append(store.part(mine[i], columns(store), len(self.genes)))
         super().__init__(stores)
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
@@ -185,11 +183,19 @@ def kind_of(values: pd.Series) -> str:
     return "numbers" if pd.api.types.is_numeric_dtype(values.dtype) else "text"
 
 
-def gene_columns(store: Counts, genes: pd.DataFrame, gene_key: str) -> np.ndarray:
-    """The position of each gene of a store in the cohort's genes table, -1 if it is missing there; int32."""
+def gene_columns(genes: pd.DataFrame, gene_key: str) -> Callable[[Counts], np.ndarray]:
+    """A function that gives the position of each gene of a store in the cohort's genes table, -1 if it is missing
+    there; int32. For stores of the same genes they are found once."""
     shared = named_by_id(genes.index.to_numpy(), genes["gene_symbols"].to_numpy(), genes["gene_ids"].to_numpy())
-    keys = gene_keys(partial(store.names, "var"), gene_key, shared)
-    return genes.index.get_indexer(keys).astype(np.int32)
+    found: dict[str, np.ndarray] = {}
+
+    def columns(store: Counts) -> np.ndarray:
+        if store.mark not in found:
+            keys = gene_keys(partial(store.names, "var"), gene_key, shared)
+            found[store.mark] = genes.index.get_indexer(keys).astype(np.int32)
+        return found[store.mark]
+
+    return columns
 
 
 def gene_keys(column: Callable[[str], np.ndarray], gene_key: str, shared: set[str]) -> np.ndarray:

@@ -96,7 +96,7 @@ class CountsWriter:
         self.file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         self.file.attrs[identity.KEY] = mark or identity.mark_of_names(obs.index, scope)
         names = [var.index, *(var[name] for name in GENES if name in var)]
-        self.file.attrs[identity.GENES] = identity.mark_of_genes(names)
+        self.file.attrs[identity.GENES_KEY] = identity.mark_of_genes(names)
         for name, table in {"obs": obs, "var": var}.items():
             write_frame(self.file, name, table)
         self.file.close()
@@ -147,7 +147,7 @@ class Counts:
             self.indptr = file["X/indptr"][...]
             n_obs, store_vars = (int(n) for n in file["X"].attrs["shape"])
             self.dtype = file["X/data"].dtype
-            self.mark = file.attrs.get(identity.GENES, str(path))  # stores of earlier versions have none
+            self.mark = file.attrs.get(identity.GENES_KEY, str(path))  # stores of earlier versions have none
         self.nnz = int(self.indptr[-1])
         self.cells, self.genes, self.n_obs, self.n_vars = np.ones(n_obs, bool), None, n_obs, store_vars
         self._choose(cells, genes, n_vars)

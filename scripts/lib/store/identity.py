@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY = "somersault-cells"  # the HDF5 attribute, or key of parquet's metadata, with the mark
-GENES = "somersault-genes"  # the HDF5 attribute of a counts store with the mark of its genes
+GENES_KEY = "somersault-genes"  # the HDF5 attribute of a counts store with the mark of its genes
 GROUPS = "results/cohort/sub/"  # holds a folder of artifacts for each group of cells
 BASE = 0x9E3779B97F4A7C15  # of the polynomial; odd
 MODULUS = 1 << 64

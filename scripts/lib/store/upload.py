@@ -75,15 +75,7 @@ class Upload:
         self.futures: deque[list[Future]] = deque(maxlen=n_slots)
 
     def submit(self, bounds: np.ndarray, keep: np.ndarray) -> tuple[Slot, list[Future], np.ndarray, np.ndarray]:
-        """Have the threads inflate a span into the next slot.
-
-        Parameters
-        ----------
-        bounds
-            The starts of its rows among all non-zeros, and the end of the last one.
-        keep
-            Mask of the chosen rows.
-        """
+        """Have the threads inflate a span into the next slot; see `lib.store.counts._Fetch.submit`."""
         if len(self.slots) < self.n_slots:
             self.slots.append(Slot(int(self.offsets[-1])))
         slot = self.slots[self.submitted % self.n_slots]
