@@ -3,9 +3,10 @@
     uv run python tests/benchmarks/peaks.py FOLDER --config FOLDER/config/config.yaml
 
 writes results/peaks-{device}-{cells}.json: the samples' sizes, the config's keys, and each job's threads, seconds and
-peak memory: the kernel's maximum for the job's process. Run one job at a time, on two quiet cores, for the seconds. Of
-forks of a warm process, only the GPU's memory is written, as the models count the libraries, which a fork shares: run
-with `--config warm=False` for the others. The samples' files must still exist; `run.py --folder` keeps them.
+peak memory: the kernel's maximum for the job's process. Run it with `--config warm=False`, one job at a time, on two
+quiet cores. Of forks of a warm process only the GPU's memory is written, to results/peaks-{device}-{cells}-forks.json,
+as the models count the libraries, which a fork shares. The samples' files must still exist; `run.py --folder` keeps
+them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def main() -> None:
     defaults = settings.complete({})
     keys = {key: value for key, value in plain.items() if value != defaults[key] and key not in OF_THE_MACHINE}
     text = json.dumps({"device": device, "config": keys, "samples": samples, "jobs": found}, indent=1)
-    (RESULTS / f"peaks-{device}-{cells}.json").write_text(text + "\n")
+    forks = "" if all("peak_rss_mb" in job for job in found) else "-forks"
+    (RESULTS / f"peaks-{device}-{cells}{forks}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":
