@@ -37,10 +37,14 @@ DEVICE = diagnosis.choose(config["device"])
 GPU = int(DEVICE == "gpu")  # the request of a rule that computes on it
 GPU_ENV = f"../envs/{DEVICE}.yaml"
 TURNS = 60  # for jobs with long kernels on this machine's cards; Leiden takes all
-if GPU and not diagnosis.unusable() and "vram_mb" not in workflow.global_resources:
-    # Parallel jobs share this machine's cards within their memory
-    workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
-    workflow.register_resource("turns", TURNS)
+SPARES = 1  # forks that wait for jobs with CUDA started; a cluster job's stages come one by one
+if GPU and not diagnosis.unusable():
+    if not workflow.remote_exec:
+        SPARES = min(map(cards.spares, cards.visible()))
+    if "vram_mb" not in workflow.global_resources:
+        # Parallel jobs share this machine's cards within their memory
+        workflow.register_resource("vram_mb", sum(map(cards.room, cards.visible())))
+        workflow.register_resource("turns", TURNS)
 
 CODE = models.of_scripts()
 SAMPLES = list(SHEET.index)
@@ -287,11 +291,14 @@ def needs(stage):
     return found | {"gpu_pool": int(config["gpu"]["pool"])}
 
 
+def uses_gpu(made):
+    """Whether the jobs of a rule use a GPU."""
+    return made.resources.get("gpu").raw not in (None, 0, "0")
+
+
 def with_gpu_resources(ours):
     """Set resource X to the profile's `on_gpu_X` in rules whose jobs, or whose group, use a GPU."""
-    on_gpu = [
-        made for made in ours if made.resources.get("gpu").raw not in (None, 0, "0")
-    ]
+    on_gpu = list(filter(uses_gpu, ours))
     groups = {made._group for made in on_gpu} - {None}  # Snakemake tells no `group` yet
     for made in ours:
         if made not in on_gpu and made._group not in groups:
@@ -312,11 +319,11 @@ def beside_mb(wildcards=None):
 
 
 def cores(stage):
-    """Threads of a rule: one for small inputs, which spend their time on starting."""
+    """Threads of a rule: one for small inputs, which spend their time on starting; beside a GPU some are left free."""
 
     def threads(wildcards):
         read = models.read_mb(*asked(stage, wildcards))
-        return 1 if read < 100 else 8 if read < 500 else 16
+        return 1 if read < 100 else 8 if read < 500 else 16 - 4 * GPU
 
     return threads
 

@@ -168,6 +168,7 @@ rule trust_clusters:
         stability=f"{COHORT}/stability.parquet",
     log:
         "logs/trust/clusters.log",
+    priority: 1  # the atlas waits for it
     conda:
         "../envs/cpu.yaml"
     threads: forks

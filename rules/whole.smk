@@ -97,8 +97,10 @@ def warm_processes():
     several = workflow.local_exec or len(workflow.dag_settings.target_jobs) > 1
     os.environ.pop(start.VARIABLE, None)
     if config["warm"] and several:
-        kinds = "cpu,gpu" if GPU else "cpu"
-        os.environ[start.VARIABLE] = start.names_itself(os.getpid(), kinds)
+        on_gpu = {Path(made.script).stem for made in own_rules() if uses_gpu(made)}
+        os.environ[start.VARIABLE] = start.names_itself(os.getpid(), on_gpu, SPARES)
+        if workflow.main_snakefile == str(HOME / "Snakefile"):  # no rules of others
+            shell.prefix(start.prefix())
         # beside Snakemake's plan of the jobs; a cluster's number of nodes says that they run elsewhere
         if workflow.resource_settings.nodes is None and not only_looks():
             start.begin_early()

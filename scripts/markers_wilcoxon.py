@@ -46,7 +46,7 @@ from lib.store.files import read_table
 from lib.store.stream import Stream, halving
 from scipy.special import ndtr
 
-BLOCK = {"cpu": 60_000_000, "gpu": 120_000_000}  # non-zeros of a block of genes: 8 bytes each
+BLOCK = {"cpu": 60_000_000, "gpu": 240_000_000}  # non-zeros of a block of genes: 8 bytes each
 PART = 8_000_000  # non-zeros that are ranked at once
 MOST_GENES = (1 << 16) - 1  # of a block
 MOST_GROUPS = (1 << 16) - 1

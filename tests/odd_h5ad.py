@@ -520,6 +520,23 @@ def _(file, truth):
     truth.obs = {"n": ["nan" if i == 3 else f"{i}.0" for i in range(N_OBS)]}
 
 
+@odd("obs_nullable_text", "columns of obs are text with a mask, and categories of such text (pandas 3)")
+def _(file, truth):
+    def masked(name, values, mask):
+        group = file.create_group(name)
+        group.attrs.update({"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"})
+        element(group, "values", np.array(values, object), "string-array", dtype=TEXT)
+        element(group, "mask", np.array(mask), "array")
+
+    masked("obs/text", [f"t{i}" for i in range(N_OBS)], np.arange(N_OBS) == 3)
+    group = file.create_group("obs/types")
+    group.attrs.update({"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False})
+    element(group, "codes", np.arange(N_OBS, dtype=np.int8) % 2, "array")
+    masked("obs/types/categories", ["T", "B"], [False, False])
+    file["obs"].attrs["column-order"] = np.array(["donor", "text", "types"], TEXT)
+    truth.obs = {"text": ["nan" if i == 3 else f"t{i}" for i in range(N_OBS)], "types": ["T", "B"] * (N_OBS // 2)}
+
+
 @odd("obs_mask_short", "the mask of a column is too short: the column is left out")
 def _(file, truth):
     group = file.create_group("obs/n")

@@ -1,19 +1,23 @@
 """Compare scores of gene sets and Wilcoxon's test with decoupler and scanpy, or on a GPU with rapids-singlecell.
 
-    uv run --with decoupler==2.2.0 python tests/benchmarks/cell_types.py --cells 20000
+    uv run --with decoupler==2.2.0 --with celltypist --with 'scikit-learn<1.8' \\
+        python tests/benchmarks/cell_types.py --cells 20000
 
-The workflow makes the atlas of a simulated cohort with 50 random sets of 100 genes, and scores the sets by each method.
-The peer reads the atlas, which it holds in memory, and computes the same; the largest difference to our values is told.
-Our seconds are those of the jobs, each alone, with their process starts, reading and writing: `scores` for all methods
-together, and `markers_wilcoxon`. The peer's are those of the calls alone. aucell breaks ties among genes at random, so
-that the two differ; zscore is wrong in decoupler 2.2.0, the last one for Python 3.11.
+The workflow makes the atlas of a simulated cohort with 50 random sets of 100 genes, scores the sets by each method, and
+names the cells' types by a reference: 20,000 cells of one more patient. The peer reads the atlas, which it holds in
+memory, and computes the same; the largest difference to our values is told. Our seconds are those of the jobs, each
+alone, with their process starts, reading and writing: `scores` for all methods together. The peer's are those of the
+calls alone. aucell breaks ties among genes at random, so that the two differ; zscore is wrong in decoupler 2.2.0, the
+last one for Python 3.11. Types have a peer if CellTypist is installed: it trains on the CPU, with our model's genes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
@@ -25,10 +29,17 @@ import run as cpu_benchmark
 import yaml
 from scanpy_peer import measured
 
+sys.path.append(str(cpu_benchmark.HOME / "scripts"))
+
+from lib.methods.typing_model import Model
+
 METHODS = ["ulm", "mlm", "aucell", "zscore", "waggr", "score_genes"]
 N_SETS, N_GENES = 50, 100
 GROUPING = "CellType"
+OF_REFERENCE = 20_000  # cells
 STAGES = {"scores": "scores, all methods", "markers_wilcoxon": "wilcoxon"}
+MODEL = "results/cohort/annotation/model.h5"
+STAGES |= {"annotation_model": "training on the reference", "annotation": "types of all cells"}
 
 
 def write_sets(h5ad: Path, gmt: Path) -> None:
@@ -40,12 +51,24 @@ def write_sets(h5ad: Path, gmt: Path) -> None:
     gmt.write_text("".join(f"set{i}\t\t" + "\t".join(names) + "\n" for i, names in enumerate(sets)))
 
 
+def write_reference(path: Path) -> None:
+    """A patient whom the cohort does not have, if the file is not there."""
+    from simulate import Design, simulate_patient, simulated_genes, write_h5ad
+
+    if not path.exists():
+        design = Design(n_genes=30_000, n_types=20, umi=6000)  # that of the cohort
+        genes = simulated_genes(design)
+        write_h5ad(path, simulate_patient(design, cpu_benchmark.PATIENTS + 1, OF_REFERENCE, genes), genes)
+
+
 def write_config(folder: Path, h5ad: Path, device: str) -> Path:
-    """The default config with all methods, one grouping and one collection."""
-    path = cpu_benchmark.write_config(folder, h5ad)
+    """The default config with all methods, one grouping, one collection and the reference."""
+    path, reference = cpu_benchmark.write_config(folder, h5ad), folder / "reference.h5ad"
     config = yaml.safe_load(path.read_text())
     write_sets(h5ad, folder / "sets.gmt")
-    config |= {"gene_sets": {"random": str(folder / "sets.gmt")}, "annotation": {}, "device": device}
+    write_reference(reference)
+    config |= {"gene_sets": {"random": str(folder / "sets.gmt")}, "device": device}
+    config["annotation"] = {"reference": str(reference), "reference_key": GROUPING, "markers": None}
     config["scores"] = {"methods": METHODS, "marker_methods": ["ora", "gsea"], "tmin": 5, "cell_cycle": "none"}
     config["markers"] |= {"groupings": [GROUPING], "methods": ["wilcoxon"]}
     config |= {"tsne": {"enabled": False}}
@@ -84,7 +107,35 @@ def calls(folder: Path, device: str) -> tuple[ad.AnnData, dict[str, Callable[[],
         return lambda: getattr(methods, method)(data, net, tmin=5, **times)
 
     found = {method: of(method) for method in METHODS[:-1]} | {"score_genes": score_genes}
-    return data, found | {"wilcoxon": wilcoxon}
+    found |= {"wilcoxon": wilcoxon}
+    return data, found | (celltypist_calls(folder, data) if find_spec("celltypist") else {})
+
+
+def celltypist_calls(folder: Path, data: ad.AnnData) -> dict[str, Callable[[], None]]:
+    """Training on the reference, with the genes of our model, and naming the atlas' cells; `data` gets the labels."""
+    import celltypist
+    import scanpy as sc
+
+    model, held = Model.read(folder / MODEL), {}
+    reference, cells = ad.read_h5ad(folder / "reference.h5ad"), ad.AnnData(data.layers["counts"], data.obs, data.var)
+    for table in (reference, cells):
+        sc.pp.normalize_total(table, target_sum=1e4)
+        sc.pp.log1p(table)
+
+    def train() -> None:
+        held["model"] = celltypist.train(reference[:, model.genes].copy(), GROUPING, check_expression=False, n_jobs=-1)
+
+    def types() -> None:
+        fine = data.obs.filter(like="leiden").iloc[:, -1]
+        found = celltypist.annotate(cells, held["model"], majority_voting=True, over_clustering=fine)
+        data.obs["theirs"] = found.predicted_labels["predicted_labels"].astype(str)
+
+    return {"celltypist.train": train, "celltypist.annotate": types}
+
+
+def right(data: ad.AnnData, column: str) -> float:
+    """The share of the cells whose label is their true type."""
+    return float((data.obs[column].astype(str) == data.obs[GROUPING].astype(str)).mean())
 
 
 def difference(data: ad.AnnData, method: str) -> float:
@@ -100,7 +151,9 @@ def peer(folder: Path, device: str) -> None:
     with (folder / "peer.jsonl").open("w", buffering=1) as out:
         for name, call in found.items():
             line = {"call": name} | measured(call)
-            print(json.dumps(line | ({"difference": difference(data, name)} if name in METHODS else {})), file=out)
+            line |= {"difference": difference(data, name)} if name in METHODS else {}
+            print(json.dumps(line | ({"right": right(data, "theirs")} if "theirs" in data.obs else {})), file=out)
+        print(json.dumps({"call": "ours", "right": right(data, "annotation_label")}), file=out)
 
 
 def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) -> str:
@@ -108,11 +161,13 @@ def markdown(told: dict, ours: dict[str, dict[str, float]], theirs: list[dict]) 
     lines = beside.heading(f"Gene sets and Wilcoxon's test: {told['cells']} cells x 30,000 genes", told)
     lines += beside.costs_table(ours, STAGES)
     lines += ["", "| peer | s | MB | largest difference to ours (sd) |", "|---|---:|---:|---:|"]
-    for line in theirs:
+    for line in (line for line in theirs if "seconds" in line):
         far = f"{line['difference']:.1e}" if "difference" in line else "–"
         lines.append(f"| {line['call']} | {line['seconds']:.1f} | {line['mb']:,.0f} | {far} |")
     together = sum(line["seconds"] for line in theirs if line["call"] in METHODS)
-    return "\n".join([*lines, "", f"The peer's scores together: {together:.1f} s."]) + "\n"
+    lines += ["", f"The peer's scores together: {together:.1f} s.", ""]
+    shares = [f"{line['right']:.2%} ({line['call']})" for line in theirs if "right" in line]
+    return "\n".join([*lines, f"Cells with the right type, before any vote: {', '.join(shares)}."]) + "\n"
 
 
 def benchmark(args: argparse.Namespace, folder: Path) -> None:
@@ -121,9 +176,10 @@ def benchmark(args: argparse.Namespace, folder: Path) -> None:
     if not h5ad.exists():
         cpu_benchmark.simulate(h5ad, args.cells)
     config = write_config(folder, h5ad, args.device)
-    told = beside.circumstances(args, ["scanpy", "decoupler", "rapids-singlecell-cu13", "numpy", "scipy"])
+    told = beside.circumstances(args, ["scanpy", "decoupler", "celltypist", "rapids-singlecell-cu13", "numpy", "scipy"])
     scores = [f"results/cohort/scores/random/{method}.parquet" for method in METHODS]
     again = {"scores": scores, "markers_wilcoxon": [f"results/cohort/markers/{GROUPING}/wilcoxon.parquet"]}
+    again |= {"annotation_model": [MODEL], "annotation": ["results/cohort/annotation.parquet"]}
     ours = beside.of_jobs(folder, config, args.cores, ["results/atlas.h5ad"], again)
     theirs = beside.of_peer(args, folder)
     beside.save("cell-types", markdown(told, ours, theirs), told | {"ours": ours, "peer": theirs})

@@ -147,7 +147,8 @@ def benchmark(args: argparse.Namespace, folder: Path) -> None:
     simulate(folder, args.cells, args.cores)
     told = beside.circumstances(args, ["pydeseq2", "scanpy", "decoupler", "rapids-singlecell-cu13", "numpy", "scipy"])
     again = {rule: [target] for rule, target in zip(RULES, TARGETS, strict=True)}
-    ours = beside.of_jobs(folder, write_config(folder, args.device), args.cores, TARGETS, again)
+    before = ["results/cohort/obs.parquet", "results/cohort/genes.parquet"]
+    ours = beside.of_jobs(folder, write_config(folder, args.device), args.cores, before, again)
     theirs, table = beside.of_peer(args, folder), pd.read_parquet(folder / TARGETS[1])
     told |= {"found": int((table["pvals_adj"] < 0.05).sum()), "groups": int(table["group"].nunique())}
     beside.save("differences", markdown(told, ours, theirs), told | {"ours": ours, "peer": theirs})

@@ -282,6 +282,33 @@ def test_columns_that_hold_no_single_values_are_left_out(tmp_path, truth, caplog
     assert "left out of /obs: wide, nested" in caplog.text
 
 
+def test_columns_as_anndata_writes_them_are_read_without_it(tmp_path, truth, monkeypatch):
+    """AnnData takes seconds to import."""
+    adata = adata_of(truth)
+    n = adata.n_obs
+    obs = {
+        "whole": np.arange(n),
+        "flag": np.arange(n) % 2 == 0,
+        "text": [f"t{i % 3}" for i in range(n)],
+        "types": pd.Categorical([f"t{i % 3}" for i in range(n)], ordered=True),
+        "numbers": pd.Categorical(np.arange(n) % 3),
+        "missing": pd.array([None, *range(1, n)], dtype="Int32"),
+        "maybe": pd.array([None, *[True] * (n - 1)], dtype="boolean"),
+        "masked": pd.array([None, *["x"] * (n - 1)], dtype="string"),
+    }
+    adata.obs = adata.obs.assign(**obs)
+    with ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(tmp_path / "a.h5ad")
+    expected = ad.read_h5ad(tmp_path / "a.h5ad").obs[list(obs)]
+    monkeypatch.setattr("lib.inputs.formats.anndata_files.import_lean", lambda name: pytest.fail(name))
+    with open_counts(tmp_path / "a.h5ad") as reader:
+        found = reader.obs[list(obs)]
+    for name in obs:
+        values, truths = (column.astype(object).where(column.notna(), None) for column in (found[name], expected[name]))
+        assert values.tolist() == truths.tolist(), name
+    assert found["types"].cat.ordered
+
+
 def test_values_of_other_features_need_not_be_counts(tmp_path, truth):
     adata = adata_of(truth)
     adata.var["feature_types"] = ["Gene Expression"] * 26 + ["Antibody Capture"] * 4

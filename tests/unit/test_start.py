@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import marshal
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 from lib import start
-from lib.run import clock
+from lib.run import clock, handover
 
 SCRIPTS = Path(start.__file__).parents[1]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="warm processes need Linux")
 JOB = """
 import os, sys
-from types import SimpleNamespace
 sys.path.append({scripts!r})
-__real_file__ = __file__
-snakemake = SimpleNamespace(resources={{"gpu": {gpu}}})
+__real_file__, snakemake = __file__, None
 from lib import start
 print(start.HOW, flush=True)
 """
@@ -35,21 +36,24 @@ class Served:
     def __init__(self, folder: Path, scripts: Path = SCRIPTS, gpu: int = 0) -> None:
         self.folder, self.scripts, self.gpu = folder, scripts, gpu
         self.process = subprocess.Popen(["sleep", "1000"])
-        served = {start.VARIABLE: start.names_itself(self.process.pid, "cpu,gpu" if gpu else "cpu")}
+        served = {handover.VARIABLE: start.names_itself(self.process.pid, ["on_gpu"] * gpu, spares=2)}
         self.env = {**os.environ, **served, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
         self.sockets = folder / f"somersault-warm-{os.getuid()}"
 
-    def begin(self, code: str = "", **env: str) -> subprocess.Popen[str]:
-        """Begin a job that says how it was started, then runs the code."""
-        script = self.folder / f"job{time.time_ns()}.py"
-        script.write_text(JOB.format(scripts=str(self.scripts), gpu=self.gpu) + code)
+    def begin(self, code: str = "", directly: bool = False, **env: str) -> subprocess.Popen[str]:
+        """Begin a job that says how it was started, then runs the code; `directly`: by the command with our prefix."""
+        script = self.folder / f"job{time.time_ns()}.{'on_gpu' if self.gpu else 'on_cpu'}.py"
+        script.write_text(JOB.format(scripts=str(self.scripts)) + code)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells ignore it in the background
-        return subprocess.Popen([sys.executable, str(script)], env=self.env | env, cwd=self.folder, **pipes)
+        command = [sys.executable, str(script)]
+        if directly:
+            command = ["bash", "-c", f"{start.prefix().format()} {shlex.join(command)}"]
+        return subprocess.Popen(command, env=self.env | env, cwd=self.folder, **pipes)
 
-    def run(self, code: str = "", **env: str) -> tuple[int, str, str]:
+    def run(self, code: str = "", directly: bool = False, **env: str) -> tuple[int, str, str]:
         """Run a job: exit status, output, errors."""
-        job = self.begin(code, **env)
+        job = self.begin(code, directly, **env)
         out, err = job.communicate(timeout=60)
         return job.returncode, out, err
 
@@ -110,7 +114,8 @@ def serve(folder, **options):
     until(lambda: not made.servers())
 
 
-def test_jobs_are_forks_that_see_what_a_process_of_their_own_does(warmed):
+@pytest.mark.parametrize("directly", [False, True])
+def test_jobs_are_forks_that_see_what_a_process_of_their_own_does(warmed, directly):
     code = """
 import threadpoolctl, numpy
 print(os.getcwd(), os.environ['MINE'], sys.argv[0] == __file__ == __real_file__, __name__)
@@ -118,7 +123,8 @@ print({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})
 print('odd', file=sys.stderr)
 sys.exit(3)
 """
-    status, out, err = warmed.run(code, MINE="set", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
+    warmed.run()
+    status, out, err = warmed.run(code, directly, MINE="set", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
     forked, place, threads = out.splitlines()
     assert forked == start.FORKED
     assert place == f"{warmed.folder} set True __main__"
@@ -136,8 +142,9 @@ sys.exit(3)
         ("os._exit(7)", 7, ""),
     ],
 )
-def test_a_job_ends_as_its_process_would(warmed, code, status, message):
-    found, out, err = warmed.run(code)
+@pytest.mark.parametrize("directly", [False, True])
+def test_a_job_ends_as_its_process_would(warmed, code, status, message, directly):
+    found, out, err = warmed.run(code, directly)
     assert out.strip() == start.FORKED
     assert found == status
     assert message in err
@@ -146,8 +153,10 @@ def test_a_job_ends_as_its_process_would(warmed, code, status, message):
 def test_a_killed_client_ends_its_job_and_a_signal_reaches_it(warmed):
     body = SLEEPING.replace("\n", "\n    ")  # the process tells its number within `try`
     code = f"try:\n    {body}\nfinally:\n    print('cleaned', flush=True)"
-    for number, cleaned in ((signal.SIGKILL, ""), (signal.SIGINT, "cleaned\n")):
-        job = warmed.begin(code)
+    warmed.run()
+    ends = ((signal.SIGKILL, ""), (signal.SIGINT, "cleaned\n"))
+    for (number, cleaned), directly in product(ends, (False, True)):
+        job = warmed.begin(code, directly)
         assert job.stdout.readline().strip() == start.FORKED
         pid = int(job.stdout.readline())
         job.send_signal(number)
@@ -180,11 +189,11 @@ def test_jobs_run_while_the_heir_imports_and_after_it_took_over(served):
     assert served.run()[1].strip() == start.FORKED
 
 
-def test_a_job_on_a_gpu_runs_in_the_fork_that_waits_for_it(served_on_gpu):
+def test_a_job_on_a_gpu_runs_in_a_fork_that_waits_for_it(served_on_gpu):
     """Unless it sees other cards, or that fork was killed."""
 
     def spares() -> list[int]:
-        mine = [pid for pid, command in processes() if command.rstrip().endswith("-gpu")]
+        mine = [pid for pid, command in processes() if command.rstrip().endswith("-gpu-2")]
         return [pid for pid in mine if parent_of(pid) in mine and os.getpgid(pid) == pid]
 
     def place(**env: str) -> int:
@@ -193,25 +202,27 @@ def test_a_job_on_a_gpu_runs_in_the_fork_that_waits_for_it(served_on_gpu):
         return int(pid)
 
     place()
-    until(spares)
-    for _ in range(2):
-        (waiting,) = spares()
-        assert place() == waiting
-        until(spares)
-    (waiting,) = spares()
-    assert place(CUDA_VISIBLE_DEVICES="1") != waiting
-    assert spares() == [waiting]
-    os.kill(waiting, signal.SIGKILL)
-    assert place() != waiting
-    assert place()
+    until(lambda: len(spares()) == 2)
+    for _ in range(3):
+        waiting = spares()
+        assert place() in waiting
+        until(lambda: len(spares()) == 2)
+    waiting = spares()
+    assert place(CUDA_VISIBLE_DEVICES="1") not in waiting
+    assert spares() == waiting
+    for pid in waiting:
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(3):
+        assert place() not in waiting
 
 
 def test_a_request_that_is_cut_off_ends_no_warm_process(served):
     heir = served.settle()
     name = next(path.name for path in served.sockets.iterdir() if path.is_socket())
-    for sent in (b"", b"1", start.STATUS.pack(100) + b"{", start.STATUS.pack(2) + b"{}", start.STATUS.pack(-1)):
+    head = handover.STATUS.pack
+    for sent in (b"", b"1", head(100) + b"{", head(2) + b"{}", head(5) + marshal.dumps([]), head(-1)):
         with socket.socket(socket.AF_UNIX) as connection:
-            assert start.connected(connection, served.sockets, name)
+            assert handover.connected(connection, str(served.sockets), name)
             connection.send(sent)
     assert served.run()[1].strip() == start.FORKED
     assert served.settle() == heir
@@ -237,7 +248,7 @@ def test_a_killed_warm_process_fails_its_jobs_and_the_next_run_without_it(served
 def test_a_warm_process_without_work_ends_and_the_next_job_starts_another(served, heir):
     """Its heir too, and one whose heir died."""
     served.sockets.mkdir(mode=0o700)
-    name = f"{start.names_itself(served.process.pid, '').strip()}-{start.version()}-cpu"
+    name = handover.names_of(start.names_itself(served.process.pid))["cpu"]
     server = start.SERVER.replace(
         "serve(*", f"from lib.run import forks; import os; forks.IDLE = 2; {heir or 0}; serve(*"
     )
@@ -267,13 +278,23 @@ def test_other_code_is_served_by_another_process(tmp_path):
 def test_a_folder_that_others_can_enter_is_not_used(served):
     served.sockets.mkdir()
     served.sockets.chmod(0o755)
-    assert served.run()[:2] == (0, f"{start.OWN}: the folder of warm processes belongs to somebody else\n")
+    assert served.run()[:2] == (
+        0,
+        f"{start.OWN}: the folder of warm processes cannot be used or belongs to somebody else\n",
+    )
     assert not list(served.sockets.iterdir())
 
 
 def test_without_a_snakemake_that_asks_for_it_nothing_is_started(served):
-    assert served.run(**{start.VARIABLE: ""})[1].strip() == start.OWN
+    for directly in (False, True):
+        assert served.run("", directly, **{handover.VARIABLE: ""})[1].strip() == start.OWN
     assert not served.sockets.exists()
+
+
+def test_the_prefix_leaves_other_commands_as_they_are(warmed):
+    command = f"{start.prefix().format()} {sys.executable} -c 'import sys; print(sys.argv[1:])' 'a b' '{{}}'"
+    done = subprocess.run(["bash", "-c", command], env=warmed.env, capture_output=True, text=True, check=True)
+    assert done.stdout == "['a b', '{}']\n"
 
 
 def test_memory_of_a_fork_is_its_own(warmed):

@@ -25,6 +25,7 @@ log = logging.getLogger("somersault")
 
 USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
 CONTEXT_MB = 600  # GPU memory of a process besides its arrays: CUDA's context and the libraries' kernels
+LARGE_MB = 30_000  # memory of a card on which several spares are no matter
 COMPUTE_MODE = 20  # CU_DEVICE_ATTRIBUTE_COMPUTE_MODE; 0: default
 POLL = 0.25  # seconds between two reads of the claims
 
@@ -91,8 +92,13 @@ def claim(
 
 
 def room(card: Card) -> int:
-    """The memory of a card that can be claimed, in MB: without a job's context, and a spare's (`lib.run.forks`)."""
-    return int(card.memory_mb * USABLE) - 2 * CONTEXT_MB
+    """The memory of a card that can be claimed, in MB: without contexts of a job and of spares (`lib.run.forks`)."""
+    return int(card.memory_mb * USABLE) - (1 + spares(card)) * CONTEXT_MB
+
+
+def spares(card: Card) -> int:
+    """The number of processes that wait for jobs with CUDA started on a card."""
+    return 3 if card.memory_mb > LARGE_MB else 1
 
 
 def is_shared(card: Card) -> bool:

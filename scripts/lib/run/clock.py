@@ -72,17 +72,20 @@ def born(pid: int) -> str | None:
 
 def process_start() -> float:
     """When this process, or the one that it works for (`starts`), started, in seconds since the epoch."""
-    if _started:
-        return _started[0]
-    if (ticks := born(os.getpid())) is None:  # not on Linux
-        return _LOADED
+    return _started[0] if _started else started(os.getpid()) or _LOADED
+
+
+def started(pid: int) -> float | None:
+    """When a process started, in seconds since the epoch; None if there is none, or not on Linux."""
+    if (ticks := born(pid)) is None:
+        return None
     since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time() - since_boot + int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def starts(when: float) -> None:
-    """Count time from `when` on, and nothing that was counted before."""
-    _started[:] = [when]
+def starts(when: float | None) -> None:
+    """Count time from `when` on, or from now, and nothing that was counted before."""
+    _started[:] = [when or time.time()]
     _spent.update(dict.fromkeys(_spent, 0.0))
 
 

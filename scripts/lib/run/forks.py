@@ -4,7 +4,7 @@ It takes jobs once it has imported what most need. Its heir, a fork that meanwhi
 instead, and has an heir itself until all is imported: so no job waits for an import, which may take long where nothing
 is compiled yet.
 
-For jobs on a GPU it keeps one fork ahead, the spare, which has started CUDA, so that a job need not wait for that.
+For jobs on a GPU it keeps some forks ahead, spares, which have started CUDA, so that jobs need not wait for that.
 
 It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
 the process that asked for it (`lib.start`).
@@ -16,7 +16,7 @@ import ast
 import contextlib
 import ctypes
 import gc
-import json
+import marshal
 import os
 import runpy
 import selectors
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import start
-from lib.run import clock, diagnosis
+from lib.run import clock, diagnosis, handover
 from lib.run.code import SCRIPTS, syntax_tree
 from lib.run.imports import hidden, import_lean
 
@@ -64,9 +64,9 @@ def serve(folder: str, name: str) -> None:
     folder
         The folder of the socket.
     name
-        The socket's name: `{pid}-{born}-{version}-{kind}` of Snakemake, of the code, and of the jobs.
+        The socket's name: `{pid}-{born}-{version}-{kind}-{spares}` of Snakemake, of the code, and of the jobs.
     """
-    pid, born, _, kind = name.split("-")
+    pid, born, _, kind, spares = name.split("-")
     path, listener, server = Path(folder) / name, socket.socket(socket.AF_UNIX), None
     try:
         served = os.pidfd_open(int(pid))
@@ -75,14 +75,14 @@ def serve(folder: str, name: str) -> None:
         set_environment()
         for module in FIRST:
             import_if_there(module, kind)
-        with start.address(folder, name) as address:
+        with handover.address(folder, name) as address:
             listener.bind(address)
         listener.listen(128)
         listener.setblocking(False)  # for a while two processes take jobs
         ready, modules = None, None
         while ready is None and modules != []:
             ready, modules = heir(modules, kind)
-        server = Server(listener, served, ready, spares=kind == "gpu")
+        server = Server(listener, served, ready, int(spares))
         server.serve()
     finally:
         if server is None or not server.replaced:
@@ -165,26 +165,27 @@ class Server:
     ready
         The pipe that says when the heir takes the jobs; None in the heir.
     spares
-        Whether to keep a spare, once there is no heir to come.
+        How many spares to keep, once there is no heir to come.
 
     Attributes
     ----------
     replaced
         Whether the heir has taken over.
-    spare
-        The fork that waits for a job, and the connection to it.
+    waiting
+        The spares, and the connections to them; the first has waited longest.
     """
 
-    def __init__(self, listener: socket.socket, served: int, ready: int | None, spares: bool) -> None:
+    def __init__(self, listener: socket.socket, served: int, ready: int | None, spares: int) -> None:
         self.listener, self.events, self.pid = listener, selectors.DefaultSelector(), os.getpid()
-        self.spares, self.spare, self.environment = spares and ready is None, None, devices_seen(os.environ)
+        self.spares, self.environment = spares * (ready is None), devices_seen(os.environ)
+        self.waiting: list[Job] = []
         self.jobs: dict[int, Job] = {}  # by the pidfd of their processes
         self.waits_for_heir, self.replaced = ready is not None, False
         self.events.register(listener, selectors.EVENT_READ, self.accept)
         self.events.register(served, selectors.EVENT_READ, self.leave)
         if ready is not None:
             self.events.register(ready, selectors.EVENT_READ, self.hand_on)
-        self.keep_spare()
+        self.keep_spares()
 
     def serve(self) -> None:
         """Run jobs until there is none for a minute, Snakemake ends, or the heir has taken over and no job is left."""
@@ -223,14 +224,15 @@ class Server:
         connection.settimeout(WITHIN)
         files: list[int] = []
         try:
-            if start.peer(connection) != os.getuid():
+            client, user = handover.peer(connection)
+            if user != os.getuid():
                 raise PermissionError("a job of another user")
-            head, files, *_ = socket.recv_fds(connection, start.STATUS.size, 2)
-            size, body = start.STATUS.unpack(head)[0], b""
+            head, files, *_ = socket.recv_fds(connection, handover.STATUS.size, 2)
+            size, body = handover.STATUS.unpack(head)[0], b""
             while len(body) < size and (part := connection.recv(size - len(body))):
                 body += part
-            request = json.loads(body)
-        except (OSError, ValueError, struct.error):
+            request = {**marshal.loads(body), "started": clock.started(client)}
+        except (OSError, ValueError, EOFError, TypeError, struct.error):
             traceback.print_exc()
             connection.close()
             for file in files:
@@ -238,7 +240,7 @@ class Server:
             return
         connection.settimeout(None)
         with contextlib.suppress(OSError):  # a client that is gone is seen as an event
-            connection.send(start.ACCEPTED)
+            connection.send(handover.ACCEPTED)
         pid = self.given_to_spare(request, files) or self.fork(lambda: self.work(request, files))
         os.setpgid(pid, pid)
         for file in files:
@@ -247,7 +249,7 @@ class Server:
         self.jobs[process] = job
         self.events.register(process, selectors.EVENT_READ, self.end)
         self.events.register(connection, selectors.EVENT_READ, lambda _: self.signal(job))
-        self.keep_spare()
+        self.keep_spares()
 
     def fork(self, work: Callable[[], None]) -> int:
         """Fork a process that does some work and ends."""
@@ -262,18 +264,18 @@ class Server:
             ends_with(self.pid)
             for fd in [key.fd for key in self.events.get_map().values()]:
                 os.close(fd)
-            if self.spare is not None:
-                self.spare.connection.close()
+            for spare in self.waiting:
+                spare.connection.close()
             work()
         except BaseException:
             traceback.print_exc()
         os._exit(1)
 
-    def keep_spare(self) -> None:
-        """Fork a spare if there shall be one."""
-        if self.spares and self.spare is None:
+    def keep_spares(self) -> None:
+        """Fork the spares that there shall be."""
+        while len(self.waiting) < self.spares:
             mine, its = socket.socketpair()
-            self.spare = Job(self.fork(lambda: self.wait_as_spare(its, mine)), mine)
+            self.waiting.append(Job(self.fork(lambda its=its, mine=mine: self.wait_as_spare(its, mine)), mine))
             its.close()
 
     def wait_as_spare(self, connection: socket.socket, other: socket.socket) -> None:
@@ -281,24 +283,24 @@ class Server:
         other.close()
         with contextlib.suppress(Exception):  # the job that needs it tells why it cannot be
             start_cuda()
-        head, files, *_ = socket.recv_fds(connection, start.STATUS.size, 2)
+        head, files, *_ = socket.recv_fds(connection, handover.STATUS.size, 2)
         with connection, connection.makefile("rb") as sent:
-            request = json.loads(sent.read(start.STATUS.unpack(head)[0]))
+            request = marshal.loads(sent.read(handover.STATUS.unpack(head)[0]))
         self.work(request, files)
 
     def given_to_spare(self, request: dict[str, Any], files: list[int]) -> int | None:
-        """The process of the spare, if it runs the job; None if there is none, or the job shall see other cards."""
-        if self.spare is None or devices_seen(request["environment"]) != self.environment:
+        """The process of the spare that runs the job; None if there is none, or the job shall see other cards."""
+        if not self.waiting or devices_seen(request["environment"]) != self.environment:
             return None
-        spare, self.spare = self.spare, None
-        body = json.dumps(request).encode()
+        spare = self.waiting.pop(0)
+        body = marshal.dumps(request)
         try:
             with spare.connection:
-                socket.send_fds(spare.connection, [start.STATUS.pack(len(body))], files)
+                socket.send_fds(spare.connection, [handover.STATUS.pack(len(body))], files)
                 spare.connection.sendall(body)
-        except OSError:  # it died: no further one is tried
+        except OSError:  # it died: no further one is begun
             os.waitpid(spare.pid, 0)
-            self.spares = False
+            self.spares = 0
             return None
         return spare.pid
 
@@ -322,7 +324,7 @@ class Server:
         if job.connection.fileno() in self.events.get_map():
             self.events.unregister(job.connection)
         with contextlib.suppress(OSError):
-            job.connection.send(start.STATUS.pack(status))
+            job.connection.send(handover.STATUS.pack(status))
         job.connection.close()
 
     def work(self, request: dict[str, Any], files: list[int]) -> None:

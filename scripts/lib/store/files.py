@@ -75,8 +75,11 @@ def write_table(
     labels = {identity.KEY: identity.mark_of_names(table.index, scope)} if scope else {}
     labels |= _label_of({"": slot} if slot else {}, uns)
     stored = stored.replace_schema_metadata({**stored.schema.metadata, **labels})
+    # Names of rows, and most floats, are all different: a dictionary of them is in vain
+    index = stored.schema.pandas_metadata["index_columns"]
+    repeated = [f.name for f in stored.schema if f.name not in index and not pa.types.is_floating(f.type)]
     with replacing(path) as partial:
-        write_parquet(stored, partial, compression="zstd")
+        write_parquet(stored, partial, compression="zstd", use_dictionary=repeated)
 
 
 @counted("read")

@@ -24,6 +24,8 @@ from lib.inputs.formats.zarr_files import ZarrNode
 from lib.run.errors import UserError
 from lib.run.imports import import_lean
 
+MASKED = {"b": pd.arrays.BooleanArray, "f": pd.arrays.FloatingArray}
+MASKED |= dict.fromkeys("iu", pd.arrays.IntegerArray)
 SPARSE = ("csr_matrix", "csc_matrix")  # AnnData's encoding-type
 MANY_VALUES = 100  # more, not all of them whole, are no names of groups
 OLD = "was written by anndata before version 0.7. Write it anew, in Python: anndata.read_h5ad(OLD).write_h5ad(NEW)."
@@ -272,10 +274,11 @@ class AnnDataFile(MatrixReader):
             self.file.check_inflating(where, array)
         if np.dtype(getattr(element, "dtype", int)).kind in "Vc":
             raise ValueError("it holds no single values")
-        if is_strings(element):
-            return self.file.strings(where, element)
-        if _is_plain_categorical(element):  # nearly all are; AnnData takes seconds to import
+        # Nearly all columns are plain; AnnData takes seconds to import
+        if _is_plain_categorical(element):
             return self._categorical(where, element)
+        if _is_plain(element) and "categories" not in element.attrs:
+            return self._plain(where, element)
         values = import_lean("anndata.io").read_elem(element)
         if "categories" in element.attrs:  # as anndata 0.7 writes them
             categories = import_lean("anndata.io").read_elem(self.file.group(table)[f"__categories/{name}"])
@@ -286,18 +289,39 @@ class AnnDataFile(MatrixReader):
 
     def _categorical(self, where: str, element: h5py.Group) -> pd.Categorical:
         """Codes and categories of HDF5, as AnnData's reader gives them."""
-        name, stored = f"{where}/categories", element["categories"]
-        categories = (self.file.strings if is_strings(stored) else self.file.whole)(name, stored)
+        categories = self._plain(f"{where}/categories", element["categories"])
         codes = self.file.whole(f"{where}/codes", element["codes"])
         return pd.Categorical.from_codes(codes, categories, ordered=bool(element.attrs.get("ordered", False)))
 
+    def _plain(self, where: str, element: Any) -> Any:
+        """Numbers or strings of HDF5, as AnnData's reader gives them; masked strings are None."""
+        if isinstance(element, h5py.Dataset):
+            return (self.file.strings if is_strings(element) else self.file.whole)(where, element)
+        values = self._plain(f"{where}/values", element["values"])
+        mask = self.file.whole(f"{where}/mask", element["mask"])
+        if values.dtype.kind != "O":
+            return MASKED[values.dtype.kind](values, mask)
+        values[mask] = None
+        return values
+
+
+def _is_plain(element: Any) -> bool:
+    """Whether an element are numbers or strings in HDF5, or such values and a mask."""
+    if isinstance(element, h5py.Dataset):
+        return element.ndim == 1 and (is_numbers(element) or is_strings(element))
+    if not isinstance(element, h5py.Group) or not _encoding(element).startswith("nullable-"):
+        return False
+    values, mask = (element.get(name) for name in ("values", "mask"))
+    alike = isinstance(values, h5py.Dataset) and isinstance(mask, h5py.Dataset) and values.shape == mask.shape
+    return alike and _is_plain(values) and mask.dtype.kind == "b"
+
 
 def _is_plain_categorical(element: Any) -> bool:
-    """Whether an element is a categorical in HDF5, of strings or numbers."""
+    """Whether an element is a categorical in HDF5, of plain categories."""
     if not isinstance(element, h5py.Group) or _encoding(element) != "categorical":
         return False
-    parts = [element.get(name) for name in ("codes", "categories")]
-    return is_numbers(parts[0]) and (is_numbers(parts[1]) or is_strings(parts[1])) and all(p.ndim == 1 for p in parts)
+    codes = element.get("codes")
+    return is_numbers(codes) and codes.ndim == 1 and _is_plain(element.get("categories"))
 
 
 def _columns(table: Any) -> list[str]:
