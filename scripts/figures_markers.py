@@ -248,43 +248,50 @@ def main(snakemake: Any) -> None:
         )
         plots.save(fig, drawn["scores"][i], dpi=120)
 
-    def draw_expression(grouping: str) -> None:
+    def draw_tiles(grouping: str) -> tuple[list[str], pd.DataFrame, pd.DataFrame] | None:
+        """Draw a grouping's first markers on the cells; its groups, and the largest ones' means and fractions."""
         of_cells = drawn["cells"][params.groupings.index(grouping)]
-        found = {i: read_top(tops[pair]) for i, pair in enumerate(pairs) if pair[0] == grouping}
-        if all(top.empty for top in found.values()):
-            for paths in (of_cells, *(drawn["dotplot"][i] for i in found)):
-                plots.save(plots.nothing(none(grouping)), paths)
-            return
+        found = [read_top(path) for pair, path in tops.items() if pair[0] == grouping]
+        if all(top.empty for top in found):
+            plots.save(plots.nothing(none(grouping)), of_cells)
+            return None
         groups, panel = read_groups(grouping, inputs.obs, files[grouping]), Counts(inputs.panel)
-        names, tiles_of = (groups.largest(n) for n in (MAX_GROUPS, MAX_TILES))
-        ranked = [top.drop_duplicates("group").set_index("group") for top in found.values()]
-        whole = next(
-            (top for top in ranked if {*tiles_of} <= {*top.index}), None
-        )  # of pairs of groups there are others
+        tiles_of = groups.largest(MAX_TILES)
+        ranked = [top.drop_duplicates("group").set_index("group") for top in found]
+        # Of pairs of groups there are others
+        whole = next((top for top in ranked if {*tiles_of} <= {*top.index}), None)
         first = ranked[0].head(MAX_TILES) if whole is None else whole.loc[tiles_of]
         tiles_of = list(first.index)
         order = pd.Index(panel.names("var"))
         columns = order.get_indexer(first["names"])
         means, fractions, values = read_expression(panel, groups, totals, target_sum, columns)
-        means, fractions = (pd.DataFrame(of, groups.names, order).loc[names] for of in (means, fractions))
-        left_out = f"the {{}} largest of {len(groups.names)} groups"
-        for i, top in found.items():
-            genes = chosen_genes(top)
-            genes = genes[genes["group"].isin(names) | ~genes["group"].isin(groups.names)]
-            shown = (table[genes["names"].tolist()] for table in (means, fractions))
-            note = left_out.format(len(names)) if len(names) < len(groups.names) else ""
-            fig = dot_plot(*shown, genes["gene_symbols"].tolist(), genes["group"].tolist(), note)
-            plots.save(fig, drawn["dotplot"][i])
         titles = tiles_of, [f": {symbol}" for symbol in plots.fitted(list(first["gene_symbols"]), 0.9, 8)]
-        note = left_out.format(len(tiles_of)) if len(tiles_of) < len(groups.names) else ""
+        note = left_out(len(tiles_of), len(groups.names))
         X, axes_names = embedding.to_numpy(np.float32), list(embedding.columns)
         plots.save(expression_tiles(X, values, titles, axes_names, params.seed, note), of_cells)
+        of_groups = (pd.DataFrame(of, groups.names, order) for of in (means, fractions))
+        return groups.names, *(of.loc[groups.largest(MAX_GROUPS)] for of in of_groups)
 
-    tasks = [
-        *(partial(draw_expression, name) for name in params.groupings),
-        *(partial(draw_scores, i) for i in range(len(pairs))),
-    ]
-    run_all(tasks, snakemake.threads)
+    def draw_dots(i: int, found: tuple[list[str], pd.DataFrame, pd.DataFrame] | None) -> None:
+        if found is None:
+            plots.save(plots.nothing(none(pairs[i][0])), drawn["dotplot"][i])
+            return
+        names, *tables = found
+        shown, genes = tables[0].index, chosen_genes(read_top(inputs.tops[i]))
+        genes = genes[genes["group"].isin(shown) | ~genes["group"].isin(names)]
+        of_genes = (of[genes["names"].tolist()] for of in tables)
+        symbols, note = genes["gene_symbols"].tolist(), left_out(len(shown), len(names))
+        plots.save(dot_plot(*of_genes, symbols, genes["group"].tolist(), note), drawn["dotplot"][i])
+
+    tiles = [partial(draw_tiles, name) for name in params.groupings]
+    found = run_all([*tiles, *(partial(draw_scores, i) for i in range(len(pairs)))], snakemake.threads)
+    expression = dict(zip(params.groupings, found[: len(tiles)], strict=True))
+    run_all([partial(draw_dots, i, expression[pair[0]]) for i, pair in enumerate(pairs)], snakemake.threads)
+
+
+def left_out(n: int, of: int) -> str:
+    """What a figure of n groups says of the others."""
+    return f"the {n} largest of {of} groups" if n < of else ""
 
 
 def none(grouping: str) -> str:
