@@ -60,7 +60,7 @@ rule tsne:
         tsne=f"{COHORT}/tsne.parquet",
     log:
         "logs/cohort/tsne.log",
-    priority: 1 - GPU  # the slowest on a CPU: it starts before others
+    priority: 1 + GPU  # the slowest embedding: it starts before others
     conda:
         GPU_ENV
     threads: few_cores("tsne", 1)

@@ -339,7 +339,7 @@ rule panel:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("panel", 8 if load_of(None).nnz > 10**8 else 4)
+    threads: few_cores("panel", 8 if load_of(None).nnz > 10**9 else 4)
     resources:
         **needs("panel"),
     params:

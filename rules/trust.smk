@@ -52,6 +52,7 @@ RANKED_AGAIN = (
 rule trust_stages:
     input:
         counts=of_samples("counts.h5ad"),
+        cells=of_samples("cells.parquet"),
         qc_genes=of_samples("qc_genes.parquet"),
         genes=f"{COHORT}/genes.parquet",
         obs=f"{COHORT}/obs.parquet",
@@ -74,7 +75,7 @@ rule trust_stages:
         stages="results/tables/trust_stages.tsv",
     log:
         "logs/trust/stages.log",
-    priority: -1  # only the report waits for it
+    priority: 1  # the longest of what only the report waits for
     group:
         "figures"
     conda:

@@ -32,7 +32,7 @@ from lib.store.categories import as_categories
 from lib.store.cohort import gene_columns, kept_genes
 from lib.store.counts import Counts
 from lib.store.csr import row_sums, select_genes
-from lib.store.files import read_arrays, read_attrs, read_table, write_tsv
+from lib.store.files import read_arrays, read_attrs, read_column, read_table, read_unnamed, write_tsv
 from lib.store.stream import InMemory
 
 CPU = devices.cpu()
@@ -40,7 +40,10 @@ CPU = devices.cpu()
 SCRIPTS = ("qc.py", "features.py", "hvg.py", "pca.py", "harmony.py", "neighbors.py", "umap.py", "tsne.py")
 SCRIPTS += ("markers_ttest.py",)
 DENSE = 1000  # cells of which the scaled matrix is held, and all pairs of which are compared in an embedding
-PAIRS = 2 * 10**8  # pairs of cells that are compared at most, for the neighbours of DENSE cells at least
+PAIRS, LEAST = (
+    2 * 10**8,
+    200,
+)  # pairs of cells that are compared at most, to find the neighbours of LEAST cells at least
 CELLS = {"pca": "few", "neighbors": "searching", "umap": "few", "tsne": "few"}  # stages checked at fewer cells
 COMPS = 10  # components whose captured variance is compared
 NEAR, WIDE = 15, 50  # neighbours in a space, and in its embedding
@@ -270,8 +273,8 @@ class Sampled:
 
     @cached_property
     def obs(self) -> pd.DataFrame:
-        """The table of all cells."""
-        return read_table(self.files.obs)
+        """The table of all cells, without their names."""
+        return read_unnamed(self.files.obs)
 
     @cached_property
     def sample(self) -> mixing.Sample:
@@ -300,7 +303,7 @@ class Sampled:
     @cached_property
     def searching(self) -> np.ndarray:
         """The positions of those that are compared with all cells."""
-        return self.some(max(DENSE, PAIRS // len(self.obs)))
+        return self.some(max(LEAST, PAIRS // len(self.obs)))
 
     @cached_property
     def totals(self) -> np.ndarray:
@@ -317,18 +320,20 @@ class Sampled:
         """The sampled cells' quality metrics as checked, sample by sample, and their counts in the kept genes."""
         from scipy.sparse import vstack
 
-        sampled, genes, worst, parts = self.obs.iloc[self.rows], kept_genes(self.files.genes), {"metrics": 0.0}, []
-        columns = gene_columns(genes, self.params.gene_key)
-        for path, of_genes in zip(self.files.counts, self.files.qc_genes, strict=True):
-            store = Counts(path)
-            names = pd.Index(store.names("obs"))
-            mine = names.isin(sampled.index)
-            if not mine.any():
+        chosen, genes, worst, parts = np.zeros(len(self.obs), bool), kept_genes(self.files.genes), {"metrics": 0.0}, []
+        chosen[self.rows] = True
+        columns, last = gene_columns(genes, self.params.gene_key), 0
+        for path, of_cells, of_genes in zip(self.files.counts, self.files.cells, self.files.qc_genes, strict=True):
+            mine = read_column(of_cells, "kept").astype(bool)
+            first, last = last, last + int(mine.sum())
+            if not chosen[first:last].any():
                 continue
+            mine[mine] = chosen[first:last]
+            store = Counts(path)
             X = vstack([chunk.X for chunk in store.part(mine).chunks()], format="csr")
             table = read_table(of_genes)
             families = {name: table[name].to_numpy() for name in table.select_dtypes(bool)}
-            found = check_qc(X, families, sampled.loc[names[mine]])
+            found = check_qc(X, families, self.obs[first:last][chosen[first:last]])
             worst = {name: max(value, found[name]) for name, value in worst.items()}
             parts.append(select_genes(X, columns(store), len(genes), CPU))
         return worst, vstack(parts, format="csr"), genes.index.to_numpy()

@@ -410,6 +410,7 @@ def steps(config: Mapping[str, Any], sheet: pd.DataFrame) -> dict[str, Step]:
         ranked = ranked and settings.reference_of(config, again) == "rest"
         given = {
             "counts": counts,
+            "cells": cells,
             "qc_genes": [f"{name}/qc_genes.parquet" for name in samples],
             "genes": "genes.parquet",
         }

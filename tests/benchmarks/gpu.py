@@ -94,7 +94,7 @@ def configure(folder: Path, files: list[Path], device: str, memory_gb: float | N
 def run_workflow(
     folder: Path, config: Path, cores: int, memory_gb: float | None, one_by_one: bool = False, resume: bool = False
 ) -> dict[str, Any]:
-    """Run the workflow; with `memory_gb`, the claims of its parallel jobs do not exceed that together.
+    """Run the workflow; with `memory_gb`, on a card that has no more memory left.
 
     Parameters
     ----------
@@ -112,15 +112,14 @@ def run_workflow(
     command = [sys.executable, "-m", "snakemake", "--snakefile", HOME / "Snakefile", "--directory", folder]
     command += ["--configfile", config, "--cores", cores]
     command += ["--default-resources", "jobs=1"] if one_by_one else []
-    limits = ["jobs=1"] * one_by_one + ([] if memory_gb is None else [f"vram_mb={int(memory_gb * 1024)}"])
-    command += ["--resources", *limits] if limits else []
-    command += ["--no-hooks", "--", "results/atlas.h5ad"] if one_by_one else []
+    last = ["--no-hooks", "--", "results/atlas.h5ad"] if one_by_one else []
     for name in () if resume else ("results", "logs", ".snakemake"):  # of earlier runs
         shutil.rmtree(folder / name, ignore_errors=True)
     lines: list[tuple[float, str]] = []
-    launched = time.time()
-    with card_memory() as card, (folder / "snakemake.log").open("w") as log:
-        command = [str(c) for c in command]
+    with occupied(memory_gb) as room, card_memory() as card, (folder / "snakemake.log").open("w") as log:
+        limits = ["jobs=1"] * one_by_one + ([] if room is None else [f"vram_mb={room}"])
+        command = [str(c) for c in [*command, *(["--resources", *limits] if limits else []), *last]]
+        launched = time.time()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
             lines.append((time.time(), line.rstrip("\n")))
@@ -270,12 +269,43 @@ def knn_recall(X: np.ndarray, cells: np.ndarray, found: list[np.ndarray], metric
 
 
 @contextmanager
+def occupied(memory_gb: float | None) -> Iterator[int | None]:
+    """Hold all but `memory_gb` of the card's memory, and claim it; yields the MB that the workflow's jobs may claim."""
+    if memory_gb is None:
+        yield None
+        return
+    with subprocess.Popen(
+        [sys.executable, __file__, "--hold", str(memory_gb)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        yield int(holder.stdout.readline())
+        holder.stdin.close()
+
+
+def hold(memory_gb: float) -> None:
+    """See `occupied`; holds until the end of the standard input."""
+    sys.path.append(str(HOME / "scripts"))
+    import cupy
+    from lib.run import cards
+
+    (card,) = cards.visible()
+    left = int(memory_gb * 1024)
+    room = cards.room(cards.Card(0, "", left))
+    cards.claim(cards.room(card) - room - cards.CONTEXT_MB, [card])
+    cupy.zeros(1)
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    held = cupy.cuda.alloc(free - left * 2**20)
+    print(room, flush=True)
+    sys.stdin.read()
+    del held
+
+
+@contextmanager
 def card_memory() -> Iterator[dict[str, float]]:
     """Measure the memory in use on the card, or on the fullest of several, in MB, five times a second.
 
     Yields
     ------
-    `before` and, after the block, `peak`; nothing without a card.
+    `before` and, after the block, `peak`, the most that was used beside that; nothing without a card.
     """
     card: dict[str, float] = {}
     if shutil.which("nvidia-smi") is None:
@@ -297,7 +327,7 @@ def card_memory() -> Iterator[dict[str, float]]:
     finally:
         watching.terminate()
         watcher.join()
-        card["peak"] = seen[0]
+        card["peak"] = seen[0] - card["before"]
 
 
 def run_peer(folder: Path, files: list[Path], config: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -501,7 +531,10 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300, help="seconds that one of its stages may take")
     parser.add_argument("--folder", type=Path, help="where to run, and what to keep (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    parser.add_argument("--hold", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.hold is not None:
+        return hold(args.hold)
     went_well = []
     for cells in args.cells or [200_000]:
         if args.folder:

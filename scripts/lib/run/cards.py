@@ -98,7 +98,7 @@ def room(card: Card) -> int:
 
 def spares(card: Card) -> int:
     """The number of processes that wait for jobs with CUDA started on a card."""
-    return 3 if card.memory_mb > LARGE_MB else 1
+    return 4 if card.memory_mb > LARGE_MB else 1
 
 
 def is_shared(card: Card) -> bool:
