@@ -99,7 +99,8 @@ def warm_processes():
     if config["warm"] and several:
         on_gpu = {Path(made.script).stem for made in own_rules() if uses_gpu(made)}
         os.environ[start.VARIABLE] = start.names_itself(os.getpid(), on_gpu, SPARES)
-        if workflow.main_snakefile == str(HOME / "Snakefile"):  # no rules of others
+        alone = workflow.main_snakefile == str(HOME / "Snakefile")
+        if start.LINUX and alone:  # the commands of others' rules are left alone
             shell.prefix(start.prefix())
         # beside Snakemake's plan of the jobs; a cluster's number of nodes says that they run elsewhere
         if workflow.resource_settings.nodes is None and not only_looks():

@@ -40,10 +40,8 @@ CPU = devices.cpu()
 SCRIPTS = ("qc.py", "features.py", "hvg.py", "pca.py", "harmony.py", "neighbors.py", "umap.py", "tsne.py")
 SCRIPTS += ("markers_ttest.py",)
 DENSE = 1000  # cells of which the scaled matrix is held, and all pairs of which are compared in an embedding
-PAIRS, LEAST = (
-    2 * 10**8,
-    200,
-)  # pairs of cells that are compared at most, to find the neighbours of LEAST cells at least
+PAIRS = 2 * 10**8  # pairs of cells that are compared at most, to find neighbours
+LEAST = 200  # cells whose neighbours are found at least
 CELLS = {"pca": "few", "neighbors": "searching", "umap": "few", "tsne": "few"}  # stages checked at fewer cells
 COMPS = 10  # components whose captured variance is compared
 NEAR, WIDE = 15, 50  # neighbours in a space, and in its embedding

@@ -26,6 +26,7 @@ from lib.run.handover import SCRIPTS, VARIABLE
 
 SERVER = "import sys; sys.path.append(sys.argv.pop(1)); from lib.run.forks import serve; serve(*sys.argv[1:])"
 
+LINUX = sys.platform.startswith("linux")
 OWN, FORKED = "in its own process", "in a fork of a warm process"
 PATIENCE = 20  # seconds to wait for a warm process that has just been started
 
@@ -46,14 +47,14 @@ def names_itself(pid: int, on_gpu: Iterable[str] = (), spares: int = 1) -> str:
 
 def prefix() -> str:
     """What Snakemake writes before the command of a job, so that a warm process can take it."""
-    command = [sys.executable, "-ISc", handover.COMMAND, SCRIPTS]
-    return f"set -euo pipefail; {shlex.join(command)}".replace("{", "{{").replace("}", "}}")
+    command = shlex.join([sys.executable, "-ISc", handover.COMMAND, SCRIPTS])
+    return f"set -eu; {command}".replace("{", "{{").replace("}", "}}")
 
 
 def begin_early() -> None:
     """Start the warm processes that the first jobs would start."""
     folder = handover.private_folder()
-    if folder is not None:
+    if LINUX and folder is not None:
         for name in handover.names_of(os.environ[VARIABLE]).values():
             is_starting(Path(folder), name)
 
@@ -73,12 +74,13 @@ def hand_over(job: Any) -> str:
     served = os.environ.get(VARIABLE)
     if not served:
         return OWN
-    if not sys.platform.startswith("linux"):
+    if not LINUX:
         return f"{OWN}: warm processes need Linux"
     folder, script = handover.private_folder(), job.__real_file__
     if folder is None:
         return f"{OWN}: the folder of warm processes cannot be used or belongs to somebody else"
-    names, mine = handover.names_of(served), handover.name_of(script)
+    names = handover.names_of(served)
+    mine = names[handover.kind_of(served, script)]
     with socket.socket(socket.AF_UNIX) as connection:
         end = time.monotonic() + PATIENCE
         while not handover.connected(connection, folder, mine):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,18 +26,15 @@ import numpy as np
 import pandas as pd
 import run as cpu_benchmark
 import yaml
-from scanpy_peer import measured
-
-sys.path.append(str(cpu_benchmark.HOME / "scripts"))
-
 from lib.methods.typing_model import Model
+from scanpy_peer import measured
 
 METHODS = ["ulm", "mlm", "aucell", "zscore", "waggr", "score_genes"]
 N_SETS, N_GENES = 50, 100
 GROUPING = "CellType"
 OF_REFERENCE = 20_000  # cells
-STAGES = {"scores": "scores, all methods", "markers_wilcoxon": "wilcoxon"}
 MODEL = "results/cohort/annotation/model.h5"
+STAGES = {"scores": "scores, all methods", "markers_wilcoxon": "wilcoxon"}
 STAGES |= {"annotation_model": "training on the reference", "annotation": "types of all cells"}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +24,6 @@ import pandas as pd
 import run as cpu_benchmark
 import yaml
 from scanpy_peer import measured
-
-sys.path.append(str(cpu_benchmark.HOME / "scripts"))
 
 PATIENTS, TYPES, GENES, UMI = 24, 20, 30_000, 6000
 NAME = "condition_treated_vs_control"

@@ -218,11 +218,11 @@ def wall_profile(jobs: pd.DataFrame, launched: float, exited: float) -> list[lis
         path.append(jobs.loc[list(awaited[path[-1]]), "finished"].idxmax())
     parts = parts[list(PARTS)]
     steps = parts.loc[path[::-1]]
-    first, last = steps["waited"].iloc[0], exited - jobs["finished"].max()
+    first, last = jobs["submitted"].min() - launched, exited - jobs["finished"].max()
     rows = [{"part": "Snakemake, until it submits the first job", "path": first}]
     rows += [{"part": what, "path": steps[name].sum(), "jobs": parts[name].sum()} for name, what in PARTS.items()]
     # The waiting time of a job that runs beside others delayed nothing
-    rows[1] = {"part": PARTS["waited"], "path": steps["waited"].iloc[1:].sum()}
+    rows[1] = {"part": PARTS["waited"], "path": steps["waited"].sum() - first}
     rows.append({"part": "after the last job: the report", "path": last})
     jobs_in_all = parts.drop(columns="waited").sum().sum()
     rows.append({"part": "**in all**", "path": exited - launched, "jobs": jobs_in_all})

@@ -292,9 +292,11 @@ def test_without_a_snakemake_that_asks_for_it_nothing_is_started(served):
 
 
 def test_the_prefix_leaves_other_commands_as_they_are(warmed):
-    command = f"{start.prefix().format()} {sys.executable} -c 'import sys; print(sys.argv[1:])' 'a b' '{{}}'"
-    done = subprocess.run(["bash", "-c", command], env=warmed.env, capture_output=True, text=True, check=True)
-    assert done.stdout == "['a b', '{}']\n"
+    warmed.run()
+    for command, said in (("-c 'import sys; print(sys.argv[1:])' 'a b' '{}'", "['a b', '{}']\n"), ("-V", "Python")):
+        shell = ["sh", "-c", f"{start.prefix().format()} {sys.executable} {command}"]
+        done = subprocess.run(shell, env=warmed.env, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(said)
 
 
 def test_memory_of_a_fork_is_its_own(warmed):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 REPORT = "report.py"
@@ -24,12 +24,6 @@ class Facts(NamedTuple):
     computes: str
     told: str
     needs: tuple[Path, ...]
-
-
-def state() -> list[list[Any]]:
-    """Names, times and sizes of the files of this workflow's code."""
-    files = (file for file in sorted(SCRIPTS.rglob("*")) if file.parent.name != "__pycache__" and file.is_file())
-    return [[str(file), (about := file.stat()).st_mtime_ns, about.st_size] for file in files]
 
 
 @cache

@@ -7,7 +7,7 @@ is compiled yet.
 For jobs on a GPU it keeps some forks ahead, spares, which have started CUDA, so that jobs need not wait for that.
 
 It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
-the process that asked for it (`lib.start`).
+the process that asked for it (`lib.run.handover`).
 """
 
 from __future__ import annotations

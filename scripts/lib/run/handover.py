@@ -31,11 +31,13 @@ def main(command: Sequence[str]) -> None:
 
     A warm process of this interpreter runs it if there is one, else this process becomes the command.
     """
-    if os.environ.get(VARIABLE) and len(command) == 2 and command[0] == sys.executable:
-        folder, name = private_folder(), name_of(command[1])
+    python, script = command if len(command) == 2 else ("", "")
+    served = os.environ.get(VARIABLE)
+    folder = private_folder() if served and python == sys.executable and script.endswith(".py") else None
+    if served and folder is not None:
         with socket.socket(socket.AF_UNIX) as connection:
-            if folder is not None and connected(connection, folder, name):
-                give(connection, command[1])
+            if connected(connection, folder, names_of(served)[kind_of(served, script)]):
+                give(connection, script)
     os.execvp(command[0], command)
 
 
@@ -52,25 +54,26 @@ def names_of(served: str) -> dict[str, str]:
     return names | ({"gpu": f"{snakemake}-{version()}-gpu-{spares}"} if on_gpu else {})
 
 
-def kind_of(script: str) -> str:
+def kind_of(served: str, script: str) -> str:
     """The kind of process that runs a script, by the name that Snakemake gives to its copy: `tmp….{name}.py`."""
-    on_gpu = os.environ[VARIABLE].split(" ")[2].split(",")
-    return "gpu" if os.path.basename(script).split(".")[-2] in on_gpu else "cpu"
-
-
-def name_of(script: str) -> str:
-    """The name of the warm process that runs a script."""
-    return names_of(os.environ[VARIABLE])[kind_of(script)]
+    name = os.path.basename(script).removesuffix(".py").rpartition(".")[2]
+    return "gpu" if name in served.split(" ")[2].split(",") else "cpu"
 
 
 def version() -> str:
-    """A hash of the interpreter and of the state of this workflow's code, which warm processes have read."""
-    found = [sys.executable, SCRIPTS]
+    """A hash of the interpreter and of this workflow's code, which warm processes have read."""
+    return f"{zlib.crc32(repr((sys.executable, state())).encode()):08x}"
+
+
+def state() -> list[list[str | int]]:
+    """Names, times and sizes of the files of this workflow's code."""
+    found = []
     for folder, _, names in os.walk(SCRIPTS):
-        for path in (os.path.join(folder, name) for name in names if name.endswith(".py")):
-            state = os.stat(path)
-            found.append(f"{path} {state.st_mtime_ns} {state.st_size}")
-    return f"{zlib.crc32(repr(sorted(found)).encode()):08x}"
+        for path in (os.path.join(folder, name) for name in names if not folder.endswith("__pycache__")):
+            with contextlib.suppress(FileNotFoundError):  # an editor's lock or scratch file
+                about = os.stat(path)
+                found.append([path, about.st_mtime_ns, about.st_size])
+    return sorted(found)
 
 
 def private_folder() -> str | None:

@@ -8,7 +8,7 @@ from functools import cache
 from math import ceil
 from typing import Any
 
-from lib.run import code
+from lib.run import code, handover
 from lib.run.kept import keep, recall
 from lib.run.resources import MB, Job, Model, Need
 
@@ -43,7 +43,7 @@ def of_scripts() -> dict[str, dict[str, str]]:
 
     They are kept until a file of the code changes, and beside the code alone: the sources are executed.
     """
-    place, state = code.SCRIPTS / "__pycache__" / "somersault.json", code.state()
+    place, state = code.SCRIPTS / "__pycache__" / "somersault.json", handover.state()
     if (known := recall(place)).get("state") == state:
         return known["found"]
     scripts = sorted(code.SCRIPTS.glob("*.py"))
