@@ -44,7 +44,7 @@ def needs(job: Job) -> Need:
     """Chunks, the dense values of the model's genes, and some numbers of each cell."""
     tables = job.places + 0.6 * KB * job.n_kept
     memory = job.pass_memory(200 * MB, 120 * MB + 16 * CELLS + tables)
-    return Need(**memory, seconds=10 + 0.5e-6 * job.nnz, disk=20 * job.n_kept, vram=job.claim(1200 * MB, 24 * CELLS))
+    return Need(**memory, seconds=10 + 0.5e-6 * job.nnz, disk=20 * job.n_kept, vram=job.claim(1300 * MB, 24 * CELLS))
 
 
 def main(snakemake: Any) -> None:

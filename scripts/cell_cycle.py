@@ -50,7 +50,7 @@ def tells(run: Finished) -> Iterator[Part]:
 def needs(job: Job) -> Need:
     """A chunk, and two scores of each cell."""
     memory = job.pass_memory(420 * MB, 60 * MB + job.places + 0.5 * KB * job.n_kept, gpu_chunk=100 * MB)
-    return Need(**memory, seconds=10 + 0.5e-6 * job.nnz, disk=24 * job.n_kept, vram=job.claim(2200 * MB))
+    return Need(**memory, seconds=10 + 0.5e-6 * job.nnz, disk=24 * job.n_kept, vram=job.claim(2300 * MB))
 
 
 def main(snakemake: Any) -> None:

@@ -144,7 +144,7 @@ def needs(job: Job) -> Need:
     """Two sums per gene, and the names of each sample's genes."""
     names = 1.2 * KB * job.n_vars + 32 * job.n_samples * job.n_vars
     memory = job.pass_memory(350 * MB, job.places + 0.5 * KB * job.n_obs + names)
-    return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=100 * job.n_vars, vram=job.claim(1000 * MB))
+    return Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=100 * job.n_vars, vram=job.claim(600 * MB))
 
 
 def tells(run: Finished) -> Iterator[Part]:

@@ -85,7 +85,7 @@ def needs(job: Job) -> Need:
     mem = job.process + 20 * MB + 4 * points + 400 * job.n_kept + 700 * job.n_kept + sums
     gpu_mem = PYTHON + CUPY + 8 * points + 800 * job.n_kept
     seconds = 5 + 1e-4 * job.n_kept * (1 + job.n_batches / 20)
-    return Need(mem, seconds, points, 600 * MB + 6 * points + 1600 * job.n_kept, gpu_mem, reads=points)
+    return Need(mem, seconds, points, 300 * MB + 3 * points + 1200 * job.n_kept, gpu_mem, reads=points)
 
 
 def tells(run: Finished) -> Iterator[Part]:

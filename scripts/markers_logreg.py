@@ -35,7 +35,7 @@ def needs(job: Job) -> Need:
         mem=job.process + max(14 * min(20e6, values) + held, 340 * MB * job.chunk + 200 * job.n_groups * job.n_top),
         seconds=10 + 1.5e-9 * values * job.config["markers"]["logreg"]["max_iter"],
         disk=60 * job.n_groups * job.n_top,
-        vram=1100 * MB + 4.2 * job.features_nnz,
+        vram=1000 * MB + 2.5 * job.features_nnz,
         gpu_mem=job.process + CUPY + 200 * MB + 0.6 * KB * job.n_kept,
         reads=job.features_store + 4 * job.n_comps * job.n_kept,
     )

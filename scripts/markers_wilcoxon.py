@@ -227,7 +227,7 @@ def needs(job: Job) -> Need:
         gpu_mem=memory["gpu_mem"],
         seconds=10 + (0.2e-6 * reads + 0.3e-6) * job.nnz + 2e-5 * job.n_groups * job.n_vars,
         disk=50 * job.n_groups * job.n_vars,
-        vram=job.claim(1200 * MB, sums + 17 * min(job.nnz, BLOCK["gpu"]) + 120 * part),
+        vram=job.claim(1300 * MB, sums + 17 * min(job.nnz, BLOCK["gpu"]) + 120 * part),
     )
 
 

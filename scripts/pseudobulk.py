@@ -116,7 +116,7 @@ def needs(job: Job) -> Need:
         return replace(job.of_shard(needs, 0.3 * KB), disk=28 * values)
     memory = job.pass_memory(370 * MB, job.places + BYTES * values + 0.8 * KB * job.n_kept, gpu_chunk=40 * MB)
     seconds = 20 + 0.4e-6 * job.nnz + 5e-8 * values
-    need = Need(**memory, seconds=seconds, disk=10 * values, vram=job.claim(1600 * MB, 32 * min(values, PART)))
+    need = Need(**memory, seconds=seconds, disk=10 * values, vram=job.claim(1700 * MB, 32 * min(values, PART)))
     return job.reduced(need, 100 * MB + BYTES * values + 0.8 * KB * job.n_kept)
 
 

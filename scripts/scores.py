@@ -48,7 +48,7 @@ def needs(job: Job) -> Need:
     tables = job.places + 20 * values + 0.5 * KB * job.n_kept
     memory = job.pass_memory(520 * MB, 120 * MB + tables, gpu_chunk=100 * MB)
     seconds = 10 + 0.5e-6 * job.nnz + 1e-6 * values
-    return Need(**memory, seconds=seconds, disk=MB + 8 * values, vram=job.claim(3000 * MB, 200 * MB))
+    return Need(**memory, seconds=seconds, disk=MB + 8 * values, vram=job.claim(3100 * MB, 200 * MB))
 
 
 def main(snakemake: Any) -> None:

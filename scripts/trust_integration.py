@@ -131,7 +131,7 @@ def needs(job: Job) -> Need:
     pairs = n * job.n_kept
     mem = job.process + 150 * MB + 3 * points + 40 * mixing.LISI * n + 100 * job.n_kept
     gpu_mem = job.process + CUPY + 2 * points + 20 * mixing.LISI * n + 100 * job.n_kept
-    vram = 1200 * MB + 3 * points + 80 * mixing.LISI * n
+    vram = 600 * MB + 3 * points + 80 * mixing.LISI * n
     scans = 1 + len(job.config["trust"]["thetas"])
     seconds = 20 + scans * (1e-8 * pairs + 2e-5 * job.n_kept)
     return Need(mem, seconds, 5 * MB, vram, gpu_mem, reads=8 * job.n_comps * job.n_kept)

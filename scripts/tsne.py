@@ -171,7 +171,7 @@ def needs(job: Job) -> Need:
         mem=PYTHON + 90 * MB + affinities,
         seconds=20 + 3e-6 * job.n_kept * job.config["tsne"]["n_iter"] + searched,
         disk=20 * job.n_kept,
-        vram=500 * MB + 110 * k * job.n_kept,
+        vram=300 * MB + 108 * k * job.n_kept,
         gpu_mem=job.process + CUML + 0.5 * affinities,
         reads=8 * (job.n_comps + job.k) * job.n_kept,
     )

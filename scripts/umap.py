@@ -137,7 +137,7 @@ def needs(job: Job) -> Need:
     """The graph in several orders, and the layout; on a CPU also Numba's compilation."""
     graph = 115 * job.edges
     seconds = 15 + 4e-6 * job.n_kept * epochs(job.config["umap"]["n_epochs"], job.n_kept)
-    vram = 1000 * MB + 48 * job.edges
+    vram = 300 * MB + 54 * job.edges
     return Need(PYTHON + 190 * MB + graph, seconds, 20 * job.n_kept, vram, PYTHON + CUML + 0.5 * graph)
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lib.run import clock, handover
 from lib.run.handover import SCRIPTS, VARIABLE
@@ -31,6 +31,7 @@ OWN, FORKED = "in its own process", "in a fork of a warm process"
 PATIENCE = 20  # seconds to wait for a warm process that has just been started
 
 HOW = OWN  # how this job was started, for its log and run record
+END: Callable[[int], NoReturn] = os._exit  # how it ends its process
 
 
 def run(main: Callable[[Any], None], snakemake: Any) -> None:

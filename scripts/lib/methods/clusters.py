@@ -173,5 +173,5 @@ def graph_needs(job: Job, seconds: float, refined: float = 0) -> Need:
         Bytes of memory in addition to a clustering on the GPU.
     """
     gpu_mem = PYTHON + CUML + 30 * job.edges + refined
-    vram = 500 * MB + 110 * job.edges
+    vram = 300 * MB + 70 * job.edges
     return Need(PYTHON + 30 * MB + 95 * job.edges, seconds, 20 * job.n_kept, vram, gpu_mem)

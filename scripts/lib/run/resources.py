@@ -209,8 +209,8 @@ class Job(Load):
         return {"mem": mem, "gpu_mem": self.process + CUPY + gpu_chunk * self.chunk + tables}
 
     def claim(self, chunk: float, arrays: float = 0) -> float:
-        """Bytes of GPU memory of a pass over counts: 300 MB for libraries, `chunk` for full chunks, and `arrays`."""
-        return 300 * MB + chunk * self.chunk + arrays
+        """Bytes of GPU memory of a pass over counts: 200 MB for libraries, `chunk` for full chunks, and `arrays`."""
+        return 200 * MB + chunk * self.chunk + arrays
 
     def drawn(self, base: float, per_cell: float, seconds: float) -> Need:
         """The need of figures of tables of cells: `base` bytes, `per_cell` bytes per cell, and some images."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from lib import start
 from lib.run import clock
@@ -123,7 +123,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 1 << 29)  # M_TRIM_THRESHOLD: unused memory kept before some is returned to the system
 
 
-def _end(status: int) -> None:
+def _end(status: int) -> NoReturn:
     """End the process at once.
 
     A normal exit stops the libraries' threads in no fixed order, and sometimes one of them aborts a finished stage.
@@ -131,7 +131,7 @@ def _end(status: int) -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    start.END(status)
 
 
 def _for_users(error: BaseException, where: str) -> str | None:
