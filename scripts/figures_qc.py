@@ -15,7 +15,7 @@ from lib.run import stage
 from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
-from lib.store.files import column_names, read_table, write_tsv
+from lib.store.files import column_names, read_unnamed, rows_in, write_tsv
 from lib.store.names import unescape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -286,16 +286,16 @@ def main(snakemake: Any) -> None:
     families = [metric for metric in families if any(metric in columns for columns in known.values())]
     metrics = ["total_counts", "n_genes_by_counts", *families]
     columns = list(dict.fromkeys([*metrics, *SCORES, "predicted_doublet", "kept", "reason", "sample", batch_key]))
-    parts = [read_table(path, columns=[c for c in columns if c in known[path]]) for path in inputs.cells]
+    parts = [read_unnamed(path, [c for c in columns if c in known[path]]) for path in inputs.cells]
     batches = united([table[batch_key] for table in parts])
-    cells = pd.concat(parts).assign(**{batch_key: batches.array.astype(str)})
+    cells = pd.concat(parts, ignore_index=True).assign(**{batch_key: batches.array.astype(str)})
     ledgers = [
         pd.read_csv(path, sep="\t", dtype={"sample": str, "batch": str}, keep_default_na=False)
         for path in inputs.ledgers
     ]
     ledger = pd.concat(ledgers)
     tell_uneven(ledger, cells, batch_key)
-    cells["empty"] = cells["kept"] & ~cells.index.isin(read_table(inputs.obs, columns=[]).index)
+    cells["empty"] = cells["kept"] & ~rows_in(inputs.cells, inputs.obs)
     ledger, cells["kept"] = with_empty(ledger, cells, batch_key), cells["kept"] & ~cells["empty"]
     lost, order = attrition(ledger), batch_order(cells, batch_key)
     colours, limits = plots.category_colours(order, "batches"), words.limits(params.cells)
@@ -305,8 +305,8 @@ def main(snakemake: Any) -> None:
     cells["batch_name"] = cells[batch_key]
     shared = cells.groupby("batch_name")["part"].nunique().gt(1).any() and batch_key != "sample"
     cells["unit"] = cells["batch_name"] + (", " + cells["sample"].astype(str) if shared else "")
-    units = [(name, place) for name, place in cells.groupby("unit").indices.items()]
-    units.sort(key=lambda unit: plots.natural_order(cells["unit"].unique()).index(unit[0]))
+    of_unit = cells.groupby("unit").indices
+    units = [(name, of_unit[name]) for name in plots.natural_order(of_unit)]
     reasons = [reason for reason in ledger["reason"].unique() if reason and reason != EMPTY]
 
     def draw_violins(names: Sequence[str], paths: list[str]) -> None:

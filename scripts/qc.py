@@ -107,14 +107,16 @@ def qc_metrics(
         The N of pct_counts_in_top_N_genes.
     """
     xp, device = counts.device.xp, counts.device
-    per_cell: list[dict[str, np.ndarray]] = []
+    per_cell: list[np.ndarray] = []
     totals, n_cells = xp.zeros(counts.n_vars, np.int64), xp.zeros(counts.n_vars, np.int64)
     for chunk in progress(counts.chunks(), counts.n_obs, "metrics"):
         metrics = cell_metrics(chunk.X, families, percent_top, device)
-        per_cell.append({name: device.to_host(values) for name, values in metrics.items()})
+        # Together, as jobs that share a card wait for each other at every copy; integers below 2^53 stay exact
+        per_cell.append(device.to_host(xp.stack([values.astype(np.float64) for values in metrics.values()])))
         totals += column_sums(chunk.X, chunk.X.data, device).astype(np.int64)
         n_cells += column_counts(chunk.X, device)
-    obs = pd.DataFrame({name: np.concatenate([part[name] for part in per_cell]) for name in per_cell[0]})
+    rows = zip(metrics.items(), np.concatenate(per_cell, axis=1), strict=True)
+    obs = pd.DataFrame({name: row.astype(of_chunk.dtype) for (name, of_chunk), row in rows})
     for name in [name for name in obs if name.startswith(("total_counts", "n_genes"))]:
         obs.insert(obs.columns.get_loc(name) + 1, f"log1p_{name}", np.log1p(obs[name]))
     return obs, gene_metrics(device.to_host(totals), device.to_host(n_cells), counts.n_obs)

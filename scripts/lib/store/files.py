@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,13 +105,14 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
 
 
 @counted("read")
-def read_unnamed(path: str | Path) -> pd.DataFrame:
-    """Read a parquet table without its index, which takes longer than many columns; its rows are numbered."""
+def read_unnamed(path: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a parquet table, or some columns, without its index, which takes longer than many; its rows are numbered."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
         index = file.schema_arrow.pandas_metadata["index_columns"]
-        return file.read([name for name in file.schema_arrow.names if name not in index]).to_pandas()
+        known = [name for name in file.schema_arrow.names if name not in index]
+        return file.read(known if columns is None else list(columns)).to_pandas()
 
 
 @counted("read")
@@ -132,6 +133,15 @@ def read_index(path: str | Path) -> pa.ChunkedArray:
     with ParquetFile(path) as file:
         (name,) = file.schema_arrow.pandas_metadata["index_columns"]
         return file.read([name], use_threads=False)[name].cast(pa.large_string())
+
+
+def rows_in(paths: Sequence[str | Path], other: str | Path) -> np.ndarray:
+    """Whether each row of some parquet tables, one after the other, has a row of its name in another one; bool."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = pa.chunked_array([chunk for path in paths for chunk in read_index(path).chunks])
+    return pc.is_in(names, value_set=read_index(other)).to_numpy()
 
 
 def column_names(path: str | Path) -> list[str]:

@@ -152,11 +152,11 @@ def move_columns(X: Any, columns: Any) -> tuple[Any, Any, Any]:
 def add_by_key(keys: Any, values: Any, n: int) -> Any:
     """Sum of `values` over each of the keys 0 to n - 1; float64, the same in every order; see `csr.sums_by_key`."""
     sums = cupy.zeros(n, cupy.uint64)
-    largest = float(cupy.abs(values).max()) if values.size else 0.0
-    if not largest:
+    if not values.size:
         return sums.astype(cupy.float64)
-    # Even the sum of all values on one key fits 63 bits
-    scale = 2.0 ** (62 - ceil(log2(largest)) - ceil(log2(values.size)))
+    # Even the sum of all values on one key fits 63 bits. The largest stays on the card, so that nothing waits for it
+    _, exponent = cupy.frexp(cupy.abs(values).max().astype(cupy.float64))
+    scale = cupy.ldexp(1.0, 62 - ceil(log2(values.size)) - exponent)
     _ADD(keys, values, scale, sums)
     return sums.view(cupy.int64) / scale
 
