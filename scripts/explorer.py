@@ -8,6 +8,7 @@ cells are sorted by cluster, which makes columns deflate well; the page draws th
 from lib.start import run
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lib.store.categories import as_categories, category_colours, natural_order
 from lib.store.cohort import with_results
 from lib.store.compressed import n_threads, pool
 from lib.store.counts import Counts
-from lib.store.files import read_index, read_unnamed, replacing
+from lib.store.files import read_index, read_table, replacing
 from lib.store.slots import parts_of
 from lib.store.stream import Chunk
 from matplotlib import colormaps
@@ -169,7 +170,7 @@ def read_artifacts(paths: Sequence[str | Path]) -> tuple[list[pd.DataFrame], dic
     """The tables that fill obs, and the embeddings of all cells in two dimensions by name."""
     obs, found = [], {}
     for path in (path for path in paths if str(path).endswith(".parquet")):
-        for part in parts_of(path, read_unnamed):
+        for part in parts_of(path, partial(read_table, named=False)):
             if part.slot == "obs":
                 obs.append(part.value)
             elif part.slot.startswith("obsm/") and part.value.shape[1] == 2 and np.isfinite(part.value).all(None):
@@ -194,7 +195,7 @@ def main(snakemake: Any) -> None:
     """Read the tables of the cells and the panel of genes, write `explorer.html`."""
     inputs, params = snakemake.input, snakemake.params
     tables, bases = read_artifacts(inputs.artifacts)
-    table = with_results(read_unnamed(inputs.obs), *tables)
+    table = with_results(read_table(inputs.obs, named=False), *tables)
     totals = table.pop("kept_counts").to_numpy()
     target_sum = target_of(totals, params.target_sum)
     groupings = [name for name in params.groupings if name in table]

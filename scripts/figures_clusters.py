@@ -134,10 +134,10 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Draw the composition by `params.groupings` and the quality of each of `params.clusterings`, and the trees."""
     inputs, params, output = snakemake.input, snakemake.params, snakemake.output
-    clusterings = pd.concat(map(read_table, inputs.clusterings), axis=1)
+    clusterings = pd.concat([read_table(path, named=False) for path in inputs.clusterings], axis=1)
     known = column_names(inputs.obs)
     metrics = [name for name in params.metrics if name in known]
-    table = with_results(read_table(inputs.obs, [*params.groupings, *metrics]), clusterings)
+    table = with_results(read_table(inputs.obs, [*params.groupings, *metrics], named=False), clusterings)
     metrics = [name for name in metrics if table[name].notna().any()]
     table = table.assign(**{name: as_categories(table[name]) for name in [*params.groupings, *params.clusterings]})
 

@@ -13,7 +13,7 @@ from lib.run.progress import timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.cohort import with_results
-from lib.store.files import column_names, read_table
+from lib.store.files import column_names, read_column, read_table
 from matplotlib.figure import Figure
 
 
@@ -36,11 +36,12 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Draw an embedding by each of `params.groupings` and by `params.metrics`, or the density of a grouping's cells."""
     inputs, params, output, seed = snakemake.input, snakemake.params, snakemake.output, snakemake.params.seed
-    embedding = read_table(inputs.embedding)
+    embedding = read_table(inputs.embedding, named=False)
     X, axes_names = embedding.to_numpy(dtype=np.float32), list(embedding.columns)
-    clusterings = pd.concat([pd.DataFrame(index=embedding.index), *map(read_table, inputs.clusterings)], axis=1)
+    tables = [read_table(path, named=False) for path in inputs.clusterings]
+    clusterings = pd.concat([pd.DataFrame(index=embedding.index), *tables], axis=1)
     known, named = column_names(inputs.obs), [name for name in params.groupings if name not in clusterings]
-    table = read_table(inputs.obs, [*named, *(name for name in params.metrics if name in known)])
+    table = read_table(inputs.obs, [*named, *(name for name in params.metrics if name in known)], named=False)
     table = with_results(table, clusterings)
     table = table.assign(**{name: as_categories(table[name]) for name in params.groupings})
 
@@ -51,7 +52,7 @@ def main(snakemake: Any) -> None:
             plots.save(embeddings.by_category(X, table[name], axes_names, seed, named, family), paths)
 
     def draw_density(name: str, paths: list[str]) -> None:
-        density = read_table(inputs.density[0])[f"umap_density_{name}"].to_numpy()
+        density = read_column(inputs.density[0], f"umap_density_{name}")
         plots.save(density_figure(X, table[name], density, axes_names, seed), paths)
 
     def draw_quality() -> None:

@@ -20,7 +20,7 @@ from lib.run.progress import progress
 from lib.run.resources import KB, MB, PYTHON, Job, Need
 from lib.store.counts import Counts
 from lib.store.csr import rows_of_nonzeros
-from lib.store.files import read_table
+from lib.store.files import read_column, read_table
 from lib.store.stream import Stream
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -225,8 +225,8 @@ def needs(job: Job) -> Need:
 def main(snakemake: Any) -> None:
     """Draw the markers of each of `params.groupings` by each of `params.methods`."""
     inputs, params, output = snakemake.input, snakemake.params, snakemake.output
-    embedding = read_table(inputs.embedding)
-    totals = read_table(inputs.obs, columns=["kept_counts"])["kept_counts"].to_numpy()
+    embedding = read_table(inputs.embedding, named=False)
+    totals = read_column(inputs.obs, "kept_counts")
     target_sum = target_of(totals, params.target_sum)
     pairs = [(grouping, method) for grouping in params.groupings for method in params.methods]
     tops = dict(zip(pairs, inputs.tops, strict=True))

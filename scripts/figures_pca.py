@@ -104,7 +104,7 @@ def main(snakemake: Any) -> None:
     """Draw `pca_variance.png`, `pca.png` and, if Harmony is enabled, `harmony.png`."""
     inputs, params, output, seed = snakemake.input, snakemake.params, snakemake.output, snakemake.params.seed
     X_pca = first_columns(inputs.pca, "X_pca", 4)
-    table = read_table(inputs.obs, columns=params.groupings)
+    table = read_table(inputs.obs, params.groupings, named=False)
     ratio = read_arrays(inputs.pca, "variance_ratio")["variance_ratio"]
     groupings = {name: (table[name], params.colours.get(name, "types")) for name in params.groupings}
     tasks = [

@@ -15,7 +15,7 @@ from lib.run import stage
 from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
-from lib.store.files import column_names, read_unnamed, rows_in, write_tsv
+from lib.store.files import column_names, read_table, rows_in, write_tsv
 from lib.store.names import unescape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -286,7 +286,7 @@ def main(snakemake: Any) -> None:
     families = [metric for metric in families if any(metric in columns for columns in known.values())]
     metrics = ["total_counts", "n_genes_by_counts", *families]
     columns = list(dict.fromkeys([*metrics, *SCORES, "predicted_doublet", "kept", "reason", "sample", batch_key]))
-    parts = [read_unnamed(path, [c for c in columns if c in known[path]]) for path in inputs.cells]
+    parts = [read_table(path, [c for c in columns if c in known[path]], named=False) for path in inputs.cells]
     batches = united([table[batch_key] for table in parts])
     cells = pd.concat(parts, ignore_index=True).assign(**{batch_key: batches.array.astype(str)})
     ledgers = [

@@ -150,7 +150,7 @@ def mixing_told(pca: str, harmony: str, codes: np.ndarray, n_pcs: int) -> tuple[
 def main(snakemake: Any) -> None:
     """Read PCA and the batches, write `harmony.h5`."""
     keys = list(snakemake.params.vars_use)
-    obs = batch_columns(read_table(snakemake.input.obs), keys)
+    obs = batch_columns(read_table(snakemake.input.obs, named=False), keys)
     if obs.columns.empty:
         skipped = f"only one batch ({', '.join(keys)})"
         stage.log.info("harmony skipped: %s", skipped)

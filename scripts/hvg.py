@@ -235,7 +235,8 @@ def read_choice(snakemake: Any) -> tuple[Batches, np.ndarray, np.ndarray, pd.Ind
         )
     exclude = named_genes("exclude", hvg["exclude"], genes)
     obs = getattr(snakemake.input, "obs", None)
-    table = kept_cells(snakemake.input.cells, [batch_key]) if obs is None else read_table(obs, [batch_key])
+    of_cells = kept_cells if obs is None else read_table
+    table = of_cells(snakemake.input.cells if obs is None else obs, [batch_key], named=False)
     codes, names = pd.factorize(table[batch_key])
     if (codes < 0).any():
         raise UserError(

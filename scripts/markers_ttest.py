@@ -34,7 +34,7 @@ from lib.run import device as devices
 from lib.run.progress import timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_genes
-from lib.store.files import read_table
+from lib.store.files import read_column
 from lib.store.shards import Arrays, Known, Passes
 from lib.store.stream import Stream
 from scipy.special import stdtr
@@ -110,7 +110,7 @@ def read(snakemake: Any, shard: str | None = None) -> Cells:
     """The cohort's counts and a grouping."""
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
     groups = read_groups(params.grouping, files.obs, files.grouping)
-    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
+    totals = read_column(files.obs, "kept_counts")
     counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, shard=shard, obs=files.obs)
     rows, target_sum = counts.rows, target_of(totals, params.target_sum)
     return Cells(counts, groups.codes[rows], len(groups.names), totals[rows], target_sum)

@@ -42,7 +42,7 @@ from lib.run.progress import progress, timed
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.cohort import Cohort
 from lib.store.csr import counts_by_key, rows_of_nonzeros, sums_by_key
-from lib.store.files import read_table
+from lib.store.files import read_column, read_table
 from lib.store.stream import Stream, halving
 from scipy.special import ndtr
 
@@ -244,7 +244,7 @@ def main(snakemake: Any) -> None:
     if len(groups.names) > MOST_GROUPS:
         raise UserError(f"{params.grouping} has {len(groups.names)} groups; wilcoxon takes {MOST_GROUPS} at most")
     compared = Comparisons.of(groups.names, params.grouping, params.reference)
-    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
+    totals = read_column(files.obs, "kept_counts")
     target_sum = target_of(totals, params.target_sum)
     genes = read_table(files.genes)
     genes = genes[genes["kept"]]

@@ -21,7 +21,7 @@ from lib.store import identity
 from lib.store.cohort import Cohort
 from lib.store.compressed import CompressedArray
 from lib.store.csr import row_sums
-from lib.store.files import LIBVER, read_table, replacing
+from lib.store.files import LIBVER, read_column, replacing
 from lib.store.stream import Stream
 
 
@@ -100,7 +100,7 @@ def main(snakemake: Any) -> None:
     """Stream the counts of the kept genes, write `matrices.h5`."""
     files, params = snakemake.input, snakemake.params
     cohort = Cohort(files.counts, files.cells, files.genes, params.gene_key, devices.of(snakemake), obs=files.obs)
-    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
+    totals = read_column(files.obs, "kept_counts")
     target_sum, dtype = target_of(totals, params.target_sum), np.result_type(*(s.dtype for s in cohort.stores))
     with replacing(snakemake.output.matrices) as partial, h5py.File(partial, "w", libver=LIBVER) as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

@@ -27,7 +27,7 @@ from lib.run.clock import spending
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import as_categories
 from lib.store.cohort import Cohort, kept_genes
-from lib.store.files import LIBVER, column_names, read_table, replacing
+from lib.store.files import LIBVER, column_names, read_column, read_table, replacing
 from lib.store.h5ad import plain_strings
 from lib.store.shards import Arrays, Known, Passes
 from lib.store.stream import Stream
@@ -64,7 +64,7 @@ def read(snakemake: Any, shard: str | None = None) -> Cells:
     files, params, device = snakemake.input, snakemake.params, devices.of(snakemake)
     profiles = read_profiles(files.obs, files.grouping, params.grouping, params.sample_key)
     check_not_empty(profiles, params.grouping, params.sample_key)
-    totals = read_table(files.obs, ["kept_counts"])["kept_counts"].to_numpy()
+    totals = read_column(files.obs, "kept_counts")
     counts = Cohort(files.counts, files.cells, files.genes, params.gene_key, device, shard=shard, obs=files.obs)
     rows, target_sum = counts.rows, target_of(totals, params.target_sum)
     return Cells(counts, profiles.codes[rows], len(profiles.obs), totals[rows], target_sum)

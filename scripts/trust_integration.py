@@ -239,11 +239,11 @@ def scan(snakemake: Any, obs: pd.DataFrame, batches: np.ndarray, *given: Any) ->
 def main(snakemake: Any) -> None:
     """Read the spaces, the batches and the labels, write the tables."""
     params, device, n_jobs = snakemake.params, devices.of(snakemake), snakemake.threads
-    obs = read_table(snakemake.input.obs)
+    obs = read_table(snakemake.input.obs, named=False)
     batches, batch_names = batches_of(obs, list(params.batch_keys))
     labels, label_names = None, []
     if params.label:
-        of_cells = read_table(snakemake.input.labels[0]) if snakemake.input.labels else obs
+        of_cells = read_table(snakemake.input.labels[0], named=False) if snakemake.input.labels else obs
         labels, label_names = codes_of(of_cells[params.label])
         labels = labels if label_names else None
     strata = batches if labels is None else (labels + 1) * len(batch_names) + batches

@@ -94,7 +94,7 @@ def suggestion_told(scanned: pd.DataFrame) -> str:
 def main(snakemake: Any) -> None:
     """Cluster at each resolution, write `trust_resolutions.tsv`."""
     files, params = snakemake.input, snakemake.params
-    groups = read_table(files.clusterings[0]).iloc[:, 0].cat.codes.to_numpy().astype(np.int64)
+    groups = read_table(files.clusterings[0], named=False).iloc[:, 0].cat.codes.to_numpy().astype(np.int64)
     space = repeats.read_space(files, groups, params.n_cells, params.seed, snakemake.threads)
     write_tsv(scan(space, params.resolutions, params.seed), snakemake.output.resolutions)
 

@@ -32,7 +32,7 @@ from lib.store.categories import as_categories
 from lib.store.cohort import gene_columns, kept_genes
 from lib.store.counts import Counts
 from lib.store.csr import row_sums, select_genes
-from lib.store.files import read_arrays, read_attrs, read_column, read_table, read_unnamed, write_tsv
+from lib.store.files import read_arrays, read_attrs, read_column, read_table, write_tsv
 from lib.store.stream import InMemory
 
 CPU = devices.cpu()
@@ -272,14 +272,14 @@ class Sampled:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """The table of all cells, without their names."""
-        return read_unnamed(self.files.obs)
+        return read_table(self.files.obs, named=False)
 
     @cached_property
     def sample(self) -> mixing.Sample:
         """The sampled cells, of each batch and cluster."""
         groups = as_categories(self.obs[self.params.batch_key]).cat.codes.to_numpy().astype(np.int64) + 1
         for path in self.files.clusters:
-            codes = read_table(path).iloc[:, 0].cat.codes.to_numpy().astype(np.int64)
+            codes = read_table(path, named=False).iloc[:, 0].cat.codes.to_numpy().astype(np.int64)
             groups = groups * (codes.max(initial=0) + 1) + codes
         return mixing.stratified(groups, self.params.n_cells, self.params.seed)
 
@@ -390,7 +390,7 @@ def of_markers(given: Sampled) -> Values:
         return {}
     _, kept, genes = given.counts
     path = given.files.grouping[0] if given.files.grouping else given.files.obs
-    groups = Groups.of(read_table(path, [given.params.grouping])[given.params.grouping].iloc[given.rows])
+    groups = Groups.of(read_table(path, [given.params.grouping], named=False)[given.params.grouping].iloc[given.rows])
     ranking = read_table(given.files.ranking[0], ["group", "rank", "names"])
     return check_markers(kept, groups, given.totals[given.rows], given.target_sum, ranking, genes)
 
@@ -414,7 +414,8 @@ def of_embedding(given: Sampled, paths: Sequence[str]) -> Values:
     """See `check_embedding`; the first path is that of the run, a second one of another seed."""
     if not paths:
         return {}
-    return check_embedding(given.space()[1][given.few], *(read_table(path).to_numpy()[given.few] for path in paths))
+    shown = (read_table(path, named=False).to_numpy()[given.few] for path in paths)
+    return check_embedding(given.space()[1][given.few], *shown)
 
 
 def checks(given: Sampled) -> Iterator[tuple[str, Values]]:

@@ -101,7 +101,7 @@ def read_groups(name: str, obs: str | Path, clustering: Sequence[str | Path]) ->
         raise UserError(
             f"markers: groupings: {name!r} is neither a clustering nor an obs column; there are {', '.join(columns)}"
         )
-    return Groups.of(read_table(path, [name])[name])
+    return Groups.of(read_table(path, [name], named=False)[name])
 
 
 @dataclass(frozen=True)

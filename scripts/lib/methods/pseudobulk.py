@@ -79,8 +79,8 @@ def unique(names: Sequence[str]) -> list[str]:
 
 def read_profiles(obs: str | Path, grouping: Sequence[str | Path], name: str, sample_key: str) -> Profiles:
     """The profiles of a grouping: a clustering's table, or a column of `obs.parquet` if that list is empty."""
-    groups = read_table(grouping[0] if grouping else obs, [name])[name]
-    return Profiles.of(read_table(obs, [sample_key])[sample_key], groups)
+    groups = read_table(grouping[0] if grouping else obs, [name], named=False)[name]
+    return Profiles.of(read_table(obs, [sample_key], named=False)[sample_key], groups)
 
 
 @halving

@@ -25,7 +25,7 @@ NAMES = ("sample", "batch", "group", "names", "gene_symbols", "rule", "wildcards
 def columns(path: str, *names: str) -> pd.DataFrame:
     """Columns of an artifact, read once; those that it lacks are left out."""
     known = set(column_names(path))
-    return read_table(path, [name for name in names if name in known])
+    return read_table(path, [name for name in names if name in known], named=False)
 
 
 def obs(run: Finished, *names: str) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def grouping(run: Finished, name: str) -> pd.Series:
 
 @cache
 def _categories(path: str, name: str) -> pd.Series:
-    return as_categories(read_table(path, [name])[name])
+    return as_categories(read_table(path, [name], named=False)[name])
 
 
 @cache

@@ -14,7 +14,7 @@ from lib.run.errors import UserError
 from lib.run.stage import log, notice
 from lib.store.categories import united
 from lib.store.counts import Counts, Stores
-from lib.store.files import read_column, read_index, read_table
+from lib.store.files import read_column, read_index, read_table, rows_in
 from lib.store.shards import cells_of_shard
 
 
@@ -101,13 +101,12 @@ def in_cohort(cells: Sequence[str | Path], obs: str | Path) -> list[np.ndarray]:
         If these are not the cells of `obs` in their order.
     """
     import pyarrow as pa
-    from pyarrow.compute import is_in
 
     kept, own = [read_column(path, "kept") for path in cells], [read_index(path) for path in cells]
     names = read_index(obs)
     if sum(mask.sum() for mask in kept) > len(names):
-        known = names.combine_chunks()
-        kept = [mask & is_in(of_sample, known).to_numpy() for mask, of_sample in zip(kept, own, strict=True)]
+        known = np.split(rows_in(cells, obs), np.cumsum([len(mask) for mask in kept])[:-1])
+        kept = [mask & mine for mask, mine in zip(kept, known, strict=True)]
     mine = [of_sample.filter(pa.array(mask)) for mask, of_sample in zip(kept, own, strict=True)]
     if not pa.chunked_array([chunk for part in mine for chunk in part.chunks], names.type).equals(names):
         raise UserError(
@@ -129,8 +128,8 @@ def of_rows(kept: np.ndarray, rows: slice, first: int) -> np.ndarray:
     return kept & (place >= rows.start) & (place < rows.stop)
 
 
-def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) -> pd.DataFrame:
-    """The kept cells of several `cells.parquet`, concatenated.
+def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None, named: bool = True) -> pd.DataFrame:
+    """The kept cells of several `cells.parquet`, concatenated; `named`: with their names.
 
     A column stays numeric if it is numeric in every sample that has values of it. It stays boolean if it is boolean in
     all samples. Otherwise it becomes categories of strings (`lib.store.categories.united`), which parquet, h5ad and
@@ -138,14 +137,14 @@ def kept_cells(cells: Sequence[str | Path], columns: list[str] | None = None) ->
     """
     tables = []
     for path in cells:
-        table = read_table(path, columns=None if columns is None else ["kept", *columns])
+        table = read_table(path, None if columns is None else ["kept", *columns], named)
         tables.append(table[table["kept"]].drop(columns=["kept"]))
     if columns is None:
         tables = [table.drop(columns=["reason"]) for table in tables]
     tables = [table for table in tables if len(table)] or tables[:1]  # empty tables don't decide the columns' types
     names = dict.fromkeys(name for table in tables for name in table)
     joined = {name: joined_column(name, [table.get(name, missing(table)) for table in tables]) for name in names}
-    return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]))
+    return pd.DataFrame(joined, tables[0].index.append([table.index for table in tables[1:]]) if named else None)
 
 
 def with_results(obs: pd.DataFrame, *tables: pd.DataFrame) -> pd.DataFrame:

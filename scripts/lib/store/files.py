@@ -83,8 +83,13 @@ def write_table(
 
 
 @counted("read")
-def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a parquet table, whole or some of its columns (the index always comes along).
+def read_table(path: str | Path, columns: list[str] | None = None, named: bool = True) -> pd.DataFrame:
+    """Read a parquet table, whole or some of its columns.
+
+    Parameters
+    ----------
+    named
+        With its index, which takes longer than many columns if it is of texts; else the rows are numbered.
 
     Raises
     ------
@@ -101,18 +106,14 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
                 "names it (batch_key, label_key, a list of keys or groupings)."
             )
         columns = list(dict.fromkeys(columns))
-    return pd.read_parquet(path, columns=columns)
-
-
-@counted("read")
-def read_unnamed(path: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a parquet table, or some columns, without its index, which takes longer than many; its rows are numbered."""
+    if named:
+        return pd.read_parquet(path, columns=columns)
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
         index = file.schema_arrow.pandas_metadata["index_columns"]
-        known = [name for name in file.schema_arrow.names if name not in index]
-        return file.read(known if columns is None else list(columns)).to_pandas()
+        values = [name for name in file.schema_arrow.names if name not in index]
+        return file.read(values if columns is None else columns).to_pandas()
 
 
 @counted("read")
