@@ -1,7 +1,7 @@
 import shutil
 from pathlib import Path
 
-from lib.run import code, models
+from lib.run import code, handover, models
 
 
 def test_a_stage_depends_on_what_it_imports():
@@ -61,6 +61,7 @@ def test_facts_are_kept_until_a_file_of_the_code_changes(tmp_path, monkeypatch):
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     monkeypatch.setattr(code, "SCRIPTS", scripts)
+    monkeypatch.setattr(handover, "SCRIPTS", scripts)
     found = {"versions": {"toy.py": versions(scripts, "X = 1\n", "")}, "models": {"toy": ""}}
     assert models.of_scripts() == found
     with monkeypatch.context() as patch:

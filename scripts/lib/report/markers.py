@@ -10,7 +10,7 @@ import pandas as pd
 from lib.report import facts
 from lib.report.parts import Column, Done, Finding, Finished, Methods, Numbers, Part, Table
 from lib.report.words import count, listed, percent
-from lib.store.files import column_names
+from lib.store.files import column_names, read_table
 
 RIBOSOMAL = 0.5  # a group with this share of ribosomal genes among its first markers is a finding
 FIRST = 20  # markers looked at
@@ -95,7 +95,7 @@ def findings(run: Finished, job: Done, top: pd.DataFrame, method: str) -> Iterat
     for family in families:
         if family not in column_names(genes):
             continue
-        ours = facts.columns(genes, family)[family]
+        ours = read_table(genes, [family])[family]
         first = top[top["rank"] <= FIRST]
         shares = first["names"].map(ours).fillna(False).astype(bool).groupby(first["group"], sort=False).mean()
         for group, share in shares[shares >= RIBOSOMAL].items():
