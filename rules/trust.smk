@@ -75,7 +75,6 @@ rule trust_stages:
         stages="results/tables/trust_stages.tsv",
     log:
         "logs/trust/stages.log",
-    priority: 1  # the longest of what only the report waits for
     group:
         "figures"
     conda:
