@@ -30,7 +30,7 @@ TOLERANCES = {
 
 
 def needs(job: Job) -> Need:
-    """The neighbours of every cell, and the graph."""
+    """The neighbours of every cell, from all pairs in blocks or of an inverted file; and the graph."""
     found = 8 * job.k * job.n_kept
     graph = 24 * job.edges
     compared = job.n_kept if job.n_kept <= EXACT_MAX["cpu"] else LISTS * job.n_kept**0.5  # with each cell

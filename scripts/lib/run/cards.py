@@ -24,8 +24,8 @@ from lib.run.clock import born
 log = logging.getLogger("somersault")
 
 USABLE = 0.97  # of a card's memory: the rest is left to the driver and to libraries' own allocations
-CONTEXT_MB = 600  # GPU memory of a process besides its arrays: CUDA's context and the libraries' kernels
-LARGE_MB = 30_000  # memory of a card on which several spares are no matter
+CONTEXT_MB = 750  # GPU memory of a process besides its arrays: CUDA's context and the libraries' kernels
+LARGE_MB = 30_000  # memory beside which that of several spares is no matter
 COMPUTE_MODE = 20  # CU_DEVICE_ATTRIBUTE_COMPUTE_MODE; 0: default
 POLL = 0.25  # seconds between two reads of the claims
 
@@ -93,12 +93,12 @@ def claim(
 
 def room(card: Card) -> int:
     """The memory of a card that can be claimed, in MB: without contexts of a job and of spares (`lib.run.forks`)."""
-    return int(card.memory_mb * USABLE) - (1 + spares(card)) * CONTEXT_MB
+    return int(card.memory_mb * USABLE) - (1 + spares(card.memory_mb)) * CONTEXT_MB
 
 
-def spares(card: Card) -> int:
-    """The number of processes that wait for jobs with CUDA started on a card."""
-    return 4 if card.memory_mb > LARGE_MB else 1
+def spares(memory_mb: float) -> int:
+    """The number of processes that wait for jobs with CUDA started on a card, of which so much memory may be used."""
+    return 4 if memory_mb > LARGE_MB else 1
 
 
 def is_shared(card: Card) -> bool:

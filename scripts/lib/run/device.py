@@ -149,6 +149,13 @@ def out_of_memory(error: MemoryError, where: str) -> str:
     if not current().is_gpu:
         return f"out of memory ({error}). Give the rule more (`mem_mb`), or run it on a machine that has more."
     cap, peak = current().memory / MB, current().peak_mb()
+    if "cudaErrorMemoryAllocation" in str(error):  # by CUDA, not by the cap
+        return (
+            f"{where}: the card has no memory left, though this job had only {peak:.0f} of the {cap:.0f} MB that it "
+            f"may take: other programs use the card, or another job takes more than it claims ({error}). Run it again "
+            "when they have ended, let the workflow's jobs use less of the card together with `--resources "
+            "vram_mb=...`, or choose another card with CUDA_VISIBLE_DEVICES."
+        )
     return (
         f"{where} needs more GPU memory than its cap of {cap:.0f} MB: it had {peak:.0f} MB at most, and then {error}. "
         "Raise `gpu: memory_gb` in the config if that is the cap, run the rule again with a larger "

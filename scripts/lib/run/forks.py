@@ -387,19 +387,6 @@ def start_cuda() -> None:
 
         cupy.cuda.Device(card.ordinal).use()
         cupy.cuda.runtime.free(0)
-        load_kernels()
-
-
-def load_kernels() -> None:
-    """Use what most stages use first: libraries' handles and kernels, which take some 0.2 s to load."""
-    import cupy
-    from cupyx.scipy.sparse import csr_matrix
-
-    for dtype in ("float32", "float64"):
-        ones = cupy.ones((2, 2), dtype)
-        csr_matrix(cupy.sort(cupy.cumsum(ones @ ones, axis=0))) @ ones
-    del ones
-    cupy.get_default_memory_pool().free_all_blocks()
 
 
 def set_threads(n: int) -> None:
