@@ -51,6 +51,9 @@ if GPU and not diagnosis.unusable():
 
 CODE = models.of_scripts()
 SAMPLES = list(SHEET.index)
+# Jobs of many samples wait for each other on a card: the cores compute metrics faster, and leave it to the doublets
+ON_CORES = workflow.local_exec and not workflow.remote_exec
+QC_GPU = GPU * (not ON_CORES or len(SAMPLES) < workflow.cores)
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
 CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
@@ -268,7 +271,7 @@ def asked(stage, wildcards, threads=1):
         told = config | {"shards": 1}  # of a group's jobs each reads all its cells
     grouping = unescape(given.get("grouping", ""))
     more = {"threads": threads, "grouping": grouping, "part": part}
-    job = resources.Job.of(load, told, bool(GPU), **more)
+    job = resources.Job.of(load, told, bool(QC_GPU if stage == "qc" else GPU), **more)
     return models.model_of(stage, CODE["models"][stage]), job
 
 

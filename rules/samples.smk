@@ -45,7 +45,7 @@ rule qc:
     threads: sample_cores("qc")
     resources:
         **needs("qc"),
-        gpu=GPU,
+        gpu=QC_GPU,
     params:
         gene_families=config["qc"]["gene_families"],
         percent_top=config["qc"]["percent_top"],
