@@ -40,14 +40,15 @@ TURNS = 60  # for jobs with long kernels on this machine's cards; Leiden takes a
 SPARES = 1  # forks that wait for jobs with CUDA started; a cluster job's stages come one by one
 if GPU and not diagnosis.unusable():
     if not workflow.remote_exec:
-        given = workflow.global_resources.get("vram_mb", float("inf"))
+        given = workflow.global_resources.get("vram_mb").value or float("inf")
         SPARES = min(
             cards.spares(min(given, card.memory_mb)) for card in cards.visible()
         )
     # Parallel jobs share this machine's cards, within their memory
     shared = {"vram_mb": sum(map(cards.room, cards.visible())), "turns": TURNS}
-    for name in shared.keys() - workflow.global_resources.keys():
-        workflow.register_resource(name, shared[name])
+    for name in shared:
+        if name not in workflow.global_resources:
+            workflow.register_resource(name, shared[name])
 
 CODE = models.of_scripts()
 SAMPLES = list(SHEET.index)
