@@ -508,7 +508,7 @@ def needs(job: Job) -> Need:
     tables = 0.7 * KB * points + 1.0 * KB * job.n_obs
     memory = job.pass_memory(350 * MB, 20 * MB + tables + 12 * held * (not job.gpu), gpu_chunk=470 * MB)
     covariance = 8 * min(job.n_vars, 5_000) ** 2  # rarely more highly variable genes
-    vram = job.claim(300 * MB, 3 * covariance + 12 * held + 2 * KB * points)
+    vram = job.claim(400 * MB, 3 * covariance + 12 * held + 2 * KB * points)
     compared = points if points <= ALL_PAIRS["cpu"] else knn.LISTS * points**0.5  # with each point
     seconds = 5 + 0.3e-6 * job.nnz + 8e-9 * compared * points * job.n_obs / max(1, job.largest_batch)
     return Need(**memory, seconds=seconds, disk=40 * points, vram=vram)

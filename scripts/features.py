@@ -80,7 +80,7 @@ def needs(job: Job) -> Need:
         return job.of_shard(needs, 1.0 * KB)
     memory = job.pass_memory(360 * MB, job.places + 1.5 * KB * job.n_kept, gpu_chunk=250 * MB)
     disk = 2.5 * job.features_nnz + 200 * job.n_kept
-    need = Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=job.claim(750 * MB))
+    need = Need(**memory, seconds=5 + 0.1e-6 * job.nnz, disk=disk, vram=job.claim(900 * MB))
     return job.reduced(need, 30 * MB + 1.6 * KB * job.n_kept)
 
 

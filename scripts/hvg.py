@@ -299,7 +299,7 @@ def needs(job: Job) -> Need:
     sums = 64 * job.n_batches * job.n_vars
     chunk = 330 * MB * (job.shards == 1)
     memory = job.pass_memory(chunk, 40 * MB + job.places + sums + 0.6 * KB * job.n_kept + 1 * KB * job.n_vars)
-    vram = job.claim(1600 * MB, sums)
+    vram = job.claim(2000 * MB, sums)
     return Need(**memory, seconds=5 + 0.15e-6 * job.nnz, disk=200 * job.n_vars, vram=vram)
 
 

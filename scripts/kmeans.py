@@ -64,7 +64,7 @@ def needs(job: Job) -> Need:
     """The components, and the cells' distances to the centres."""
     points = 4 * job.n_pcs * job.n_kept
     mem, gpu_mem = job.process + 75 * MB + 5 * points, job.process + CUPY + 5 * points
-    seconds, vram = 10 + 2e-4 * job.n_kept, 300 * MB + 3 * points
+    seconds, vram = 10 + 2e-4 * job.n_kept, 300 * MB + 4 * points
     return Need(mem, seconds, 20 * job.n_kept, vram, gpu_mem, reads=8 * job.n_comps * job.n_kept)
 
 

@@ -127,7 +127,7 @@ def needs(job: Job) -> Need:
     table = 150 * job.n_groups * job.n_vars
     memory = job.pass_memory(370 * MB, job.places + table + 0.8 * KB * job.n_kept, gpu_chunk=40 * MB)
     seconds = 10 + 0.1e-6 * job.nnz + 1.5e-5 * job.n_groups * job.n_vars
-    need = Need(**memory, seconds=seconds, disk=50 * job.n_groups * job.n_vars, vram=job.claim(900 * MB, sums))
+    need = Need(**memory, seconds=seconds, disk=50 * job.n_groups * job.n_vars, vram=job.claim(1000 * MB, sums))
     return job.reduced(need, 80 * MB + sums + table + 0.8 * KB * job.n_kept)
 
 

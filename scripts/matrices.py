@@ -93,7 +93,7 @@ def again(rule: str) -> str:
 def needs(job: Job) -> Need:
     """Chunks that wait to be deflated."""
     memory = job.pass_memory(500 * MB, 40 * MB + job.places, gpu_chunk=700 * MB)
-    return Need(**memory, seconds=10 + 0.1e-6 * job.nnz, disk=6 * job.nnz, vram=job.claim(750 * MB))
+    return Need(**memory, seconds=10 + 0.1e-6 * job.nnz, disk=6 * job.nnz, vram=job.claim(900 * MB))
 
 
 def main(snakemake: Any) -> None:

@@ -126,7 +126,7 @@ def needs(job: Job) -> Need:
     """The sorted counts of the cells of one chunk; a row of metrics per cell."""
     memory = job.pass_memory(320 * MB, 1.2 * KB * job.n_obs, gpu_chunk=220 * MB)
     disk = 100 * job.n_obs + 40 * job.n_vars
-    return Need(**memory, seconds=5 + 0.2e-6 * job.nnz, disk=disk, vram=job.claim(650 * MB))
+    return Need(**memory, seconds=5 + 0.2e-6 * job.nnz, disk=disk, vram=job.claim(800 * MB))
 
 
 def main(snakemake: Any) -> None:
