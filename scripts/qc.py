@@ -54,7 +54,7 @@ def cell_metrics(
     for top, largest in zip(percent_top, sums_of_largest(X, percent_top, device), strict=True):
         metrics[f"pct_counts_in_top_{top}_genes"] = 100 * largest / whole
     for name, mask in families.items():
-        in_family = xp.where(xp.asarray(mask)[X.indices], X.data, 0)
+        in_family = xp.asarray(mask).astype(X.data.dtype)[X.indices] * X.data
         metrics[f"total_counts_{name}"] = row_sums(X, device, in_family)
         metrics[f"pct_counts_{name}"] = 100 * metrics[f"total_counts_{name}"] / whole
     return metrics

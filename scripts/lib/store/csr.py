@@ -62,8 +62,13 @@ def sort_columns(X: Any, genes: np.ndarray) -> None:
 
 def row_sums(X: Any, device: devices.Device, values: Any = None) -> Any:
     """Exact sum of `values` over each row of a CSR matrix, int64; one integer per non-zero (default: its counts)."""
-    xp = device.xp
-    values = X.data if values is None else values
+    xp, values = device.xp, X.data if values is None else values
+    if not device.is_gpu:
+        sums, full = np.zeros(X.shape[0], np.int64), np.flatnonzero(X.indptr[1:] > X.indptr[:-1])
+        if len(full):  # an empty row would get a value of the next one
+            exact = np.float64 if values.dtype.kind == "f" else np.int64
+            sums[full] = np.add.reduceat(values, X.indptr[full], dtype=exact)
+        return sums
     running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(values, dtype=np.int64)])
     return running[X.indptr[1:]] - running[X.indptr[:-1]]
 
