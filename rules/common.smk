@@ -52,7 +52,7 @@ if GPU and not diagnosis.unusable():
 
 CODE = models.of_scripts()
 SAMPLES = list(SHEET.index)
-# Jobs of many samples wait for each other on a card: the cores compute metrics faster, and leave it to the doublets
+# Jobs of many samples wait for each other on a card: the cores compute their metrics, and leave it to the doublets
 ELSEWHERE = workflow.remote_exec or workflow.resource_settings.nodes is not None
 QC_GPU = GPU * (ELSEWHERE or len(SAMPLES) < (workflow.resource_settings.cores or 1))
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
