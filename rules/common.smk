@@ -52,9 +52,6 @@ if GPU and not diagnosis.unusable():
 
 CODE = models.of_scripts()
 SAMPLES = list(SHEET.index)
-# Jobs of many samples wait for each other on a card: the cores compute their metrics, and leave it to the doublets
-ELSEWHERE = workflow.remote_exec or workflow.resource_settings.nodes is not None
-QC_GPU = GPU * (ELSEWHERE or len(SAMPLES) < (workflow.resource_settings.cores or 1))
 BATCH_KEY, LABEL_KEY = config["batch_key"], config["label_key"]
 CLUSTERINGS = settings.clustering_names(config)
 GROUPINGS = settings.groupings(config)
@@ -272,7 +269,7 @@ def asked(stage, wildcards, threads=1):
         told = config | {"shards": 1}  # of a group's jobs each reads all its cells
     grouping = unescape(given.get("grouping", ""))
     more = {"threads": threads, "grouping": grouping, "part": part}
-    job = resources.Job.of(load, told, bool(QC_GPU if stage == "qc" else GPU), **more)
+    job = resources.Job.of(load, told, bool(GPU), **more)
     return models.model_of(stage, CODE["models"][stage]), job
 
 

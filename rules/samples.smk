@@ -45,7 +45,7 @@ rule qc:
     threads: sample_cores("qc")
     resources:
         **needs("qc"),
-        gpu=QC_GPU,
+        gpu=GPU,
     params:
         gene_families=config["qc"]["gene_families"],
         percent_top=config["qc"]["percent_top"],

@@ -15,7 +15,7 @@ from lib.run import stage
 from lib.run.forked import run_all
 from lib.run.resources import KB, MB, Job, Need
 from lib.store.categories import united
-from lib.store.files import column_names, read_table, rows_in, write_tsv
+from lib.store.files import are_in, column_names, read_index, read_table, write_tsv
 from lib.store.names import unescape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -295,7 +295,7 @@ def main(snakemake: Any) -> None:
     ]
     ledger = pd.concat(ledgers)
     tell_uneven(ledger, cells, batch_key)
-    cells["empty"] = cells["kept"] & ~rows_in(inputs.cells, inputs.obs)
+    cells["empty"] = cells["kept"] & ~are_in(map(read_index, inputs.cells), read_index(inputs.obs))
     ledger, cells["kept"] = with_empty(ledger, cells, batch_key), cells["kept"] & ~cells["empty"]
     lost, order = attrition(ledger), batch_order(cells, batch_key)
     colours, limits = plots.category_colours(order, "batches"), words.limits(params.cells)

@@ -235,8 +235,8 @@ def read_choice(snakemake: Any) -> tuple[Batches, np.ndarray, np.ndarray, pd.Ind
         )
     exclude = named_genes("exclude", hvg["exclude"], genes)
     obs = getattr(snakemake.input, "obs", None)
-    of_cells = kept_cells if obs is None else read_table
-    table = of_cells(snakemake.input.cells if obs is None else obs, [batch_key], named=False)
+    asked = {"columns": [batch_key], "named": False}
+    table = kept_cells(snakemake.input.cells, **asked) if obs is None else read_table(obs, **asked)
     codes, names = pd.factorize(table[batch_key])
     if (codes < 0).any():
         raise UserError(

@@ -25,7 +25,7 @@ def stages_on_gpu() -> dict[str, list[str]]:
     for path in sorted((HOME / "rules").glob("*.smk")):
         for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), flags=re.M | re.S):
             output = re.search(r"^    output:\n(.*?)(?=^    \w)", text, flags=re.M | re.S)
-            if not re.search(r"^        gpu=\w*GPU", text, flags=re.M) or not output:
+            if not re.search(r"^        gpu=GPU", text, flags=re.M) or not output:
                 continue
             made = output[1].replace("FEATURE_FILES[0]", '"{COHORT}/features.h5ad"')
             tables = (f'"{{COHORT}}/markers/{{{{grouping}}}}/\\1.{end}"' for end in MARKERS)

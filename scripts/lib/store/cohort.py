@@ -14,7 +14,7 @@ from lib.run.errors import UserError
 from lib.run.stage import log, notice
 from lib.store.categories import united
 from lib.store.counts import Counts, Stores
-from lib.store.files import read_column, read_index, read_table, rows_in
+from lib.store.files import are_in, read_column, read_index, read_table
 from lib.store.shards import cells_of_shard
 
 
@@ -105,7 +105,7 @@ def in_cohort(cells: Sequence[str | Path], obs: str | Path) -> list[np.ndarray]:
     kept, own = [read_column(path, "kept") for path in cells], [read_index(path) for path in cells]
     names = read_index(obs)
     if sum(mask.sum() for mask in kept) > len(names):
-        known = np.split(rows_in(cells, obs), np.cumsum([len(mask) for mask in kept])[:-1])
+        known = np.split(are_in(own, names), np.cumsum([len(mask) for mask in kept])[:-1])
         kept = [mask & mine for mask, mine in zip(kept, known, strict=True)]
     mine = [of_sample.filter(pa.array(mask)) for mask, of_sample in zip(kept, own, strict=True)]
     if not pa.chunked_array([chunk for part in mine for chunk in part.chunks], names.type).equals(names):

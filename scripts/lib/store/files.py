@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,13 +136,13 @@ def read_index(path: str | Path) -> pa.ChunkedArray:
         return file.read([name], use_threads=False)[name].cast(pa.large_string())
 
 
-def rows_in(paths: Sequence[str | Path], other: str | Path) -> np.ndarray:
-    """Whether each row of some parquet tables, one after the other, has a row of its name in another one; bool."""
+def are_in(names: Iterable[pa.ChunkedArray], others: pa.ChunkedArray) -> np.ndarray:
+    """Whether each of some tables' names (`read_index`), one after the other, is among others; bool."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = pa.chunked_array([chunk for path in paths for chunk in read_index(path).chunks])
-    return pc.is_in(names, value_set=read_index(other)).to_numpy()
+    every = pa.chunked_array([chunk for of_table in names for chunk in of_table.chunks], others.type)
+    return pc.is_in(every, value_set=others).to_numpy()
 
 
 def column_names(path: str | Path) -> list[str]:
