@@ -250,7 +250,7 @@ def project(counts: Stream, scored: np.ndarray, n_prin_comps: int) -> tuple[Any,
 
 def _of_genes(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, Any, Any]:
     """Means and standard deviations of the genes, and the first k eigenvectors of their correlations; float64."""
-    device, xp = counts.device, counts.device.xp
+    xp = counts.device.xp
     products, sums = xp.zeros((counts.n_vars, counts.n_vars)), xp.zeros(counts.n_vars)
     for Z, total in _normalized(counts, scored):
         sums += total
@@ -260,18 +260,18 @@ def _of_genes(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, 
     std = varying(xp.sqrt(xp.maximum(products.diagonal(), 0) / (n - 1)), xp)
     products /= std[:, None]
     products /= std
-    return mean, std, leading_eigenvectors(products, k, device)
+    return mean, std, leading_eigenpairs(products, k, xp)[1]
 
 
 def _of_few_cells(counts: Stream, scored: np.ndarray, n: int, k: int) -> tuple[Any, Any, Any]:
     """As `_of_genes`, from the n x n products of the cells, for fewer cells than genes."""
-    device, xp = counts.device, counts.device.xp
+    xp = counts.device.xp
     parts, sums = zip(*_normalized(counts, scored), strict=True)
     Z, mean = xp.concatenate(parts), sum(sums) / n
     Z -= mean.astype(np.float32)
     std = varying(xp.sqrt((Z * Z).sum(0, dtype=np.float64) / (n - 1)), xp)
     Z /= std.astype(np.float32)
-    components = Z.T @ leading_eigenvectors((Z @ Z.T).astype(np.float64), k, device)
+    components = Z.T @ leading_eigenpairs((Z @ Z.T).astype(np.float64), k, xp)[1]
     return mean, std, components / xp.linalg.norm(components, axis=0)
 
 
@@ -289,16 +289,6 @@ def _normalized(counts: Stream, scored: np.ndarray) -> Iterator[tuple[Any, Any]]
         shares = X.data * (TARGET_SUM / xp.maximum(row_sums(X, device), 1))[rows_of_nonzeros(X, device)]
         Z = device.sparse.csr_matrix((shares.astype(np.float32), X.indices, X.indptr), X.shape)
         yield dense(Z, device), column_sums(X, shares, device)
-
-
-def leading_eigenvectors(matrix: Any, k: int, device: devices.Device) -> Any:
-    """The eigenvectors of a symmetric matrix with the `k` largest eigenvalues, as columns, the largest first."""
-    if device.is_gpu:
-        return leading_eigenpairs(matrix, k, device.xp)[1]
-    from scipy.sparse.linalg import eigsh
-
-    start = np.random.default_rng(0).normal(size=len(matrix))
-    return eigsh(matrix, k, v0=start)[1][:, ::-1]
 
 
 def random_pairs(n: int, n_pairs: int, seed: int) -> np.ndarray:
