@@ -30,7 +30,7 @@ TOLERANCES = {
 
 
 def needs(job: Job) -> Need:
-    """The neighbours of every cell, from all pairs in blocks or of an inverted file; and the graph."""
+    """The neighbours of every cell, and the graph."""
     found = 8 * job.k * job.n_kept
     graph = 24 * job.edges
     compared = job.n_kept if job.n_kept <= EXACT_MAX["cpu"] else LISTS * job.n_kept**0.5  # with each cell
@@ -38,7 +38,7 @@ def needs(job: Job) -> Need:
         mem=job.process + 50 * MB + 2 * found + graph,
         seconds=10 + 8e-9 * job.n_kept * compared,
         disk=found + 10 * job.edges,
-        vram=1000 * MB + 2 * found + 16 * job.n_pcs * job.n_kept,
+        vram=1000 * MB + 2 * found + 24 * job.n_pcs * job.n_kept,
         gpu_mem=job.process + CUPY + 2 * found + graph,
         reads=8 * job.n_comps * job.n_kept,
     )

@@ -113,7 +113,8 @@ def written(name: str) -> str:
     """A gene's name in normalised spelling: upper case, `-` for any separator of MT and ND1, without the prefix of a
     genome, and an Ensembl id without its version."""
     plain = GENOME.sub("", str(name))
-    return VERSION.sub(r"\1", plain).upper().replace(".", "-").replace(":", "-").replace("_", "-")
+    versioned = VERSION.match(plain)
+    return (versioned[1] if versioned else plain).upper().replace(".", "-").replace(":", "-").replace("_", "-")
 
 
 def ensembl_symbols(genes: GeneNames) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from math import isqrt
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 from lib.run import device as devices
 from lib.run.progress import Pace
 from lib.run.stage import log
+from lib.store.csr import counts_by_key, sums_by_key
 
-# Points up to which all pairs are compared, which takes seconds: two cores about ten, an H100 0.4 s for 200,000 points
-# in 40 dimensions, and four times as long for twice the points
-EXACT_MAX = {"cpu": 50_000, "gpu": 1_200_000}
+# Points up to which all neighbours are found: two cores take about ten seconds to compare all pairs
+EXACT_MAX = {"cpu": 50_000, "gpu": 5_000_000}
 SAMPLE = 1000  # points at which the recall of an approximate search is measured
 BLOCK = 8192  # points whose neighbours are found at a time
 LISTS, ROUNDS = 64, 2  # of an inverted file: lists that are searched for a point, rounds of k-means
@@ -50,9 +51,9 @@ def nearest_neighbors(
     n_jobs
         Threads of the CPU.
     exact
-        Compare all pairs (scikit-learn; cuVS), or search approximately in an inverted file (`listed_blocks`; cuVS's
-        IVF-Flat, the recall logged). None: all pairs up to `EXACT_MAX` points, and on the GPU always for manhattan,
-        which cuVS's inverted file has not.
+        Find all neighbours (scikit-learn; `lib.methods.knn_gpu`), or search approximately in an inverted file, points
+        shared out onto lists (`listed_blocks`; on the GPU the recall is logged). None: all up to `EXACT_MAX` points,
+        and on the GPU always for manhattan.
     include_self
         Count each point as the first of its own k neighbours, as scanpy and UMAP do.
     device
@@ -99,7 +100,8 @@ def blocks(
     if device.is_gpu:
         from lib.methods.knn_gpu import neighbor_blocks
 
-        for rows, indices, distances in neighbor_blocks(points, k, metric, exact):
+        lists = partial(lists_of, seed=seed, device=device)
+        for rows, indices, distances in neighbor_blocks(points, k, metric, exact, lists):
             yield rows, indices, distances**2 / 2 if angular else distances
         return
     found = exact_blocks(points, k, metric, n_jobs) if exact else listed_blocks(points, k, metric, seed, n_jobs)
@@ -163,19 +165,12 @@ def listed_blocks(points: np.ndarray, k: int, metric: str, seed: int, n_jobs: in
     100,000 simulated cells, in half the time of NN-descent.
     """
     from scipy.spatial.distance import cdist
-    from sklearn.metrics import pairwise_distances_argmin
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(n_jobs):
-        n_lists = isqrt(len(points))
-        centres = points[np.random.default_rng(seed).choice(len(points), n_lists, replace=False)]
-        for _ in range(ROUNDS):
-            lists = pairwise_distances_argmin(points, centres)
-            sizes = np.bincount(lists, minlength=n_lists)[:, None]
-            sums = np.stack([np.bincount(lists, column, n_lists) for column in points.T], axis=1)
-            centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
-        lists = pairwise_distances_argmin(points, centres)
+        lists, centres = lists_of(points, seed, devices.cpu())
+        n_lists = len(centres)
         members = np.split(np.argsort(lists, kind="stable"), np.cumsum(np.bincount(lists, minlength=n_lists))[:-1])
         for rows, near in zip(members, np.argsort(cdist(centres, centres), axis=1), strict=True):
             if not len(rows):
@@ -185,6 +180,21 @@ def listed_blocks(points: np.ndarray, k: int, metric: str, seed: int, n_jobs: in
             search = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric=metric).fit(points[others])
             distances, indices = search.kneighbors(points[rows])
             yield rows, others[indices], distances
+
+
+def lists_of(points: Any, seed: int, device: devices.Device) -> tuple[Any, Any]:
+    """Share points out onto sqrt(points) lists by k-means: the list of each point, and the lists' centres."""
+    xp, n_lists = device.xp, isqrt(len(points))
+    centres = points[np.random.default_rng(seed).choice(len(points), n_lists, replace=False)]
+    for further in reversed(range(ROUNDS + 1)):
+        squares = (centres**2).sum(1)
+        starts = range(0, len(points), BLOCK)
+        lists = xp.concatenate([(squares - 2 * points[a : a + BLOCK] @ centres.T).argmin(1) for a in starts])
+        if further:
+            sizes = counts_by_key(lists, n_lists, device)[:, None]
+            sums = xp.stack([sums_by_key(lists, column, n_lists, device) for column in points.T], axis=1)
+            centres = xp.where(sizes > 0, sums / xp.maximum(sizes, 1), centres).astype(np.float32)
+    return lists, centres
 
 
 def _log_recall(X: Any, indices: Any, metric: str, seed: int, device: devices.Device) -> None:

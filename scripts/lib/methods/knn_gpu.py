@@ -1,27 +1,89 @@
-"""Nearest neighbours on the GPU: cuVS finds candidates, and their distances are computed again, exactly.
+"""Nearest neighbours on the GPU: candidates are found, and their distances are computed again, exactly.
 
-cuVS compares points by |a|^2 + |b|^2 - 2ab, which rounds away the differences of near points. So it is asked for a few
-candidates more than wanted; their distances are summed up in double precision from the points themselves, and they are
+Points are compared by |a|^2 + |b|^2 - 2ab, which rounds away the differences of near points. So a few candidates more
+than wanted are found; their distances are summed up in double precision from the points themselves, and they are
 ranked by distance and, among equals, by index. That also makes the result the same in every run.
+
+cuVS compares all pairs of few points. Many are shared out onto lists by k-means (`of_lists`): the neighbours that a
+point has in near lists bound the distance within which all its neighbours lie, and the points of all lists that come so
+near are compared with this bound. So few distances are sorted, and far lists are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from math import isqrt
 from typing import Any
 
 import cupy
 import numpy as np
+from cuvs.common import Resources
+from cuvs.neighbors import brute_force
 
 EXTRA = 8  # candidates beyond those wanted
-ELEMENTS = 1 << 22  # candidates that are ranked at a time: some 0.2 GB
-PROBES = 64  # lists of the inverted file that are searched for a point
+ELEMENTS = 1 << 22  # candidates that are ranked at a time: some 0.1 GB
+FEW = 400_000  # points up to which cuVS compares all pairs
+NEAR, PROBES = 32, 64  # lists in which neighbours are found first; in which all are found if not exactly
+LEAST = 4  # times k + 1: the fewest points of these lists
+ROWS, PAIRS = 2048, 1 << 26  # points, and pairs of points, that are compared at a time: 0.3 GB
+MOST = 0.5  # of the points; of more, all are compared
+WIDTH = 4  # times k + 1 + EXTRA: points within a bound; where there are more, cuVS compares all
 GAPS = {"euclidean": ("sum += gap * gap;", "sqrt(sum)"), "manhattan": ("sum += fabs(gap);", "sum")}
+_BLOCK = 256  # threads
+_WITHIN = cupy.RawKernel(
+    """
+extern "C" __global__
+void somersault_within(const float* distances, const float* bounds, int n, int first, int width, int* counts,
+                       int* found) {
+    const float* line = distances + (long long)blockIdx.y * n;
+    float bound = bounds[blockIdx.y];
+    for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < n; at += gridDim.x * blockDim.x) {
+        if (line[at] > bound) continue;
+        int place = atomicAdd(counts + blockIdx.y, 1);
+        if (place < width) found[(long long)blockIdx.y * width + place] = first + at;
+    }
+}
+""",
+    "somersault_within",
+)
+# One block per row: the key of each candidate is its distance, then its index; its rank is the number of smaller keys
+_RANKED = """
+extern "C" __global__
+void somersault_ranked(const float* points, long long n_points, int dims, const long long* rows,
+                       const long long* candidates, int width, int k, unsigned long long* keys, int* indices,
+                       float* distances) {
+    long long row = rows[blockIdx.x], first = (long long)blockIdx.x * width;
+    keys += first;
+    for (int j = threadIdx.x; j < width; j += blockDim.x) {
+        long long other = candidates[first + j];
+        unsigned int distance = 0x7f800000u;  // infinity; bits of floats that are not negative sort as the floats do
+        if (other < 0 || other >= n_points) other = row;
+        if (other != row) {
+            double sum = 0;
+            for (int d = 0; d < dims; ++d) {
+                double gap = (double)points[row * dims + d] - (double)points[other * dims + d];
+                STEP
+            }
+            distance = __float_as_uint((float)(DISTANCE));
+        }
+        keys[j] = (unsigned long long)distance << 32 | (unsigned int)other;
+    }
+    __syncthreads();
+    for (int j = threadIdx.x; j < width; j += blockDim.x) {
+        unsigned long long key = keys[j];
+        int rank = 0;
+        for (int i = 0; i < width; ++i) rank += keys[i] < key || (keys[i] == key && i < j);
+        if (rank >= k) continue;
+        indices[(long long)blockIdx.x * k + rank] = (int)(key & 0xffffffffu);
+        distances[(long long)blockIdx.x * k + rank] = __uint_as_float((unsigned int)(key >> 32));
+    }
+}
+"""
 
 
-def neighbor_blocks(points: Any, k: int, metric: str, exact: bool) -> Iterator[tuple[slice, Any, Any]]:
+def neighbor_blocks(
+    points: Any, k: int, metric: str, exact: bool, lists: Callable[[Any], tuple[Any, Any]]
+) -> Iterator[tuple[Any, Any, Any]]:
     """The k nearest other points of a block of points at a time.
 
     Parameters
@@ -31,18 +93,101 @@ def neighbor_blocks(points: Any, k: int, metric: str, exact: bool) -> Iterator[t
     metric
         euclidean or manhattan.
     exact
-        Compare all pairs, or look into the `PROBES` nearest lists of an inverted file only (euclidean).
+        Find all, or those in the `PROBES` nearest lists only (euclidean).
+    lists
+        A function that shares points out: the list of each point, and the lists' centres.
 
     Yields
     ------
     The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k.
     """
-    find = (all_pairs if exact else inverted_file)(points, metric)
+    if metric == "euclidean" and (not exact or len(points) > FEW):
+        for rows, candidates in of_lists(points, k, exact, lists):
+            yield rows, *ranked(points, rows, candidates, k, metric)
+        return
+    find = all_pairs(points, metric)
     width = min(k + 1 + EXTRA, len(points))
     size = max(ELEMENTS // width, 1024)
     for start in range(0, len(points), size):
         rows = slice(start, min(start + size, len(points)))
         yield rows, *ranked(points, cupy.arange(rows.start, rows.stop), find(rows, width), k, metric)
+
+
+def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Candidates for the k nearest other points, of some points of a list at a time: rows, and candidates of each.
+
+    The parameters are those of `neighbor_blocks`. Candidates are -1 where there are fewer.
+    """
+    from scipy.spatial.distance import cdist
+
+    points = centred(points)
+    labels, centres = lists(points)
+    order = cupy.argsort(labels)
+    points, labels = points[order], labels[order]
+    n, ends = len(points), np.cumsum([0, *np.bincount(labels.get(), minlength=len(centres))])
+    squares, ones = (points * points).sum(1, keepdims=True), cupy.ones((n, 1), np.float32)
+    norms, right = cupy.sqrt(squares[:, 0]), cupy.hstack([points, ones, squares])
+    lengths = cupy.linalg.norm(points - centres[labels], axis=1)
+    radii = np.array([part.max(initial=-np.inf) for part in np.split(lengths.get(), ends[1:-1])])
+    gaps = cdist(centres.get(), centres.get())
+    width, most = min(k + 1 + EXTRA, n), WIDTH * (k + 1 + EXTRA)
+    # Of d^2 = |a|^2 + |b|^2 - 2ab, for b no farther than the bound, each of d + 4 additions may round by 2^-24
+    margin, resources, every = np.float32(2 * (points.shape[1] + 4) * 2.0**-24), Resources(), None
+    for own, near in enumerate(np.argsort(gaps, axis=1)):
+        enough = int(np.searchsorted(np.cumsum(np.diff(ends)[near]), min(LEAST * (k + 1), n))) + 1
+        first = near[: max(NEAR if exact else PROBES, enough)]
+        if ends[own] < ends[own + 1]:
+            columns = of_these(first, ends)
+            search = searched(points[columns], "sqeuclidean", resources)
+        for start in range(ends[own], ends[own + 1], ROWS):
+            rows = slice(start, min(start + ROWS, ends[own + 1]))
+            bounds, found = search(points[rows], min(width, len(columns)))
+            bounds = cupy.maximum(bounds[:, min(k, bounds.shape[1] - 1)], 0)
+            bounds += margin * (2 * norms[rows] + cupy.sqrt(bounds)) ** 2
+            reach = float((cupy.sqrt(bounds) + lengths[rows]).max()) if exact else 0.0
+            needed = np.flatnonzero(gaps[own] - radii <= (1 + 1e-5) * reach)
+            if not exact or np.isin(needed, first).all():
+                yield order[rows], order[columns[found]]
+                continue
+            left = cupy.hstack([-2 * points[rows], squares[rows], ones[rows]])
+            if np.diff(ends)[needed].sum() > MOST * n:
+                found, counts = within(left, right, bounds, most)
+                candidates = order[found]
+            else:
+                others = of_these(needed, ends)
+                found, counts = within(left, right[others], bounds, most)
+                candidates = order[others[found]]
+            candidates[found < 0] = -1
+            crowded = cupy.flatnonzero(counts > most)
+            if len(crowded):
+                every = every or searched(points, "sqeuclidean", resources)
+                candidates[crowded] = -1
+                candidates[crowded, :width] = order[every(points[rows][crowded], width)[1]]
+            yield order[rows], candidates
+
+
+def of_these(lists: np.ndarray, ends: np.ndarray) -> Any:
+    """The positions of the points of some lists, which lie one after the other."""
+    return cupy.asarray(np.concatenate([np.arange(ends[i], ends[i + 1]) for i in lists]))
+
+
+def within(left: Any, right: Any, bounds: Any, width: int) -> tuple[Any, Any]:
+    """Which squared distances, the products of the rows of `left` and of `right`, are at most the bounds of `left`.
+
+    Returns
+    -------
+    Rows of `right`, int32, rows of `left` x at most `width`, in no order, -1 where there are fewer; and their numbers.
+    """
+    n = len(left)
+    counts, found = cupy.zeros(n, np.int32), cupy.full((n, width), -1, np.int32)
+    size = PAIRS // n
+    for first in range(0, len(right), size):
+        distances = left @ right[first : first + size].T
+        columns = distances.shape[1]
+        grid = min(-(-columns // 1024), 256), n
+        arguments = distances, bounds, np.int32(columns), np.int32(first), np.int32(width), counts, found
+        _WITHIN(grid, (_BLOCK,), arguments)
+    return found[:, : int(counts.max().clip(1, width))], counts
 
 
 def nearest_of(points: Any, rows: np.ndarray, k: int, metric: str) -> tuple[Any, Any]:
@@ -62,30 +207,21 @@ def recall(points: Any, indices: Any, metric: str, sample: np.ndarray) -> float:
 
 def all_pairs(points: Any, metric: str) -> Callable[[Any, int], Any]:
     """A function from (rows, width) to the rows' `width` nearest points, by comparing each with all (cuVS)."""
-    from cuvs.neighbors import brute_force
-
-    if metric == "manhattan":
-        index, queries = brute_force.build(points, metric="cityblock"), points
-    else:
-        queries = centred(points)
-        index = brute_force.build(queries, metric="sqeuclidean")
-    return lambda rows, width: cupy.asarray(brute_force.search(index, queries[rows], width)[1])
+    points, resources = points if metric == "manhattan" else centred(points), Resources()
+    search = searched(points, "cityblock" if metric == "manhattan" else "sqeuclidean", resources)
+    return lambda rows, width: search(points[rows], width)[1]
 
 
-def inverted_file(points: Any, metric: str) -> Callable[[Any, int], Any]:
-    """As `all_pairs`, by comparing with the points of the nearest lists of an inverted file (cuVS's IVF-Flat).
+def searched(points: Any, metric: str, resources: Resources) -> Callable[[Any, int], tuple[Any, Any]]:
+    """A function from (queries, width) to distances and indices of the nearest points; `resources` are cuVS's own."""
+    index = brute_force.build(points, metric=metric, resources=resources)
 
-    The points are shared out by k-means onto sqrt(points) lists.
-    """
-    from cuvs.neighbors import ivf_flat
+    def search(queries: Any, width: int) -> tuple[Any, Any]:
+        found = brute_force.search(index, queries, width, resources=resources)
+        resources.sync()
+        return cupy.asarray(found[0]), cupy.asarray(found[1])
 
-    if metric != "euclidean":
-        raise ValueError(f"an inverted file has no metric {metric!r}")
-    queries = centred(points)
-    lists = isqrt(len(points))
-    index = ivf_flat.build(ivf_flat.IndexParams(n_lists=lists, metric="sqeuclidean"), queries)
-    search = ivf_flat.SearchParams(n_probes=min(PROBES, lists))
-    return lambda rows, width: cupy.asarray(ivf_flat.search(search, index, queries[rows], width)[1])
+    return search
 
 
 def centred(points: Any) -> Any:
@@ -99,37 +235,20 @@ def ranked(points: Any, rows: Any, candidates: Any, k: int, metric: str) -> tupl
     Parameters
     ----------
     rows
-        Which points.
+        Which points, int64.
     candidates
         len(rows) x more than k, int64; numbers that are no point's (none found) come last.
     """
-    rows = rows[:, None].astype(np.int64)
-    found = (candidates >= 0) & (candidates < len(points))
-    candidates = cupy.where(found, candidates, rows)
-    distances = distance_kernel(metric)(points, points.shape[1], rows, candidates)
-    distances[candidates == rows] = np.inf
-    # Bits of floats that are not negative sort as the floats do
-    keys = (distances.view(np.uint32).astype(np.uint64) << np.uint64(32)) | candidates.astype(np.uint64)
-    keys.sort(axis=1)
-    keys = keys[:, :k]
-    distances = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int32), distances
+    (n, width), dims = candidates.shape, points.shape[1]
+    indices, distances = cupy.empty((n, k), np.int32), cupy.empty((n, k), np.float32)
+    keys, candidates = cupy.empty((n, width), np.uint64), cupy.ascontiguousarray(candidates, np.int64)
+    given = points, np.int64(len(points)), np.int32(dims), rows, candidates, np.int32(width), np.int32(k)
+    if n:
+        _ranked(metric)((n,), (_BLOCK,), (*given, keys, indices, distances))
+    return indices, distances
 
 
 @cache
-def distance_kernel(metric: str) -> Any:
-    """(points, dimensions, a, b) to the distances between points a and points b: float32, summed in double."""
+def _ranked(metric: str) -> Any:
     step, distance = GAPS[metric]
-    return cupy.ElementwiseKernel(
-        "raw float32 points, int32 dims, int64 a, int64 b",
-        "float32 distance",
-        f"""
-        double sum = 0;
-        for (int d = 0; d < dims; ++d) {{
-            double gap = (double)points[a * dims + d] - (double)points[b * dims + d];
-            {step}
-        }}
-        distance = (float)({distance});
-        """,
-        f"somersault_{metric}",
-    )
+    return cupy.RawKernel(_RANKED.replace("STEP", step).replace("DISTANCE", distance), "somersault_ranked")

@@ -209,47 +209,21 @@ class Counts:
 
     def chunks(self, max_cells: int | None = None, max_nnz: int | None = None) -> Iterator[Chunk]:
         """The chosen cells in order, in chunks of at most `max_cells` cells and about `max_nnz` non-zeros."""
-        max_nnz = chunk_size(max_nnz or ROWS_NNZ[self.device.name])
-        max_cells = max_cells and chunk_size(max_cells)
-        ranges = [rows for rows in self._row_ranges(max_cells, max_nnz) if self.cells[slice(*rows)].any()]
-        if not ranges:
-            return
-        with h5py.File(self.path, "r", locking=False) as file:
-            readers = [CompressedReader(file[name]) for name in ("X/data", "X/indices")]
-        fetch = self._fetcher(readers, max(int(self.indptr[last] - self.indptr[first]) for first, last in ranges))
-        done, waiting = 0, deque()
-        try:
-            for rows in [*ranges, None]:
-                if rows is not None:
-                    first, last = rows
-                    waiting.append(fetch.submit(self.indptr[first : last + 1], self.cells[first:last]))
-                while waiting and (rows is None or len(waiting) > READ_AHEAD):
-                    with spending("read"):
-                        arrays = fetch.take(waiting.popleft())
-                    X = self._matrix(*arrays)
-                    yield Chunk(done, X)
-                    done += X.shape[0]
-        finally:
-            fetch.close()
+        yield from in_turn([self], max_cells, max_nnz)
 
-    def _row_ranges(self, max_cells: int | None, max_nnz: int) -> Iterator[tuple[int, int]]:
-        """Row ranges from the first chosen cell to the last, each within both limits (one row may exceed `max_nnz`)."""
-        chosen = np.flatnonzero(self.cells)
+    def spans(self, max_cells: int | None, max_nnz: int) -> list[slice]:
+        """Ranges of rows with chosen cells, each within both limits (one row may exceed `max_nnz`)."""
+        chosen, spans = np.flatnonzero(self.cells), []
         first, n = (int(chosen[0]), int(chosen[-1]) + 1) if len(chosen) else (0, 0)
         while first < n:
             last = int(np.searchsorted(self.indptr, self.indptr[first] + max_nnz, "right")) - 1
             last = max(first + 1, min(last, n, first + (max_cells or n)))
-            yield first, last
+            spans.append(slice(first, last))
             first = last
+        return [rows for rows in spans if self.cells[rows].any()]
 
-    def _fetcher(self, readers: Sequence[CompressedReader], largest: int) -> Any:
-        if not self.device.is_gpu:
-            return _Fetch(self.path, readers, self.genes)
-        from lib.store.upload import Upload
-
-        return Upload(self.path, readers, largest, READ_AHEAD + 1)
-
-    def _matrix(self, data: Any, indices: Any, indptr: Any) -> Any:
+    def matrix(self, data: Any, indices: Any, indptr: Any) -> Any:
+        """The CSR matrix of what a reader of this store has taken."""
         if self.genes is None or not self.device.is_gpu:
             X = self.device.sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, self.n_vars))
             if self.genes is not None:
@@ -269,33 +243,87 @@ class Stores:
 
     def chunks(self, max_cells: int | None = None) -> Iterator[Chunk]:
         """The cells of one store after the other, in chunks."""
-        done = 0
-        for store in self.stores:
-            for chunk in store.chunks(max_cells):
-                yield Chunk(done + chunk.start, chunk.X)
-            done += store.n_obs
+        yield from in_turn(self.stores, max_cells)
 
 
-class _Fetch:
-    """Reads the counts and columns of spans of rows; threads inflate them, and choose rows and columns.
+def in_turn(stores: Sequence[Counts], max_cells: int | None = None, max_nnz: int | None = None) -> Iterator[Chunk]:
+    """The chosen cells of one store after the other, in chunks: see `Counts.chunks`.
 
-    Parameters
+    While a chunk is computed, threads inflate the next ones, of the next store too.
+    """
+    device, done, waiting = stores[0].device, 0, deque()
+    max_nnz = chunk_size(max_nnz or ROWS_NNZ[device.name])
+    max_cells = max_cells and chunk_size(max_cells)
+    reader = _reader(device)
+
+    def next_chunk() -> Chunk:
+        nonlocal done
+        source, is_last, ticket = waiting.popleft()
+        with spending("read"):
+            arrays = reader.take(ticket)
+            if is_last:
+                source.close()
+        X = source.store.matrix(*arrays)
+        done += X.shape[0]
+        return Chunk(done - X.shape[0], X)
+
+    try:
+        for store in stores:
+            spans = store.spans(max_cells, max_nnz)
+            source = Source(store) if spans else None
+            for i, rows in enumerate(spans, 1):
+                bounds = store.indptr[rows.start : rows.stop + 1]
+                waiting.append((source, i == len(spans), reader.submit(source, bounds, store.cells[rows])))
+                while len(waiting) > READ_AHEAD:
+                    yield next_chunk()
+        while waiting:
+            yield next_chunk()
+    finally:
+        reader.close()
+        for source in {id(source): source for source, *_ in waiting}.values():
+            source.close()
+
+
+def _reader(device: devices.Device) -> Any:
+    if not device.is_gpu:
+        return Reader()
+    from lib.store.upload import Upload
+
+    return Upload(READ_AHEAD + 1)
+
+
+class Source:
+    """A store that is being read.
+
+    Attributes
     ----------
-    path
-        The file.
     readers
-        The readers of its counts and of its columns.
+        Those of its counts and of its columns.
+    fd
+        Its file descriptor.
     genes
-        The new column of each column, -1 to leave it out; all by default, as they are.
+        The new column of each column, narrow; None if all stay as they are.
     """
 
-    def __init__(self, path: Path, readers: Sequence[CompressedReader], genes: np.ndarray | None) -> None:
-        self.fd, self.readers, self.genes, self.wanted = os.open(path, os.O_RDONLY), readers, None, None
-        if genes is not None:  # narrow, as chunks wait in memory
-            self.genes = genes.astype(np.uint16 if genes.max(initial=0) < 1 << 16 else np.int32)
-            self.wanted = genes >= 0
+    def __init__(self, store: Counts) -> None:
+        self.store, self.genes = store, store.genes
+        with spending("read"):
+            with h5py.File(store.path, "r", locking=False) as file:
+                self.readers = [CompressedReader(file[name]) for name in ("X/data", "X/indices")]
+            self.fd = os.open(store.path, os.O_RDONLY)
+        if self.genes is not None:  # narrow, as chunks wait in memory
+            self.genes = self.genes.astype(np.uint16 if self.genes.max(initial=0) < 1 << 16 else np.int32)
+            self.wanted = store.genes >= 0
 
-    def submit(self, bounds: np.ndarray, keep: np.ndarray) -> tuple[list[Future], np.ndarray]:
+    def close(self) -> None:
+        """Close the file. Tasks that are still queued for a consumer that stopped fail silently."""
+        os.close(self.fd)
+
+
+class Reader:
+    """Reads the counts and columns of spans of rows; threads inflate them, and choose rows and columns."""
+
+    def submit(self, source: Source, bounds: np.ndarray, keep: np.ndarray) -> tuple[list[Future], np.ndarray]:
         """Have the threads read a span.
 
         Parameters
@@ -306,7 +334,7 @@ class _Fetch:
             Mask of the chosen rows.
         """
         chunks = range(int(bounds[0]) // compressed.CHUNK * compressed.CHUNK, int(bounds[-1]), compressed.CHUNK)
-        return [compressed.pool().submit(self._read, at, bounds - at, keep) for at in chunks], keep
+        return [compressed.pool().submit(_read, source, at, bounds - at, keep) for at in chunks], keep
 
     def take(self, ticket: tuple[list[Future], np.ndarray]) -> tuple[np.ndarray, ...]:
         """Counts, columns and indptr (both int32) of the chosen rows of a span."""
@@ -318,22 +346,22 @@ class _Fetch:
         return data, columns.astype(np.int32), indptr[np.append(True, keep)].astype(np.int32)
 
     def close(self) -> None:
-        """Close the file. Tasks that are still queued for a consumer that stopped fail silently."""
-        os.close(self.fd)
+        """Nothing to end: see `Source.close`."""
 
-    def _read(self, at: int, bounds: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The chosen counts and columns of a chunk, and how many of them lie before each of the span's `bounds`."""
-        data, indices = self.readers
-        bounds = np.clip(bounds, 0, compressed.CHUNK)
-        if not keep[bounds[1:] > bounds[:-1]].any():  # of some cells among many, most chunks hold none
-            return np.empty(0, data.dtype), np.empty(0, indices.dtype), np.zeros_like(bounds)
-        span = slice(bounds[0], bounds[-1])
-        columns = indices.read(self.fd, at, span)
-        if self.genes is None and keep.all():
-            return data.read(self.fd, at, span), columns, bounds - bounds[0]
-        mask = np.repeat(keep, np.diff(bounds))
-        if self.genes is not None:  # NumPy takes faster where it need not check
-            mask &= self.wanted.take(columns, mode="clip")
-        chosen = np.flatnonzero(mask)
-        columns = columns[chosen] if self.genes is None else self.genes.take(columns[chosen], mode="clip")
-        return data.read(self.fd, at, chosen + bounds[0]), columns, np.searchsorted(chosen, bounds - bounds[0])
+
+def _read(source: Source, at: int, bounds: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The chosen counts and columns of a chunk, and how many of them lie before each of the span's `bounds`."""
+    (data, indices), fd, genes = source.readers, source.fd, source.genes
+    bounds = np.clip(bounds, 0, compressed.CHUNK)
+    if not keep[bounds[1:] > bounds[:-1]].any():  # of some cells among many, most chunks hold none
+        return np.empty(0, data.dtype), np.empty(0, indices.dtype), np.zeros_like(bounds)
+    span = slice(bounds[0], bounds[-1])
+    columns = indices.read(fd, at, span)
+    if genes is None and keep.all():
+        return data.read(fd, at, span), columns, bounds - bounds[0]
+    mask = np.repeat(keep, np.diff(bounds))
+    if genes is not None:  # NumPy takes faster where it need not check
+        mask &= source.wanted.take(columns, mode="clip")
+    chosen = np.flatnonzero(mask)
+    columns = columns[chosen] if genes is None else genes.take(columns[chosen], mode="clip")
+    return data.read(fd, at, chosen + bounds[0]), columns, np.searchsorted(chosen, bounds - bounds[0])

@@ -8,17 +8,20 @@ dtypes are copied.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import cupy
 import numpy as np
 
 from lib.store.compressed import CHUNK, CompressedReader
+
+if TYPE_CHECKING:
+    from lib.store.counts import Source
 
 _WIDEN = cupy.ElementwiseKernel(
     "raw uint8 shuffled, raw int32 indptr, raw int64 starts, int32 n_rows, int32 size, int64 chunk",
@@ -49,83 +52,88 @@ class Slot:
         self.read.record()
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """A span that is under way: its slot, who fills it, and where its chunks begin in the file and in the slot."""
+
+    slot: Slot
+    futures: list[Future]
+    readers: Sequence[CompressedReader]
+    spans: list[slice]
+    bounds: np.ndarray
+    keep: np.ndarray
+
+
 class Upload:
-    """Uploads spans of several arrays, in the order of the requests.
+    """Uploads spans of rows of stores, in the order of the requests; `n_slots` of them may be under way at a time."""
 
-    Parameters
-    ----------
-    path
-        The file.
-    readers
-        The readers of its arrays of unsigned integers: data, then indices.
-    largest
-        Elements of the largest span.
-    n_slots
-        The number of spans that may be under way at a time.
-    """
-
-    def __init__(self, path: Path, readers: Sequence[CompressedReader], largest: int, n_slots: int) -> None:
-        self.fd, self.readers = os.open(path, os.O_RDONLY), readers
-        n_chunks = (largest - 1) // CHUNK + 2  # a span may begin and end within a chunk
-        self.offsets = np.cumsum([0, *(n_chunks * reader.chunk_bytes for reader in readers)])
+    def __init__(self, n_slots: int) -> None:
         self.n_slots = n_slots
         self.slots: list[Slot] = []  # allocated on demand, while the threads fill the previous one
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.submitted = 0
         self.futures: deque[list[Future]] = deque(maxlen=n_slots)
 
-    def submit(self, bounds: np.ndarray, keep: np.ndarray) -> tuple[Slot, list[Future], np.ndarray, np.ndarray]:
-        """Have the threads inflate a span into the next slot; see `lib.store.counts._Fetch.submit`."""
-        if len(self.slots) < self.n_slots:
-            self.slots.append(Slot(int(self.offsets[-1])))
-        slot = self.slots[self.submitted % self.n_slots]
-        self.submitted += 1
-        slot.copied.synchronize()
+    def submit(self, source: Source, bounds: np.ndarray, keep: np.ndarray) -> Ticket:
+        """Have the threads inflate a span into the next slot; see `lib.store.counts.Reader.submit`."""
+        start, stop = int(bounds[0]), int(bounds[-1])
+        n_chunks = (stop - 1) // CHUNK - start // CHUNK + 1 if stop > start else 0
+        ends = np.cumsum([0, *(n_chunks * reader.chunk_bytes for reader in source.readers)])
+        slot = self._slot(max(int(ends[-1]), 1))
+        spans = [slice(*pair) for pair in pairwise(ends)]
         futures = [
             future
-            for reader, offset in zip(self.readers, self.offsets, strict=False)
-            for future in reader.read_shuffled(self.fd, int(bounds[0]), int(bounds[-1]), slot.pinned[offset:])
+            for reader, span in zip(source.readers, spans, strict=True)
+            for future in reader.read_shuffled(source.fd, start, stop, slot.pinned[span])
         ]
         self.futures.append(futures)
-        return slot, futures, bounds, keep
+        return Ticket(slot, futures, source.readers, spans, bounds, keep)
 
-    def take(self, ticket: tuple[Slot, list[Future], np.ndarray, np.ndarray]) -> list[Any]:
-        """The chosen rows of the span that `submit` gave the ticket of, on the card.
+    def _slot(self, n_bytes: int) -> Slot:
+        """The next slot, its last copy done, of at least this size; a new one has room for spans of more chunks."""
+        i = self.submitted % self.n_slots
+        self.submitted += 1
+        if i == len(self.slots):
+            self.slots.append(Slot(n_bytes + n_bytes // 4))
+        self.slots[i].copied.synchronize()
+        if len(self.slots[i].pinned) < n_bytes:
+            self.slots[i] = Slot(n_bytes + n_bytes // 4)
+        return self.slots[i]
+
+    def take(self, ticket: Ticket) -> list[Any]:
+        """The chosen rows of a span, on the card.
 
         Returns
         -------
         Counts (float32, or float64 if a count may need it), columns (int32) and indptr (int32) of these rows.
         """
-        slot, futures, bounds, keep = ticket
-        start, stop = int(bounds[0]), int(bounds[-1])
-        for future in futures:
+        slot, bounds, keep = ticket.slot, ticket.bounds, ticket.keep
+        for future in ticket.futures:
             future.result()
         current = cupy.cuda.get_current_stream()
         self.stream.wait_event(slot.read)
-        n_chunks = (stop - 1) // CHUNK - start // CHUNK + 1 if stop > start else 0
-        for reader, offset in zip(self.readers, self.offsets, strict=False):
-            span = slice(offset, offset + n_chunks * reader.chunk_bytes)
+        for span in ticket.spans:
             slot.card[span].set(slot.pinned[span], stream=self.stream)
         slot.copied.record(self.stream)
-        starts = bounds[:-1][keep] - start // CHUNK * CHUNK
+        starts = bounds[:-1][keep] - int(bounds[0]) // CHUNK * CHUNK
         indptr = np.concatenate([[0], np.cumsum(np.diff(bounds)[keep])])
         kept, starts = cupy.asarray(indptr.astype(np.int32)), cupy.asarray(starts.astype(np.int64))
         current.wait_event(slot.copied)
         arrays = []
-        for reader, offset, dtype in zip(self.readers, self.offsets, self._dtypes(), strict=False):
+        for reader, span, dtype in zip(ticket.readers, ticket.spans, _dtypes(ticket.readers), strict=True):
             values = cupy.empty(int(indptr[-1]), dtype)
             if len(values):
-                _WIDEN(slot.card[offset:], kept, starts, len(starts), reader.dtype.itemsize, CHUNK, values)
+                _WIDEN(slot.card[span], kept, starts, len(starts), reader.dtype.itemsize, CHUNK, values)
             arrays.append(values)
         slot.read.record(current)
         return [*arrays, kept]
 
     def close(self) -> None:
-        """Wait until nothing writes into the buffers, and close the file."""
+        """Wait until nothing writes into the buffers."""
         wait([future for futures in self.futures for future in futures])
         self.stream.synchronize()
-        os.close(self.fd)
 
-    def _dtypes(self) -> tuple[Any, Any]:
-        # The dtypes of CuPy's sparse matrices; float32 holds every integer up to 2^24
-        return (np.float32 if self.readers[0].dtype.itemsize <= 2 else np.float64), np.int32
+
+def _dtypes(readers: Sequence[CompressedReader]) -> tuple[Any, Any]:
+    """Those of CuPy's sparse matrices; float32 holds every integer up to 2^24."""
+    return (np.float32 if readers[0].dtype.itemsize <= 2 else np.float64), np.int32
