@@ -16,10 +16,11 @@ def covariance(n: int, strong: int, seed: int = 0) -> np.ndarray:
     return X.T @ X / len(X)
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1, 1e8])
 @pytest.mark.parametrize(("n", "k"), [(1600, 30), (1500, 100), (FEW, 50), (40, 30), (30, 30)])
-def test_as_of_the_whole_matrix(n, k):
+def test_as_of_the_whole_matrix(n, k, scale):
     """Eigenvalues to a relative 1e-9; eigenvectors as far as the next eigenvalue, which is close, separates them."""
-    matrix = covariance(n, 10)
+    matrix = scale * covariance(n, 10)
     true, vectors = (found[..., ::-1][..., :k] for found in np.linalg.eigh(matrix))
     values, found = leading_eigenpairs(matrix, k, np)
     np.testing.assert_allclose(values, true, rtol=1e-9)

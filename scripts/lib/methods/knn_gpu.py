@@ -128,6 +128,7 @@ def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any,
     squares, ones = (points * points).sum(1, keepdims=True), cupy.ones((n, 1), np.float32)
     norms, right = cupy.sqrt(squares[:, 0]), cupy.hstack([points, ones, squares])
     lengths = cupy.linalg.norm(points - centres[labels], axis=1)
+    members = np.split(np.arange(n, dtype=np.int32), ends[1:-1])
     radii = np.array([part.max(initial=-np.inf) for part in np.split(lengths.get(), ends[1:-1])])
     gaps = cdist(centres.get(), centres.get())
     width, most = min(k + 1 + EXTRA, n), WIDTH * (k + 1 + EXTRA)
@@ -137,7 +138,7 @@ def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any,
         enough = int(np.searchsorted(np.cumsum(np.diff(ends)[near]), min(LEAST * (k + 1), n))) + 1
         first = near[: max(NEAR if exact else PROBES, enough)]
         if ends[own] < ends[own + 1]:
-            columns = of_these(first, ends)
+            columns = cupy.asarray(np.concatenate([members[i] for i in first]))
             search = searched(points[columns], "sqeuclidean", resources)
         for start in range(ends[own], ends[own + 1], ROWS):
             rows = slice(start, min(start + ROWS, ends[own + 1]))
@@ -154,7 +155,7 @@ def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any,
                 found, counts = within(left, right, bounds, most)
                 candidates = order[found]
             else:
-                others = of_these(needed, ends)
+                others = cupy.asarray(np.concatenate([members[i] for i in needed]))
                 found, counts = within(left, right[others], bounds, most)
                 candidates = order[others[found]]
             candidates[found < 0] = -1
@@ -164,11 +165,6 @@ def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any,
                 candidates[crowded] = -1
                 candidates[crowded, :width] = order[every(points[rows][crowded], width)[1]]
             yield order[rows], candidates
-
-
-def of_these(lists: np.ndarray, ends: np.ndarray) -> Any:
-    """The positions of the points of some lists, which lie one after the other."""
-    return cupy.asarray(np.concatenate([np.arange(ends[i], ends[i + 1]) for i in lists]))
 
 
 def within(left: Any, right: Any, bounds: Any, width: int) -> tuple[Any, Any]:
@@ -216,7 +212,7 @@ def searched(points: Any, metric: str, resources: Resources) -> Callable[[Any, i
     """A function from (queries, width) to distances and indices of the nearest points; `resources` are cuVS's own."""
     index = brute_force.build(points, metric=metric, resources=resources)
 
-    def search(queries: Any, width: int) -> tuple[Any, Any]:
+    def search(queries: Any, width: int, searched: Any = points) -> tuple[Any, Any]:  # the index only refers to them
         found = brute_force.search(index, queries, width, resources=resources)
         resources.sync()
         return cupy.asarray(found[0]), cupy.asarray(found[1])

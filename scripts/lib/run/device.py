@@ -19,7 +19,6 @@ from lib.run.clock import spending
 from lib.run.errors import UserError
 
 MB = 1 << 20
-SMALL = 1 * MB  # arrays that CuPy keeps for the next ones: a call of RMM takes 20 us, as long as the work on them
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
     source = rmm.mr.CudaAsyncMemoryResource() if pool else rmm.mr.CudaMemoryResource()
     resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))
     rmm.mr.set_current_device_resource(resource)
-    small = cupy.cuda.MemoryPool(rmm_cupy_allocator)
-    cupy.cuda.set_allocator(lambda n_bytes: (small.malloc if n_bytes <= SMALL else rmm_cupy_allocator)(n_bytes))
+    cupy.cuda.set_allocator(rmm_cupy_allocator)
     _STATISTICS.append(resource)
     _CURRENT.append(Device("gpu", cupy, cap))
     return _CURRENT[0]

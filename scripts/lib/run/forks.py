@@ -400,6 +400,7 @@ def load_kernels() -> None:
         X = cupy.asarray(cupy.arange(320).get().reshape(40, 8), dtype)
         X = cupy.concatenate([X, cupy.log1p(X), cupy.sqrt(X), cupy.zeros_like(X)]) * 2 + 1 - X.mean(0)
         X.T @ X, X.sum(), cupy.cumsum(X.ravel()), cupy.flatnonzero(X > 1), X[cupy.argsort(X[:, 0])]
+    cupy.linalg.eigh(X.T @ X)
     brute_force.search(brute_force.build(X.astype(cupy.float32)), X.astype(cupy.float32), 4)
     cupy.get_default_memory_pool().free_all_blocks()
 
