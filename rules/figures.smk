@@ -334,12 +334,12 @@ rule panel:
         panel=f"{COHORT}/panel.h5ad",
     log:
         "logs/cohort/panel.log",
-    priority: 1  # the slowest figures wait for it
+    priority: 8  # the slowest figures wait for it
     group:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("panel", 8 if load_of(None).nnz > 10**9 else 4)
+    threads: few_cores("panel", 8 if load_of(None).nnz > 10**9 else 6)
     resources:
         **needs("panel"),
     params:

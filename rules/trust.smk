@@ -79,7 +79,7 @@ rule trust_stages:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("trust_stages")
+    threads: few_cores("trust_stages", 2)
     resources:
         **needs("trust_stages"),
     params:

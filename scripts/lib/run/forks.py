@@ -281,12 +281,10 @@ class Server:
             its.close()
 
     def wait_as_spare(self, connection: socket.socket, other: socket.socket) -> None:
-        """Start CUDA, wait for a job, run it; where there is memory for several spares, load kernels ahead too."""
+        """Start CUDA, wait for a job, run it."""
         other.close()
         with contextlib.suppress(Exception):  # the job that needs it tells why it cannot be
             start_cuda()
-            if self.spares > 1:
-                load_kernels()
         head, files, *_ = socket.recv_fds(connection, handover.STATUS.size, 3)
         with connection, connection.makefile("rb") as sent:
             request = marshal.loads(sent.read(handover.STATUS.unpack(head)[0]))
@@ -389,20 +387,6 @@ def start_cuda() -> None:
 
         cupy.cuda.Device(card.ordinal).use()
         cupy.cuda.runtime.free(0)
-
-
-def load_kernels() -> None:
-    """Have the libraries load what most jobs use first: 0.3 s, and 0.3 GB of the card."""
-    import cupy
-    from cuvs.neighbors import brute_force
-
-    for dtype in (cupy.float32, cupy.float64):
-        X = cupy.asarray(cupy.arange(320).get().reshape(40, 8), dtype)
-        X = cupy.concatenate([X, cupy.log1p(X), cupy.sqrt(X), cupy.zeros_like(X)]) * 2 + 1 - X.mean(0)
-        X.T @ X, X.sum(), cupy.cumsum(X.ravel()), cupy.flatnonzero(X > 1), X[cupy.argsort(X[:, 0])]
-    cupy.linalg.eigh(X.T @ X)
-    brute_force.search(brute_force.build(X.astype(cupy.float32)), X.astype(cupy.float32), 4)
-    cupy.get_default_memory_pool().free_all_blocks()
 
 
 def set_threads(n: int) -> None:
