@@ -9,7 +9,7 @@ rule leiden:
         leiden=f"{COHORT}/leiden/{{resolution}}.parquet",
     log:
         "logs/cohort/leiden/{resolution}.log",
-    priority: 8  # markers wait for it, and the atlas for them
+    priority: CLUSTERED  # markers wait for it, and the atlas for them
     conda:
         GPU_ENV
     resources:

@@ -9,7 +9,7 @@ rule genes:
         genes=f"{COHORT}/genes.parquet",
     log:
         "logs/cohort/genes.log",
-    priority: 10  # all that follows waits for it
+    priority: SPINE  # all that follows waits for it
     group:
         CHAIN
     conda:
@@ -39,7 +39,7 @@ rule hvg:
         batches=f"{COHORT}/hvg_batches.tsv",
     log:
         "logs/cohort/hvg.log",
-    priority: 10  # all that follows waits for it
+    priority: SPINE  # all that follows waits for it
     group:
         CHAIN
     conda:
@@ -71,7 +71,7 @@ rule features:
         obs=f"{COHORT}/obs.parquet",
     log:
         "logs/cohort/features.log",
-    priority: 10  # all that follows waits for it
+    priority: SPINE  # all that follows waits for it
     group:
         CHAIN
     conda:
@@ -113,7 +113,7 @@ rule pca:
         pca=f"{COHORT}/pca.h5",
     log:
         "logs/cohort/pca.log",
-    priority: 10  # all that follows waits for it
+    priority: SPINE  # all that follows waits for it
     group:
         "cohort"
     conda:
@@ -139,7 +139,7 @@ rule harmony:
         harmony=f"{COHORT}/harmony.h5",
     log:
         "logs/cohort/harmony.log",
-    priority: 10  # all that follows waits for it
+    priority: SPINE  # all that follows waits for it
     group:
         "cohort"
     conda:

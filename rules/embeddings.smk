@@ -9,7 +9,7 @@ rule neighbors:
         neighbors=f"{COHORT}/neighbors.h5",
     log:
         "logs/cohort/neighbors.log",
-    priority: 10  # all that follows waits for it
+    priority: SPINE  # all that follows waits for it
     group:
         "cohort"
     conda:
@@ -60,7 +60,7 @@ rule tsne:
         tsne=f"{COHORT}/tsne.parquet",
     log:
         "logs/cohort/tsne.log",
-    priority: 2 if GPU else 5  # the slowest embedding; on a CPU the slowest stage
+    priority: 1 + GPU  # the slowest embedding: it starts before others
     conda:
         GPU_ENV
     threads: few_cores("tsne", 1)

@@ -334,7 +334,7 @@ rule panel:
         panel=f"{COHORT}/panel.h5ad",
     log:
         "logs/cohort/panel.log",
-    priority: 8  # the slowest figures wait for it
+    priority: MARKED  # the slowest figures wait for it
     group:
         "figures"
     conda:

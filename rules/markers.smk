@@ -12,7 +12,7 @@ rule markers_logreg:
         **marker_tables("logreg"),
     log:
         "logs/cohort/markers_logreg/{grouping}.log",
-    priority: 4  # the atlas waits for it, and the panel, for which the slowest figures wait
+    priority: MARKED  # the atlas waits for it, and the panel, for which the slowest figures wait
     conda:
         GPU_ENV
     threads: few_cores("markers_logreg", 2)
@@ -41,7 +41,7 @@ rule markers_ttest:
         **marker_tables("t-test"),
     log:
         "logs/cohort/markers_ttest/{grouping}.log",
-    priority: 4  # the atlas waits for it, and the panel, for which the slowest figures wait
+    priority: MARKED  # the atlas waits for it, and the panel, for which the slowest figures wait
     conda:
         GPU_ENV
     threads: few_cores("markers_ttest")

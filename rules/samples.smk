@@ -38,7 +38,7 @@ rule qc:
         genes=f"{SAMPLE}/qc_genes.parquet",
     log:
         "logs/samples/{sample}/qc.log",
-    priority: 1  # before other samples' counts: a card has work from the start
+    priority: GPU  # before other samples' counts: a card has work from the start
     group:
         "sample"
     conda:
@@ -63,7 +63,7 @@ rule doublets:
         simulated=f"{SAMPLE}/doublets_simulated.h5",
     log:
         "logs/samples/{sample}/doublets.log",
-    priority: 2
+    priority: 2 * GPU
     group:
         "sample"
     conda:
@@ -91,7 +91,7 @@ rule cells:
         ledger=f"{SAMPLE}/ledger.tsv",
     log:
         "logs/samples/{sample}/cells.log",
-    priority: 3
+    priority: 3 * GPU
     group:
         "sample"
     conda:
