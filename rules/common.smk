@@ -336,8 +336,11 @@ def cores(stage):
 
 
 def few_cores(stage, most=4):
-    """Threads of a rule that runs beside others; at most `most` if it computes on the GPU."""
-    return lambda wildcards: min(most if GPU else 16, cores(stage)(wildcards))
+    """Threads of a rule that runs beside others: at most half of this machine's cores; `most` beside a GPU."""
+    given = workflow.resource_settings
+    here = not workflow.remote_exec and given.nodes is None and given.cores
+    most = most if GPU else max(1, here // 2) if here else 16
+    return lambda wildcards: min(most, cores(stage)(wildcards))
 
 
 def sample_cores(stage):
