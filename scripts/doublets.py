@@ -330,7 +330,7 @@ def neighbor_scores(
     """Scores of the cells, then of the simulated doublets, from the share of simulated doublets among the neighbours.
 
     As in scanpy, k = round(n_neighbors * (1 + r)), and the k - 1 nearest others are used: of more than `ALL_PAIRS`
-    points those that an inverted file finds.
+    points those in near lists (`lib.methods.knn`).
     """
     rho, r = expected_doublet_rate, len(simulated) / len(cells)
     k = max(2, round(n_neighbors * (1 + r)))

@@ -212,7 +212,7 @@ def searched(points: Any, metric: str, resources: Resources) -> Callable[[Any, i
     """A function from (queries, width) to distances and indices of the nearest points; `resources` are cuVS's own."""
     index = brute_force.build(points, metric=metric, resources=resources)
 
-    def search(queries: Any, width: int, searched: Any = points) -> tuple[Any, Any]:  # the index only refers to them
+    def search(queries: Any, width: int, kept: Any = points) -> tuple[Any, Any]:  # the index only refers to them
         found = brute_force.search(index, queries, width, resources=resources)
         resources.sync()
         return cupy.asarray(found[0]), cupy.asarray(found[1])

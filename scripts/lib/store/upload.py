@@ -93,11 +93,11 @@ class Upload:
         """The next slot, its last copy done, of at least this size; a new one has room for spans of more chunks."""
         i = self.submitted % self.n_slots
         self.submitted += 1
-        if i == len(self.slots):
-            self.slots.append(Slot(n_bytes + n_bytes // 4))
-        self.slots[i].copied.synchronize()
-        if len(self.slots[i].pinned) < n_bytes:
-            self.slots[i] = Slot(n_bytes + n_bytes // 4)
+        if i < len(self.slots):
+            self.slots[i].copied.synchronize()
+            if len(self.slots[i].pinned) >= n_bytes:
+                return self.slots[i]
+        self.slots[i : i + 1] = [Slot(n_bytes + n_bytes // 4)]
         return self.slots[i]
 
     def take(self, ticket: Ticket) -> list[Any]:
