@@ -251,7 +251,7 @@ def in_turn(stores: Sequence[Counts], max_cells: int | None = None, max_nnz: int
 
     While a chunk is computed, threads inflate the next ones, of the next store too.
     """
-    device, done, waiting = stores[0].device, 0, deque()
+    device, done, waiting, opened = stores[0].device, 0, deque(), []
     max_nnz = chunk_size(max_nnz or ROWS_NNZ[device.name])
     max_cells = max_cells and chunk_size(max_cells)
     reader = _reader(device)
@@ -262,6 +262,7 @@ def in_turn(stores: Sequence[Counts], max_cells: int | None = None, max_nnz: int
         with spending("read"):
             arrays = reader.take(ticket)
             if is_last:
+                opened.remove(source)
                 source.close()
         X = source.store.matrix(*arrays)
         done += X.shape[0]
@@ -270,7 +271,8 @@ def in_turn(stores: Sequence[Counts], max_cells: int | None = None, max_nnz: int
     try:
         for store in stores:
             spans = store.spans(max_cells, max_nnz)
-            source = Source(store) if spans else None
+            if spans:
+                opened.append(source := Source(store))
             for i, rows in enumerate(spans, 1):
                 bounds = store.indptr[rows.start : rows.stop + 1]
                 waiting.append((source, i == len(spans), reader.submit(source, bounds, store.cells[rows])))
@@ -280,7 +282,7 @@ def in_turn(stores: Sequence[Counts], max_cells: int | None = None, max_nnz: int
             yield next_chunk()
     finally:
         reader.close()
-        for source in {id(source): source for source, *_ in waiting}.values():
+        for source in opened:
             source.close()
 
 
