@@ -336,7 +336,7 @@ def cores(stage):
 
 
 def few_cores(stage, most=4):
-    """Threads of a rule that runs beside others: at most half of this machine's cores; `most` beside a GPU."""
+    """Threads of a rule that runs beside others, at most half of this machine's cores; `most` beside a GPU."""
     given = workflow.resource_settings
     here = not workflow.remote_exec and given.nodes is None and given.cores
     most = most if GPU else max(1, here // 2) if here else 16
