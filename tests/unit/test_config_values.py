@@ -36,6 +36,9 @@ Path_ = tuple[str, ...]
 NUMBERS = [0, -1, 1, 5.0, 5.5, 40, 300, 1e-9, 1e-300, 1e4, 1e9, 1e15, 1e308, math.nan, math.inf, -math.inf]
 TEXTS = ["", "5", "1e-5", "../../x", "a/b", "{sample}", "x\ny", "n" * 300, ".", "..", " ", "CellType", "PatientNumber"]
 OTHERS = [[], {}, None, True, datetime.date(2020, 1, 1)]
+# Those of them for what lies within a list, a mapping or a contrast
+INNER_NUMBERS = [0, -1, 5.5, 40, 1e-9, 1e15, math.nan, math.inf]
+INNER_TEXTS = ["", "1e-5", "../../x", "{sample}", "x\ny", "n" * 300, "..", " ", "CellType", "😀", "X"]
 CONTRAST = BULK["de"][0]
 # Other keys with which a key is tried, so that a stage reads it
 CONTEXTS: dict[Path_, list[dict[str, Any]]] = {
@@ -80,33 +83,31 @@ def limits_of(schema: dict[str, Any]) -> Iterator[Any]:
                 yield at + inward * step
 
 
-def values_of(schema: dict[str, Any]) -> Iterator[Any]:
-    """The values for a key."""
+def values_of(schema: dict[str, Any], inner: bool = False) -> Iterator[Any]:
+    """The values for a key, or for what lies within its value."""
     types = set(types_of(schema))
     if types & {"number", "integer"}:
-        yield from [*limits_of(schema), *NUMBERS, *OTHERS, "", "5", "1e-5"]
+        yield from [*limits_of(schema), *(INNER_NUMBERS if inner else NUMBERS), *OTHERS, "", "5", "1e-5"]
         return
     if "properties" in schema:  # a contrast
         yield from ({}, CONTRAST)
-        for name, inner in schema["properties"].items():
-            yield from (CONTRAST | {name: value} for value in values_of(inner))
+        for name, of_field in schema["properties"].items():
+            yield from (CONTRAST | {name: value} for value in values_of(of_field, True))
         return
     yield from [*schema.get("enum", []), False, *OTHERS, 0, -1, 5.5, math.nan, math.inf]
     if "array" in types:
-        inner = list(values_of(schema["items"]))
+        items = list(values_of(schema["items"], True))
         simple = list if "properties" in schema["items"] else list | dict
-        yield from ([value] for value in inner if not isinstance(value, simple))
-        yield from ([value, value] for value in inner[:2])
-        yield [value for value in inner if isinstance(value, str if "string" in types_of(schema["items"]) else float)][
-            :4
-        ]
+        yield from ([value] for value in items if not isinstance(value, simple))
+        yield from ([value, value] for value in items[:2])
+        kind = str if "string" in types_of(schema["items"]) else float
+        yield [value for value in items if isinstance(value, kind)][:4]
     if "object" in types:
-        inner = values_of(schema["additionalProperties"])
-        yield from ({"MT": value} for value in inner)
+        yield from ({"MT": value} for value in values_of(schema["additionalProperties"], True))
         yield from ({name: 5} for name in TEXTS)
         yield from ({name: None} for name in ("MT", "RIBO", "HB"))
     if "array" not in types or "string" in types:
-        yield from [*TEXTS, *ODD]
+        yield from INNER_TEXTS if inner else [*TEXTS, *ODD]
 
 
 def nested(path: Path_, value: Any) -> dict[str, Any]:
