@@ -36,6 +36,8 @@ config.update(complete)  # in the order of the model instead of the file
 DEVICE = diagnosis.choose(config["device"])
 GPU = int(DEVICE == "gpu")  # the request of a rule that computes on it
 GPU_ENV = f"../envs/{DEVICE}.yaml"
+# Whether jobs run on this machine, and not as jobs of a cluster
+HERE = not workflow.remote_exec and workflow.resource_settings.nodes is None
 TURNS = 60  # for jobs with long kernels on this machine's cards; Leiden takes all
 SPARES = 1  # forks that wait for jobs with CUDA started; a cluster job's stages come one by one
 if GPU and not diagnosis.unusable():
@@ -337,9 +339,9 @@ def cores(stage):
 
 def few_cores(stage, most=4):
     """Threads of a rule that runs beside others, at most half of this machine's cores; `most` beside a GPU."""
-    given = workflow.resource_settings
-    here = not workflow.remote_exec and given.nodes is None and given.cores
-    most = most if GPU else max(1, here // 2) if here else 16
+    if not GPU:
+        given = HERE and workflow.resource_settings.cores
+        most = max(1, given // 2) if given else 16
     return lambda wildcards: min(most, cores(stage)(wildcards))
 
 

@@ -36,7 +36,7 @@ Path_ = tuple[str, ...]
 NUMBERS = [0, -1, 1, 5.0, 5.5, 40, 300, 1e-9, 1e-300, 1e4, 1e9, 1e15, 1e308, math.nan, math.inf, -math.inf]
 TEXTS = ["", "5", "1e-5", "../../x", "a/b", "{sample}", "x\ny", "n" * 300, ".", "..", " ", "CellType", "PatientNumber"]
 OTHERS = [[], {}, None, True, datetime.date(2020, 1, 1)]
-# Those of them for what lies within a list, a mapping or a contrast, and with further contexts
+# Those of them for what is inner: within a list, a mapping or a contrast, or with further contexts
 INNER_NUMBERS = [0, -1, 5.5, 40, 1e-9, 1e15, math.nan, math.inf]
 INNER_TEXTS = ["", "1e-5", "../../x", "{sample}", "x\ny", "n" * 300, "..", " ", "CellType", "😀", "X"]
 CONTRAST = BULK["de"][0]
@@ -84,7 +84,7 @@ def limits_of(schema: dict[str, Any]) -> Iterator[Any]:
 
 
 def values_of(schema: dict[str, Any], inner: bool = False) -> Iterator[Any]:
-    """The values for a key; with `inner` the fewer for what lies within one."""
+    """The values for a key; fewer for what is `inner`."""
     types = set(types_of(schema))
     if types & {"number", "integer"}:
         yield from [*limits_of(schema), *(INNER_NUMBERS if inner else NUMBERS), *OTHERS, "", "5", "1e-5"]
