@@ -36,7 +36,7 @@ class Served:
     def __init__(self, folder: Path, scripts: Path = SCRIPTS, gpu: int = 0) -> None:
         self.folder, self.scripts, self.gpu = folder, scripts, gpu
         self.process = subprocess.Popen(["sleep", "1000"])
-        served = {handover.VARIABLE: start.names_itself(self.process.pid, ["on_gpu"] * gpu, spares=2)}
+        served = {handover.VARIABLE: start.names_itself(self.process.pid, ["on_gpu"] * gpu, spares=3)}
         self.env = {**os.environ, **served, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
         self.sockets = folder / f"somersault-warm-{os.getuid()}"
 
@@ -62,6 +62,11 @@ class Served:
         self.run()
         until(lambda: len(self.servers()) == 1)
         return self.servers()[0]
+
+    def spares(self) -> list[int]:
+        """The processes that wait for jobs on a GPU, and those that run one."""
+        mine = [pid for pid, command in processes() if command.rstrip().endswith("-gpu-3")]
+        return [pid for pid in mine if parent_of(pid) in mine and os.getpgid(pid) == pid]
 
     def servers(self) -> list[int]:
         """The warm processes of this test, and their jobs."""
@@ -192,28 +197,71 @@ def test_jobs_run_while_the_heir_imports_and_after_it_took_over(served):
 def test_a_job_on_a_gpu_runs_in_a_fork_that_waits_for_it(served_on_gpu):
     """Unless it sees other cards, or that fork was killed."""
 
-    def spares() -> list[int]:
-        mine = [pid for pid, command in processes() if command.rstrip().endswith("-gpu-2")]
-        return [pid for pid in mine if parent_of(pid) in mine and os.getpgid(pid) == pid]
+    spares = served_on_gpu.spares
 
     def place(**env: str) -> int:
         forked, pid = served_on_gpu.run("print(os.getpid())", **env)[1].splitlines()
         assert forked == start.FORKED
         return int(pid)
 
+    def settled() -> list[int]:
+        found = []
+        while len(found) < 5 or found[-5:] != 5 * found[-1:] or len(found[-1]) != 2:  # one fewer than may wait
+            time.sleep(0.1)
+            found.append(spares())
+        return found[-1]
+
     place()
-    until(lambda: len(spares()) == 2)
     for _ in range(3):
-        waiting = spares()
+        waiting = settled()
         assert place() in waiting
-        until(lambda: len(spares()) == 2)
-    waiting = spares()
+    waiting = settled()
     assert place(CUDA_VISIBLE_DEVICES="1") not in waiting
     assert spares() == waiting
     for pid in waiting:
         os.kill(pid, signal.SIGKILL)
     for _ in range(3):
         assert place() not in waiting
+
+
+GOES_ON = """
+import gc, builtins
+from lib.run import clock, stage
+from lib.store import compressed, stream
+clock.count_imports()
+print(os.getpid(), builtins.__import__.__name__, len(clock._PLAIN))
+print(stage._NOTICES, stream._SHARE, compressed._N, os.getcwd(), os.environ.get('MINE'))
+stage._NOTICES.append('told')
+stream.halve_chunks()
+compressed.set_threads(7)
+sys.stdout.flush()
+start.END({status})
+"""
+
+
+def test_a_process_whose_job_ended_well_runs_the_next_one_and_has_forgotten_it(served_on_gpu):
+    def result(status: int = 0, **env: str) -> tuple[str, list[str]]:
+        code, out, _ = served_on_gpu.run(GOES_ON.format(status=status), **env)
+        assert code == status
+        forked, process, *found = out.splitlines()
+        assert forked == start.FORKED
+        return process, found
+
+    served_on_gpu.run()
+    until(lambda: len(served_on_gpu.spares()) == 2)
+    first, found = result(MINE="1")
+    assert found == [f"[] 1.0 0 {served_on_gpu.folder} 1"]
+    places = {first}
+    for i in range(6):
+        time.sleep(0.3)
+        place, found = result(MINE=str(i))
+        assert found == [f"[] 1.0 0 {served_on_gpu.folder} {i}"]
+        places.add(place)
+    assert len(places) < 7
+    failed, _ = result(status=1)
+    for _ in range(4):
+        time.sleep(0.3)
+        assert result()[0] != failed
 
 
 def test_a_request_that_is_cut_off_ends_no_warm_process(served):

@@ -71,8 +71,7 @@ def claim(
     The card and the memory claimed.
     """
     cards = visible() if cards is None else cards
-    folder = folder or Path(tempfile.gettempdir()) / f"somersault-gpu-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _folder(folder)
     most = max(room(card) for card in cards)
     if need_mb > most:
         log.warning("the job asks for %d MB of GPU memory; the largest card has only %d MB", need_mb, most)
@@ -91,6 +90,17 @@ def claim(
         time.sleep(POLL)
 
 
+def release(cards: Sequence[Card] | None = None, folder: Path | None = None) -> None:
+    """Give this process' claims back."""
+    folder = _folder(folder)
+    for card in visible() if cards is None else cards:
+        with _locked(folder, card) as file:
+            claims = _living(file)
+            if claims.pop(str(os.getpid()), None):
+                file.truncate(0)
+                file.write(json.dumps(claims))
+
+
 def room(card: Card) -> int:
     """The memory of a card that can be claimed, in MB: without contexts of a job and of spares (`lib.run.forks`)."""
     return int(card.memory_mb * USABLE) - (1 + spares(card.memory_mb)) * CONTEXT_MB
@@ -98,7 +108,7 @@ def room(card: Card) -> int:
 
 def spares(memory_mb: float) -> int:
     """The number of processes that wait for jobs with CUDA started on a card, of which so much memory may be used."""
-    return 4 if memory_mb > LARGE_MB else 1
+    return 4 if memory_mb > LARGE_MB else 2
 
 
 def is_shared(card: Card) -> bool:
@@ -129,6 +139,12 @@ def visible() -> list[Card]:
         parts = text[:8], text[8:12], text[12:16], text[16:20], text[20:]
         cards.append(Card(ordinal, "GPU-" + "-".join(parts), memory.value >> 20))
     return cards
+
+
+def _folder(folder: Path | None) -> Path:
+    folder = folder or Path(tempfile.gettempdir()) / f"somersault-gpu-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _claimed_now(folder: Path, card: Card, need_mb: int) -> bool:

@@ -16,6 +16,7 @@ P, R = ParamSpec("P"), TypeVar("R")
 _spent = {"import": 0.0, "read": 0.0, "write": 0.0}
 _LOADED = time.time()
 _started: list[float] = []
+_PLAIN: list[Any] = []  # `import` without counting, once it is counted
 _running: list[str] = []  # the kinds that the main thread is in, the innermost last
 
 
@@ -50,7 +51,9 @@ def counted(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def count_imports() -> None:
     """From now on, count the time of `import` statements, such as those within functions."""
-    plain = builtins.__import__
+    if _PLAIN:
+        return
+    _PLAIN.append(plain := builtins.__import__)
 
     def timed(name: str, *args: Any, **kwargs: Any) -> Any:
         module, wanted = sys.modules.get(name), kwargs.get("fromlist", args[2] if len(args) > 2 else ())

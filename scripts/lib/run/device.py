@@ -6,6 +6,7 @@ resource `gpu`, and its stage reads the choice from its job (`of`).
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
@@ -19,6 +20,7 @@ from lib.run.clock import spending
 from lib.run.errors import UserError
 
 MB = 1 << 20
+RELEASE_THRESHOLD = 4  # cudaMemPoolAttrReleaseThreshold: memory that a pool keeps when it is freed
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,11 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
         cupy.cuda.Device(0 if card is None else card[0].ordinal).use()
         cupy.cuda.runtime.free(0)
     cap = int(cupy.cuda.runtime.memGetInfo()[0] * cards.USABLE) if card is None else card[1] * MB
-    source = rmm.mr.CudaAsyncMemoryResource() if pool else rmm.mr.CudaMemoryResource()
+    source = rmm.mr.CudaMemoryResource()
+    if pool:  # the device's own, so that it can be trimmed
+        own = cupy.cuda.runtime.deviceGetDefaultMemPool(cupy.cuda.Device().id)
+        cupy.cuda.runtime.memPoolSetAttribute(own, RELEASE_THRESHOLD, (1 << 63) - 1)
+        source = rmm.mr.CudaAsyncViewMemoryResource(own)
     resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))
     rmm.mr.set_current_device_resource(resource)
     cupy.cuda.set_allocator(rmm_cupy_allocator)
@@ -142,6 +148,34 @@ def resolve(choice: str = "auto") -> Device:
 def current() -> Device:
     """The device of this process: the GPU if it was set up, else the CPU."""
     return _CURRENT[0] if _CURRENT else cpu()
+
+
+def given_back(kept: list[Any]) -> int:
+    """Give the GPU's memory and the claim on it back; the bytes that are still in use.
+
+    RMM's resources are added to `kept`, as handles of the libraries may refer to them.
+    """
+    if not _CURRENT:
+        return 0
+    import cupy
+    import rmm.mr
+
+    from lib.run import cards
+
+    _CURRENT.clear()
+    gpu.cache_clear()
+    gc.collect()
+    cupy.cuda.runtime.deviceSynchronize()
+    resource = _STATISTICS.pop()
+    used = resource.allocation_counts.current_bytes
+    kept.append(resource)
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
+    rmm.mr.set_current_device_resource(rmm.mr.CudaMemoryResource())
+    if not used:
+        pool = cupy.cuda.runtime.deviceGetDefaultMemPool(cupy.cuda.Device().id)
+        cupy.cuda.runtime.memPoolTrimTo(pool, 0)
+        cards.release()
+    return used
 
 
 def out_of_memory(error: MemoryError, where: str) -> str:

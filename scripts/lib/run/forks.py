@@ -4,7 +4,8 @@ It takes jobs once it has imported what most need. Its heir, a fork that meanwhi
 instead, and has an heir itself until all is imported: so no job waits for an import, which may take long where nothing
 is compiled yet.
 
-For jobs on a GPU it keeps some forks ahead, spares, which have started CUDA, so that jobs need not wait for that.
+For jobs on a GPU it keeps some forks, spares, which have started CUDA, so that jobs need not wait for that. A spare
+whose job ended well waits for another (`lib.run.again`); one whose job failed ends with it.
 
 It ends when the Snakemake that it serves ends, and after a minute without jobs; its jobs end with it. A job ends with
 the process that asked for it (`lib.run.handover`).
@@ -36,13 +37,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lib import start
-from lib.run import clock, diagnosis, handover
+from lib.run import again, clock, diagnosis, handover
 from lib.run.code import SCRIPTS, syntax_tree
 from lib.run.imports import hidden, import_lean
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # What is imported before the first job: with these come NumPy, pandas, h5py and SciPy's sparse matrices
 FIRST = ("snakemake.script", "snakemake.logging", "lib.run.stage", "lib.store.cohort")
+OVER, READY = b"-", b"+"  # what a spare says when its job is over, and when it takes another
 STEP = 0.5  # seconds of imports after which an heir takes over
 IDLE = 60  # seconds without a job after which it ends
 WITHIN = 5.0  # seconds for a request to arrive
@@ -50,11 +52,30 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Job:
-    """A running job: its process, and the connection to the process that asked for it."""
+class Spare:
+    """A process that waits for a job or runs one, and the connection to it."""
 
     pid: int
     connection: socket.socket
+
+
+@dataclass
+class Job:
+    """A running job: its process, the connection to the process that asked for it, and the spare that runs it."""
+
+    pid: int
+    connection: socket.socket
+    spare: Spare | None = None
+
+    def is_over(self) -> bool:
+        """Whether its spare says so, which then goes on."""
+        with contextlib.suppress(OSError):
+            return self.spare is not None and bool(self.spare.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return False
+
+
+class Ended(BaseException):
+    """Raised where a job ends whose process goes on."""
 
 
 def serve(folder: str, name: str) -> None:
@@ -166,7 +187,7 @@ class Server:
     ready
         The pipe that says when the heir takes the jobs; None in the heir.
     spares
-        How many spares to keep, once there is no heir to come.
+        How many spares may wait, once there is no heir to come; of more than one, one fewer is forked ahead.
 
     Attributes
     ----------
@@ -179,7 +200,7 @@ class Server:
     def __init__(self, listener: socket.socket, served: int, ready: int | None, spares: int) -> None:
         self.listener, self.events, self.pid = listener, selectors.DefaultSelector(), os.getpid()
         self.spares, self.environment = spares * (ready is None), devices_seen(os.environ)
-        self.waiting: list[Job] = []
+        self.waiting: list[Spare] = []
         self.jobs: dict[int, Job] = {}  # by the pidfd of their processes
         self.waits_for_heir, self.replaced = ready is not None, False
         self.events.register(listener, selectors.EVENT_READ, self.accept)
@@ -242,13 +263,15 @@ class Server:
         connection.settimeout(None)
         with contextlib.suppress(OSError):  # a client that is gone is seen as an event
             connection.send(handover.ACCEPTED)
-        pid = self.given_to_spare(request, [*files, connection.fileno()])
-        pid = pid or self.fork(lambda: self.work(request, [*files, connection.fileno()]))
+        spare = self.given_to_spare(request, [*files, connection.fileno()])
+        pid = spare.pid if spare else self.fork(lambda: self.work(request, [*files, connection.fileno()]))
         os.setpgid(pid, pid)
         for file in files:
             os.close(file)
-        job, process = Job(pid, connection), os.pidfd_open(pid)
+        job, process = Job(pid, connection, spare), os.pidfd_open(pid)
         self.jobs[process] = job
+        if spare:
+            self.events.register(spare.connection, selectors.EVENT_READ, lambda _: self.take_back(process))
         self.events.register(process, selectors.EVENT_READ, self.end)
         self.events.register(connection, selectors.EVENT_READ, lambda _: self.signal(job))
         self.keep_spares()
@@ -275,36 +298,69 @@ class Server:
 
     def keep_spares(self) -> None:
         """Fork the spares that there shall be."""
-        while len(self.waiting) < self.spares:
+        while len(self.waiting) < min(self.spares, max(1, self.spares - 1)):
             mine, its = socket.socketpair()
-            self.waiting.append(Job(self.fork(lambda its=its, mine=mine: self.wait_as_spare(its, mine)), mine))
+            self.waiting.append(Spare(self.fork(lambda its=its, mine=mine: self.wait_as_spare(its, mine)), mine))
             its.close()
 
     def wait_as_spare(self, connection: socket.socket, other: socket.socket) -> None:
-        """Start CUDA, wait for a job, run it."""
+        """Start CUDA, and run the jobs that are given, one after the other."""
         other.close()
         with contextlib.suppress(Exception):  # the job that needs it tells why it cannot be
             start_cuda()
-        head, files, *_ = socket.recv_fds(connection, handover.STATUS.size, 3)
-        with connection, connection.makefile("rb") as sent:
-            request = marshal.loads(sent.read(handover.STATUS.unpack(head)[0]))
-        self.work(request, files)
+        quiet = os.dup(1), os.dup(2)
+        again.remember()
+        while True:
+            head, files, *_ = socket.recv_fds(connection, handover.STATUS.size, 3)
+            size, body = handover.STATUS.unpack(head)[0] if head else 0, b""
+            while len(body) < size and (part := connection.recv(size - len(body))):
+                body += part
+            if not body:  # it is not needed any more
+                os._exit(0)
+            with contextlib.suppress(Ended):
+                self.work(marshal.loads(body), files, go_on)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            connection.send(OVER)
+            with contextlib.suppress(OSError):  # who asked is gone
+                os.write(files[-1], handover.STATUS.pack(0))
+            os.close(files[-1])
+            for fd, target in zip(quiet, (1, 2), strict=True):
+                os.dup2(fd, target)
+            if not again.is_clear():
+                os._exit(0)
+            connection.send(READY)
 
-    def given_to_spare(self, request: dict[str, Any], files: list[int]) -> int | None:
-        """The process of the spare that runs the job; None if there is none, or the job shall see other cards."""
+    def take_back(self, process: int) -> None:
+        """Have a spare whose job is over wait for the next one, if there are not enough."""
+        job = self.jobs[process]
+        said = job.spare.connection.recv(2)
+        if OVER in said:
+            self.close(job.connection)
+        if READY in said and len(self.waiting) < self.spares:
+            self.waiting.append(job.spare)
+            for ended in (job.spare.connection, process):
+                self.events.unregister(ended)
+            os.close(process)
+            del self.jobs[process]
+        elif said != OVER:  # its process ends, or has ended
+            self.close(job.spare.connection)
+
+    def given_to_spare(self, request: dict[str, Any], files: list[int]) -> Spare | None:
+        """The spare that runs the job; None if there is none, or the job shall see other cards."""
         if not self.waiting or devices_seen(request["environment"]) != self.environment:
             return None
-        spare = self.waiting.pop(0)
+        spare = self.waiting.pop()  # the last one, whose memory is warm
         body = marshal.dumps(request)
         try:
-            with spare.connection:
-                socket.send_fds(spare.connection, [handover.STATUS.pack(len(body))], files)
-                spare.connection.sendall(body)
+            socket.send_fds(spare.connection, [handover.STATUS.pack(len(body))], files)
+            spare.connection.sendall(body)
         except OSError:  # it died: no further one is begun
+            spare.connection.close()
             os.waitpid(spare.pid, 0)
             self.spares = 0
             return None
-        return spare.pid
+        return spare
 
     def signal(self, job: Job) -> None:
         """Pass a signal on to a job; kill it if the process that asked for it is gone."""
@@ -314,6 +370,8 @@ class Server:
             number = b""
         if not number:
             self.events.unregister(job.connection)
+            if job.is_over():
+                return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, number[0] if number else signal.SIGKILL)
 
@@ -323,13 +381,20 @@ class Server:
         status = os.waitstatus_to_exitcode(os.waitpid(job.pid, 0)[1])
         self.events.unregister(process)
         os.close(process)
-        if job.connection.fileno() in self.events.get_map():
-            self.events.unregister(job.connection)
         with contextlib.suppress(OSError):
             job.connection.send(handover.STATUS.pack(status))
-        job.connection.close()
+        self.close(job.connection)
+        if job.spare:
+            self.close(job.spare.connection)
 
-    def work(self, request: dict[str, Any], files: list[int]) -> None:
+    def close(self, connection: socket.socket) -> None:
+        """Close a connection, if it is not closed yet, and wait for nothing from it any more."""
+        if connection.fileno() != -1:
+            with contextlib.suppress(KeyError):
+                self.events.unregister(connection)
+            connection.close()
+
+    def work(self, request: dict[str, Any], files: list[int], ends: Callable[[int, int], Any] | None = None) -> None:
         """Run a job's script in this fork, as Snakemake's own process would, and end.
 
         Parameters
@@ -338,6 +403,8 @@ class Server:
             The script, its folder and its environment.
         files
             Standard output, standard error, and the connection to the process that asked for the job.
+        ends
+            Called in place of `tell_and_end`.
         """
         code, (*outputs, asked) = 1, files
         try:
@@ -351,18 +418,27 @@ class Server:
             os.environ.update(request["environment"])
             set_threads(int(os.environ.get(THREADS[0], 1)))
             clock.starts(request["started"])
-            start.HOW, start.END = start.FORKED, partial(tell_and_end, asked)
+            start.HOW, start.END = start.FORKED, partial(ends or tell_and_end, asked)
             runpy.run_path(request["script"], run_name="__main__")
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
+        except Ended:
+            raise
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         tell_and_end(asked, code)
+
+
+def go_on(asked: int, status: int) -> NoReturn:
+    """As `tell_and_end` if the job failed, else the process goes on."""
+    if status:
+        tell_and_end(asked, status)
+    raise Ended
 
 
 def tell_and_end(asked: int, status: int) -> NoReturn:
