@@ -338,10 +338,11 @@ rule panel:
     group:
         "figures"
     conda:
-        "../envs/cpu.yaml"
+        GPU_ENV
     threads: few_cores("panel", 8 if load_of(None).nnz > 10**9 else 6)
     resources:
         **needs("panel"),
+        gpu=GPU * HERE,  # a cluster's job of figures has none
     params:
         samples=SAMPLES,
         gene_key=config["ingest"]["gene_key"],

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lib.methods.markers import chosen_genes, read_top
+from lib.run import device as devices
 from lib.run import stage
 from lib.run.progress import progress
-from lib.run.resources import KB, MB, Job, Need
+from lib.run.resources import CUPY, KB, MB, Job, Need
 from lib.store.cohort import Cohort, kept_genes
 from lib.store.counts import CountsWriter
 from lib.store.files import read_index, replacing
@@ -39,8 +40,14 @@ def needs(job: Job) -> Need:
     """What the threads inflate, of which a panel's share is kept, and the cells' names."""
     chunk = 10 * KB * job.nnz / max(1, job.n_obs)
     nnz = job.nnz * min(1, 2.5 * GENES / max(1, job.n_vars))
-    mem = job.process + 30 * MB + chunk * job.threads + job.places + 0.3 * KB * job.n_kept + 8 * min(nnz, 40e6)
-    return Need(mem, 10 + 0.1e-6 * job.nnz, 4 * nnz + 60 * job.n_kept)
+    tables = 30 * MB + job.places + 0.3 * KB * job.n_kept + 8 * min(nnz, 40e6)
+    return Need(
+        mem=job.process + chunk * job.threads + tables,
+        seconds=10 + 0.1e-6 * job.nnz,
+        disk=4 * nnz + 60 * job.n_kept,
+        vram=job.claim(600 * MB),
+        gpu_mem=job.process + CUPY + 250 * MB * job.chunk + tables,
+    )
 
 
 def main(snakemake: Any) -> None:
@@ -49,7 +56,8 @@ def main(snakemake: Any) -> None:
     genes = kept_genes(inputs.genes)
     names = panel_genes([read_top(path) for path in inputs.tops], params.n_genes)
     subset = genes.index.isin(names)
-    cohort = Cohort(inputs.counts, inputs.cells, inputs.genes, params.gene_key, subset=subset, obs=inputs.obs)
+    device, files = devices.of(snakemake), (inputs.counts, inputs.cells, inputs.genes)
+    cohort = Cohort(*files, params.gene_key, device, subset=subset, obs=inputs.obs)
     dtype = max((store.dtype for store in cohort.stores), key=lambda dtype: dtype.itemsize)
     with replacing(snakemake.output.panel) as partial:
         writer = CountsWriter(partial, cohort.n_vars, dtype)

@@ -31,7 +31,7 @@ CASES = {
     "equal": (np.repeat(blobs(400, 10, 1), 50, axis=0), 15, {}),
     "crowded": (blobs(20_000, 2, 1), 15, {"WIDTH": 1, "NEAR": 1}),
     "all of them": (blobs(20_000, 30, 1), 30, {"MOST": 0, "NEAR": 1}),
-    "in small blocks": (blobs(20_000, 20, 1), 1, {"ROWS": 50, "PAIRS": 150_000, "NEAR": 2}),
+    "in small blocks": (blobs(20_000, 20, 1), 1, {"ROWS": 50, "PAIRS": 15_000, "NEAR": 2}),
 }
 
 

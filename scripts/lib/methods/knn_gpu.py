@@ -6,7 +6,8 @@ ranked by distance and, among equals, by index. That also makes the result the s
 
 cuVS compares all pairs of few points. Many are shared out onto lists by k-means (`of_lists`): the neighbours that a
 point has in near lists bound the distance within which all its neighbours lie, and the points of all lists that come so
-near are compared with this bound. So few distances are sorted, and far lists are left out.
+near are compared with this bound. So nothing is sorted but candidates, and far lists are left out. The host waits for
+nothing from one list to the next, as other jobs on the card would let it wait each time.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from typing import Any
 
 import cupy
 import numpy as np
-from cuvs.common import Resources
-from cuvs.neighbors import brute_force
 
 EXTRA = 8  # candidates beyond those wanted
 ELEMENTS = 1 << 22  # candidates that are ranked at a time: some 0.1 GB
@@ -45,6 +44,36 @@ void somersault_within(const float* distances, const float* bounds, int n, int f
 }
 """,
     "somersault_within",
+)
+# One block per row: the bits of its value of rank k, from 0, eight at a time; negative values are rounded zeros
+_OF_RANK = cupy.RawKernel(
+    """
+extern "C" __global__
+void somersault_of_rank(const float* distances, int n, int k, float* found) {
+    const float* line = distances + (long long)blockIdx.x * n;
+    __shared__ int counts[256];
+    __shared__ unsigned int bits;
+    if (!threadIdx.x) bits = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        counts[threadIdx.x] = 0;
+        __syncthreads();
+        unsigned int known = shift == 24 ? 0 : ~0u << (shift + 8), chosen = bits;
+        for (int at = threadIdx.x; at < n; at += blockDim.x) {
+            unsigned int value = __float_as_uint(fmaxf(line[at], 0.0f));
+            if ((value & known) == chosen) atomicAdd(counts + (value >> shift & 255), 1);
+        }
+        __syncthreads();
+        if (!threadIdx.x) {
+            int digit = 0;
+            for (; k >= counts[digit]; ++digit) k -= counts[digit];
+            bits = chosen | (unsigned int)digit << shift;
+        }
+        __syncthreads();
+    }
+    if (!threadIdx.x) found[blockIdx.x] = __uint_as_float(bits);
+}
+""",
+    "somersault_of_rank",
 )
 # One block per row: the key of each candidate is its distance, then its index; its rank is the number of smaller keys
 _RANKED = """
@@ -99,7 +128,8 @@ def neighbor_blocks(
 
     Yields
     ------
-    The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k.
+    The points' positions, and their neighbours' indices (int32) and distances (float32), each block x k. Points may
+    come twice: what comes last is right.
     """
     if metric == "euclidean" and (not exact or len(points) > FEW):
         for rows, candidates in of_lists(points, k, exact, lists):
@@ -116,7 +146,8 @@ def neighbor_blocks(
 def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
     """Candidates for the k nearest other points, of some points of a list at a time: rows, and candidates of each.
 
-    The parameters are those of `neighbor_blocks`. Candidates are -1 where there are fewer.
+    The parameters are those of `neighbor_blocks`. Candidates are -1 where there are fewer. Rows with more than `WIDTH`
+    times as many come once more at the end, with the right ones.
     """
     from scipy.spatial.distance import cdist
 
@@ -124,47 +155,54 @@ def of_lists(points: Any, k: int, exact: bool, lists: Callable[[Any], tuple[Any,
     labels, centres = lists(points)
     order = cupy.argsort(labels)
     points, labels = points[order], labels[order]
-    n, ends = len(points), np.cumsum([0, *np.bincount(labels.get(), minlength=len(centres))])
+    n, ends = len(points), np.cumsum([0, *np.bincount(cupy.asnumpy(labels), minlength=len(centres))])
+    sizes, members = np.diff(ends), np.split(np.arange(n, dtype=np.int32), ends[1:-1])
     squares, ones = (points * points).sum(1, keepdims=True), cupy.ones((n, 1), np.float32)
-    norms, right = cupy.sqrt(squares[:, 0]), cupy.hstack([points, ones, squares])
+    left, right = cupy.hstack([-2 * points, squares, ones]), cupy.hstack([points, ones, squares])
     lengths = cupy.linalg.norm(points - centres[labels], axis=1)
-    members = np.split(np.arange(n, dtype=np.int32), ends[1:-1])
-    radii = np.array([part.max(initial=-np.inf) for part in np.split(lengths.get(), ends[1:-1])])
-    gaps = cdist(centres.get(), centres.get())
-    width, most = min(k + 1 + EXTRA, n), WIDTH * (k + 1 + EXTRA)
-    # Of d^2 = |a|^2 + |b|^2 - 2ab, for b no farther than the bound, each of d + 4 additions may round by 2^-24
-    margin, resources, every = np.float32(2 * (points.shape[1] + 4) * 2.0**-24), Resources(), None
+    gaps, most = cdist(*2 * [cupy.asnumpy(centres)]), WIDTH * (k + 1 + EXTRA)
+    needed, bounds = [], cupy.empty(n, np.float32)
     for own, near in enumerate(np.argsort(gaps, axis=1)):
-        enough = int(np.searchsorted(np.cumsum(np.diff(ends)[near]), min(LEAST * (k + 1), n))) + 1
-        first = near[: max(NEAR if exact else PROBES, enough)]
-        if ends[own] < ends[own + 1]:
-            columns = cupy.asarray(np.concatenate([members[i] for i in first]))
-            search = searched(points[columns], "sqeuclidean", resources)
-        for start in range(ends[own], ends[own + 1], ROWS):
-            rows = slice(start, min(start + ROWS, ends[own + 1]))
-            bounds, found = search(points[rows], min(width, len(columns)))
-            bounds = cupy.maximum(bounds[:, min(k, bounds.shape[1] - 1)], 0)
-            bounds += margin * (2 * norms[rows] + cupy.sqrt(bounds)) ** 2
-            reach = float((cupy.sqrt(bounds) + lengths[rows]).max()) if exact else 0.0
-            needed = np.flatnonzero(gaps[own] - radii <= (1 + 1e-5) * reach)
-            if not exact or np.isin(needed, first).all():
-                yield order[rows], order[columns[found]]
-                continue
-            left = cupy.hstack([-2 * points[rows], squares[rows], ones[rows]])
-            if np.diff(ends)[needed].sum() > MOST * n:
-                found, counts = within(left, right, bounds, most)
-                candidates = order[found]
-            else:
-                others = cupy.asarray(np.concatenate([members[i] for i in needed]))
-                found, counts = within(left, right[others], bounds, most)
-                candidates = order[others[found]]
+        enough = int(np.searchsorted(np.cumsum(sizes[near]), min(LEAST * (k + 1), n))) + 1
+        needed.append(near[: max(NEAR if exact else PROBES, enough)])
+        if sizes[own]:
+            columns = right[cupy.asarray(np.concatenate([members[i] for i in needed[own]]))]
+            for rows in _pieces(ends[own], ends[own + 1], len(columns)):
+                distances = left[rows] @ columns.T
+                arguments = distances, np.int32(len(columns)), np.int32(min(k, len(columns) - 1)), bounds[rows]
+                _OF_RANK((len(distances),), (_BLOCK,), arguments)
+    # Of d^2 = |a|^2 + |b|^2 - 2ab, for b no farther than the bound, each of d + 4 additions may round by 2^-24
+    margin = np.float32(2 * (points.shape[1] + 4) * 2.0**-24)
+    bounds += margin * (2 * cupy.sqrt(squares[:, 0]) + cupy.sqrt(bounds)) ** 2
+    if exact:
+        reaches, radii = (
+            np.array([part.max(initial=-np.inf) for part in np.split(cupy.asnumpy(values), ends[1:-1])])
+            for values in (cupy.sqrt(bounds) + lengths, lengths)
+        )
+        needed = [np.flatnonzero(gaps[own] - radii <= (1 + 1e-5) * reach) for own, reach in enumerate(reaches)]
+    crowded = cupy.zeros(n, bool)
+    for own, near in enumerate(needed):
+        if not sizes[own]:
+            continue
+        of_all = sizes[near].sum() > MOST * n
+        others = order if of_all else order[(some := cupy.asarray(np.concatenate([members[i] for i in near])))]
+        columns = right if of_all else right[some]
+        for rows in _pieces(ends[own], ends[own + 1], ROWS):
+            found, counts = within(left[rows], columns, bounds[rows], most)
+            crowded[rows] = counts > most
+            candidates = others[found]
             candidates[found < 0] = -1
-            crowded = cupy.flatnonzero(counts > most)
-            if len(crowded):
-                every = every or searched(points, "sqeuclidean", resources)
-                candidates[crowded] = -1
-                candidates[crowded, :width] = order[every(points[rows][crowded], width)[1]]
             yield order[rows], candidates
+    if len(again := cupy.flatnonzero(crowded)):
+        find, width = all_pairs(points, "euclidean"), min(k + 1 + EXTRA, n)
+        for part in _pieces(0, len(again), width):
+            yield order[again[part]], order[find(again[part], width)]
+
+
+def _pieces(start: int, stop: int, across: int) -> list[slice]:
+    """Consecutive rows from start to stop, of which each has at most `PAIRS` pairs with `across` others."""
+    step = max(1, min(ROWS, PAIRS // across))
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 
 def within(left: Any, right: Any, bounds: Any, width: int) -> tuple[Any, Any]:
@@ -183,7 +221,7 @@ def within(left: Any, right: Any, bounds: Any, width: int) -> tuple[Any, Any]:
         grid = min(-(-columns // 1024), 256), n
         arguments = distances, bounds, np.int32(columns), np.int32(first), np.int32(width), counts, found
         _WITHIN(grid, (_BLOCK,), arguments)
-    return found[:, : int(counts.max().clip(1, width))], counts
+    return found, counts
 
 
 def nearest_of(points: Any, rows: np.ndarray, k: int, metric: str) -> tuple[Any, Any]:
@@ -203,21 +241,11 @@ def recall(points: Any, indices: Any, metric: str, sample: np.ndarray) -> float:
 
 def all_pairs(points: Any, metric: str) -> Callable[[Any, int], Any]:
     """A function from (rows, width) to the rows' `width` nearest points, by comparing each with all (cuVS)."""
-    points, resources = points if metric == "manhattan" else centred(points), Resources()
-    search = searched(points, "cityblock" if metric == "manhattan" else "sqeuclidean", resources)
-    return lambda rows, width: search(points[rows], width)[1]
+    from cuvs.neighbors import brute_force
 
-
-def searched(points: Any, metric: str, resources: Resources) -> Callable[[Any, int], tuple[Any, Any]]:
-    """A function from (queries, width) to distances and indices of the nearest points; `resources` are cuVS's own."""
-    index = brute_force.build(points, metric=metric, resources=resources)
-
-    def search(queries: Any, width: int, kept: Any = points) -> tuple[Any, Any]:  # the index only refers to them
-        found = brute_force.search(index, queries, width, resources=resources)
-        resources.sync()
-        return cupy.asarray(found[0]), cupy.asarray(found[1])
-
-    return search
+    points = points if metric == "manhattan" else centred(points)  # the index only refers to them
+    index = brute_force.build(points, metric="cityblock" if metric == "manhattan" else "sqeuclidean")
+    return lambda rows, width: cupy.asarray(brute_force.search(index, points[rows], width)[1])
 
 
 def centred(points: Any) -> Any:
