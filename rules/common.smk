@@ -38,7 +38,7 @@ GPU = int(DEVICE == "gpu")  # the request of a rule that computes on it
 GPU_ENV = f"../envs/{DEVICE}.yaml"
 # Whether jobs run on this machine, and not as jobs of a cluster
 HERE = not workflow.remote_exec and workflow.resource_settings.nodes is None
-TURNS = 60  # for jobs with long kernels on this machine's cards; Leiden takes all
+TURNS = 60  # for jobs with long kernels on this machine's cards; what most wait for takes all
 SPARES = 1  # forks that wait for jobs with CUDA started; a cluster job's stages come one by one
 if GPU and not diagnosis.unusable():
     if not workflow.remote_exec:

@@ -18,6 +18,7 @@ rule neighbors:
     resources:
         **needs("neighbors"),
         gpu=GPU,
+        turns=GPU * TURNS,  # a card would share its time out among this and what only the report waits for
     params:
         seed=config["seed"],
         neighbors=config["neighbors"],

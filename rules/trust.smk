@@ -27,6 +27,7 @@ rule trust_integration:
     resources:
         **needs("trust_integration"),
         gpu=GPU,
+        turns=GPU,
     params:
         seed=config["seed"],
         batch_keys=(config["harmony"]["keys"] if WITH_HARMONY else None) or [BATCH_KEY],
@@ -79,7 +80,7 @@ rule trust_stages:
         "figures"
     conda:
         "../envs/cpu.yaml"
-    threads: few_cores("trust_stages", 2)
+    threads: few_cores("trust_stages", 4 if load_of(None).nnz > 10**9 else 2)
     resources:
         **needs("trust_stages"),
     params:

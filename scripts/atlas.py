@@ -15,6 +15,7 @@ from lib.start import run
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
 from importlib.metadata import version
@@ -216,9 +217,8 @@ def needs(job: Job) -> Need:
     return Need(job.process + 40 * MB + markers + cells, 10 + 2e-6 * job.n_kept, disk)
 
 
-def main(snakemake: Any) -> None:
-    """Read all artifacts of the cohort, write `atlas.h5ad`."""
-    files, params = snakemake.input, snakemake.params
+def elements_of(files: Any, params: Any) -> dict[str, Any]:
+    """Everything but X and layers, by its name in the file: all artifacts of the cohort."""
     slots = read_slots(files.artifacts)
     obs = with_categories(with_results(read_table(files.obs), *slots.obs), params.groupings)
     names = slot_names(obs)
@@ -237,15 +237,23 @@ def main(snakemake: Any) -> None:
     }
     elements = {"obs": plain_strings(obs), "var": plain_strings(var), "uns": without_none(uns), "obsm": slots.obsm}
     elements |= {"varm": {name: of_all_genes(values, selected) for name, values in slots.varm.items()}}
-    elements |= {"obsp": slots.obsp, "varp": {}}
+    return elements | {"obsp": slots.obsp, "varp": {}}
+
+
+def main(snakemake: Any) -> None:
+    """Copy the matrices, read all artifacts meanwhile, write `atlas.h5ad`."""
+    files = snakemake.input
     with replacing(snakemake.output.atlas) as partial:
-        shutil.copyfile(files.matrices, partial)
+        with ThreadPoolExecutor(1) as beside:
+            copied = beside.submit(shutil.copyfile, files.matrices, partial)
+            elements = elements_of(files, snakemake.params)
+            copied.result()
         with h5py.File(partial, "r+", libver=LIBVER) as file, spending("write"):
             file.attrs.pop(identity.KEY, None)
             for name, element in elements.items():
                 write_elem(file, name, element)
-    size = Path(snakemake.output.atlas).stat().st_size / 1e6
-    stage.log.info("%d cells x %d genes, %.0f MB", len(obs), len(var), size)
+    size, shape = Path(snakemake.output.atlas).stat().st_size / 1e6, [len(elements[name]) for name in ("obs", "var")]
+    stage.log.info("%d cells x %d genes, %.0f MB", *shape, size)
 
 
 if __name__ == "__main__":

@@ -119,9 +119,11 @@ def gpu(memory_mb: int | None = None, pool: bool = True, shard: int | None = Non
     cap = int(cupy.cuda.runtime.memGetInfo()[0] * cards.USABLE) if card is None else card[1] * MB
     source = rmm.mr.CudaMemoryResource()
     if pool:  # the device's own, so that it can be trimmed
+        from cuda.bindings.runtime import cudaMemPool_t
+
         own = cupy.cuda.runtime.deviceGetDefaultMemPool(cupy.cuda.Device().id)
         cupy.cuda.runtime.memPoolSetAttribute(own, RELEASE_THRESHOLD, (1 << 63) - 1)
-        source = rmm.mr.CudaAsyncViewMemoryResource(own)
+        source = rmm.mr.CudaAsyncViewMemoryResource(cudaMemPool_t(own))
     resource = rmm.mr.StatisticsResourceAdaptor(rmm.mr.LimitingResourceAdaptor(source, allocation_limit=cap))
     rmm.mr.set_current_device_resource(resource)
     cupy.cuda.set_allocator(rmm_cupy_allocator)
