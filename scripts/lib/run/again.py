@@ -1,7 +1,8 @@
 """Make the process of a job that ended well ready for the next one: with CUDA started, and nothing of the job before.
 
 The modules of this workflow are imported anew, so that what they remember of a job is gone; the libraries stay. The
-card's memory is freed, and the claim on it. Where memory is left over, something still holds it: the process ends.
+card's memory is freed, and the claim on it. Where memory of the card is left over, something still holds it, and the
+process ends; so does one that has grown large.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lib.run.code import SCRIPTS
 
 # Modules that run the process itself
 LASTING = {"lib.start", *(f"lib.run.{name}" for name in ("again", "clock", "forks", "handover"))}
+MOST_MB = 1000  # memory of its own with which a process ends; the libraries' kernels take some 300
 _RESOURCES: list[Any] = []  # RMM's, of the jobs so far: the libraries' handles may refer to them
 
 
@@ -26,7 +28,7 @@ def remember() -> None:
 
 
 def is_clear() -> bool:
-    """Forget the job; whether nothing of it holds memory of the card."""
+    """Forget the job; whether nothing of it holds memory."""
     logging.shutdown()
     devices = sys.modules.get("lib.run.device")
     used = devices.given_back(_RESOURCES) if devices else 0
@@ -41,4 +43,4 @@ def is_clear() -> bool:
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
     remember()
-    return not used
+    return not used and sys.modules["lib.run.stage"].own_mb() < MOST_MB

@@ -106,8 +106,13 @@ def peak_rss_mb() -> float:
     """The highest resident memory of this process so far, in MB, without what a fork shares with the warm process."""
     if not sys.platform.startswith("linux"):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes on macOS
+    return own_mb("VmHWM")
+
+
+def own_mb(name: str = "VmRSS") -> float:
+    """A memory of this process in MB, by its name in /proc, without what a fork shares with the warm process."""
     shared = _kilobytes("/proc/self/smaps_rollup", "Shared_") if start.HOW == start.FORKED else 0
-    return (_kilobytes("/proc/self/status", "VmHWM") - shared) / 1024
+    return (_kilobytes("/proc/self/status", name) - shared) / 1024
 
 
 def _kilobytes(file: str, prefix: str) -> int:
