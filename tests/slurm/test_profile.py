@@ -19,7 +19,8 @@ RULES = {
     for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), flags=re.M | re.S)
 }
 GROUPS = {group for text in RULES.values() for group in re.findall(r'^    group:\n        "(\w+)"', text, flags=re.M)}
-ON_GPU = {name for name, text in RULES.items() if re.search(r"^\s+gpu=GPU", text, flags=re.M)}
+# Of a cluster's jobs
+ON_GPU = {name for name, text in RULES.items() if re.search(r"^\s+gpu=GPU(?! \* HERE)", text, flags=re.M)}
 
 
 def read(path: Path) -> dict[str, Any]:
