@@ -118,7 +118,7 @@ rule pca:
         "cohort"
     conda:
         GPU_ENV
-    threads: few_cores("pca")
+    threads: few_cores("pca") if GPU else cores("pca")
     resources:
         **needs("pca"),
         gpu=GPU * WHOLE,

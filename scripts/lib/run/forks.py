@@ -44,6 +44,10 @@ from lib.run.imports import hidden, import_lean
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # What is imported before the first job: with these come NumPy, pandas, h5py and SciPy's sparse matrices
 FIRST = ("snakemake.script", "snakemake.logging", "lib.run.stage", "lib.store.cohort")
+# What libraries import when they are used: for tables, and for images
+USED = ("pyarrow.dataset", "pyarrow.pandas_compat", "pandas.core.arrays.arrow.extension_types")
+USED += ("pandas.core.reshape.reshape", "pandas.io.formats.csvs", "pandas.io.formats.string")
+USED += ("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin")
 OVER, READY = b"-", b"+"  # what a spare says when its job is over, and when it takes another
 STEP = 0.5  # seconds of imports after which an heir takes over
 IDLE = 60  # seconds without a job after which it ends
@@ -127,7 +131,7 @@ def heir(modules: list[str] | None, kind: str) -> tuple[int | None, list[str] | 
     try:
         os.close(ready)
         ends_with(pid)
-        modules = imported_names() if modules is None else modules
+        modules = [*USED, *imported_names()] if modules is None else modules
         end = time.monotonic() + STEP
         while modules and time.monotonic() < end:
             import_if_there(modules.pop(0), kind)
@@ -195,6 +199,8 @@ class Server:
         Whether the heir has taken over.
     waiting
         The spares, and the connections to them; the first has waited longest.
+    pools
+        The loaded libraries' threads (threadpoolctl), which takes 40 ms to find; None while others may be loaded.
     """
 
     def __init__(self, listener: socket.socket, served: int, ready: int | None, spares: int) -> None:
@@ -203,6 +209,7 @@ class Server:
         self.waiting: list[Spare] = []
         self.jobs: dict[int, Job] = {}  # by the pidfd of their processes
         self.waits_for_heir, self.replaced = ready is not None, False
+        self.pools = None if self.waits_for_heir else thread_pools()
         self.events.register(listener, selectors.EVENT_READ, self.accept)
         self.events.register(served, selectors.EVENT_READ, self.leave)
         if ready is not None:
@@ -329,6 +336,7 @@ class Server:
                 os.dup2(fd, target)
             if not again.is_clear():
                 os._exit(0)
+            self.pools = thread_pools()
             connection.send(READY)
 
     def take_back(self, process: int) -> None:
@@ -416,7 +424,8 @@ class Server:
             os.chdir(request["folder"])
             os.environ.clear()
             os.environ.update(request["environment"])
-            set_threads(int(os.environ.get(THREADS[0], 1)))
+            # Libraries that are loaded later read the environment
+            (self.pools or thread_pools()).limit(limits=int(os.environ.get(THREADS[0], 1)))
             clock.starts(request["started"])
             start.HOW, start.END = start.FORKED, partial(ends or tell_and_end, asked)
             runpy.run_path(request["script"], run_name="__main__")
@@ -465,6 +474,6 @@ def start_cuda() -> None:
         cupy.cuda.runtime.free(0)
 
 
-def set_threads(n: int) -> None:
-    """Set the number of threads of the libraries that were loaded with one; those loaded later read the environment."""
-    import_module("threadpoolctl").threadpool_limits(n)
+def thread_pools() -> Any:
+    """The pools of threads of the libraries that are loaded."""
+    return import_module("threadpoolctl").ThreadpoolController()
