@@ -58,16 +58,7 @@ def test_every_import_of_the_stages_is_a_declared_dependency():
     """Packages that a stage imports are installed with the workflow; scanpy and harmonypy belong to the tests."""
     modules = {"sklearn": "scikit-learn", "skmisc": "scikit-misc", "skimage": "scikit-image", "umap": "umap-learn"}
     modules |= {"openTSNE": "opentsne", "yaml": "pyyaml", "PIL": "pillow"}
-    gpu = {
-        "cuda",
-        "cupy",
-        "cupyx",
-        "rmm",
-        "cuvs",
-        "cuml",
-        "pylibcugraph",
-        "pylibraft",
-    }  # of the extras
+    gpu = {"cuda", "cupy", "cupyx", "rmm", "cuvs", "cuml", "pylibcugraph", "pylibraft"}  # of the extras
     imported = set()
     for path in (HOME / "scripts").rglob("*.py"):
         found = re.findall(r"^\s*(?:from (\w+)[\w.]* import|import (\w+))", path.read_text(), flags=re.M)
