@@ -118,6 +118,7 @@ rule pca:
         "cohort"
     conda:
         GPU_ENV
+    # a CPU's cores would otherwise wait for it
     threads: few_cores("pca") if GPU else cores("pca")
     resources:
         **needs("pca"),

@@ -252,8 +252,8 @@ def main(snakemake: Any) -> None:
             file.attrs.pop(identity.KEY, None)
             for name, element in elements.items():
                 write_elem(file, name, element)
-    size, shape = Path(snakemake.output.atlas).stat().st_size / 1e6, [len(elements[name]) for name in ("obs", "var")]
-    stage.log.info("%d cells x %d genes, %.0f MB", *shape, size)
+    size = Path(snakemake.output.atlas).stat().st_size / 1e6
+    stage.log.info("%d cells x %d genes, %.0f MB", len(elements["obs"]), len(elements["var"]), size)
 
 
 if __name__ == "__main__":

@@ -43,4 +43,6 @@ def is_clear() -> bool:
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
     remember()
-    return not used and sys.modules["lib.run.stage"].own_mb() < MOST_MB
+    from lib.run import stage
+
+    return not used and stage.own_mb() < MOST_MB
