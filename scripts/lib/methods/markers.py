@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import deflate
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from isal import igzip
 from pyarrow import csv, parquet
 
 from lib.inputs.genelists import GeneNames, gene_families
@@ -336,12 +336,12 @@ def write_markers(
     def member(first: int) -> bytes:
         text = pa.BufferOutputStream()
         csv.write_csv(pa.Table.from_pandas(table.iloc[first : first + LINES], preserve_index=False), text, options)
-        return igzip.compress(text.getvalue(), 2, mtime=0)
+        return deflate.gzip_compress(text.getvalue(), 1)
 
     with replacing(output.markers) as partial, partial.open("wb") as file:
         members = [pool().submit(member, first) for first in range(0, len(table), LINES)]
         write_table(table, output.ranking, slot="uns/rank_genes_groups", uns=uns)
-        file.write(igzip.compress(("\t".join(table.columns) + "\n").encode(), 2, mtime=0))
+        file.write(deflate.gzip_compress(("\t".join(table.columns) + "\n").encode(), 1))
         for compressed in members:  # one after the other they are a gzip file too
             file.write(compressed.result())
     first = table[table["rank"] <= max(n_genes, CANDIDATES) + len(hidden)]
