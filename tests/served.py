@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -58,10 +59,19 @@ class Served:
         until(lambda: len(self.servers()) == 1)
         return self.servers()[0]
 
+    def on_gpu(self) -> list[int]:
+        """The warm processes for jobs on a GPU, and their forks."""
+        return [
+            pid for pid, command in processes() if f"{self.sockets} " in command and command[:-1].endswith("-gpu-3")
+        ]
+
     def spares(self) -> list[int]:
         """The processes that wait for jobs on a GPU, and those that run one."""
-        mine = [pid for pid, command in processes() if command.rstrip().endswith("-gpu-3")]
-        return [pid for pid in mine if parent_of(pid) in mine and os.getpgid(pid) == pid]
+        mine, found = self.on_gpu(), []
+        for pid in mine:
+            with contextlib.suppress(OSError):  # it ended
+                found += [pid] if parent_of(pid) in mine and os.getpgid(pid) == pid else []
+        return found
 
     def servers(self) -> list[int]:
         """The warm processes of this test, and their jobs."""

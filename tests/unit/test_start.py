@@ -115,31 +115,30 @@ def test_jobs_run_while_the_heir_imports_and_after_it_took_over(served):
 def test_a_job_on_a_gpu_runs_in_a_fork_that_waits_for_it(served_on_gpu):
     """Unless it sees other cards, or that fork was killed."""
 
-    spares = served_on_gpu.spares
+    ran = set()
 
     def place(**env: str) -> int:
         forked, pid = served_on_gpu.run("print(os.getpid())", **env)[1].splitlines()
         assert forked == start.FORKED
+        ran.add(int(pid))
         return int(pid)
 
-    def settled() -> list[int]:
-        found = []
-        while len(found) < 5 or found[-5:] != 5 * found[-1:] or len(found[-1]) != 2:  # one fewer than may wait
-            time.sleep(0.1)
-            found.append(spares())
-        return found[-1]
+    def waiting() -> set[int]:
+        """Those that wait, one fewer than may, once there is no process but them and the last heir."""
+        until(lambda: [len({*which()} - ran) for which in (served_on_gpu.on_gpu, served_on_gpu.spares)] == [3, 2])
+        return {*served_on_gpu.spares()} - ran
 
     place()
     for _ in range(3):
-        waiting = settled()
-        assert place() in waiting
-    waiting = settled()
-    assert place(CUDA_VISIBLE_DEVICES="1") not in waiting
-    assert spares() == waiting
-    for pid in waiting:
+        before = waiting()
+        assert place() in before
+    before = waiting()
+    assert place(CUDA_VISIBLE_DEVICES="1") not in before
+    assert waiting() == before
+    for pid in before:
         os.kill(pid, signal.SIGKILL)
     for _ in range(3):
-        assert place() not in waiting
+        assert place() not in before
 
 
 GOES_ON = """
