@@ -59,23 +59,17 @@ class Served:
         until(lambda: len(self.servers()) == 1)
         return self.servers()[0]
 
-    def on_gpu(self) -> list[int]:
-        """The warm processes for jobs on a GPU, and their forks."""
-        return [
-            pid for pid, command in processes() if f"{self.sockets} " in command and command[:-1].endswith("-gpu-3")
-        ]
-
     def spares(self) -> list[int]:
         """The processes that wait for jobs on a GPU, and those that run one."""
-        mine, found = self.on_gpu(), []
+        mine, found = self.servers("gpu"), []
         for pid in mine:
             with contextlib.suppress(OSError):  # it ended
                 found += [pid] if parent_of(pid) in mine and os.getpgid(pid) == pid else []
         return found
 
-    def servers(self) -> list[int]:
-        """The warm processes of this test, and their jobs."""
-        return [pid for pid, command in processes() if str(self.sockets) in command]
+    def servers(self, kind: str = "") -> list[int]:
+        """The warm processes of this test, and their jobs; `kind`: of jobs on a `cpu` or a `gpu`."""
+        return [pid for pid, command in processes() if str(self.sockets) in command and f"-{kind}" in command]
 
 
 def processes() -> list[tuple[int, str]]:

@@ -125,7 +125,7 @@ def test_a_job_on_a_gpu_runs_in_a_fork_that_waits_for_it(served_on_gpu):
 
     def waiting() -> set[int]:
         """Those that wait, one fewer than may, once there is no process but them and the last heir."""
-        until(lambda: [len({*which()} - ran) for which in (served_on_gpu.on_gpu, served_on_gpu.spares)] == [3, 2])
+        until(lambda: [len({*pids} - ran) for pids in (served_on_gpu.servers("gpu"), served_on_gpu.spares())] == [3, 2])
         return {*served_on_gpu.spares()} - ran
 
     place()

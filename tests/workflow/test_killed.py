@@ -60,7 +60,7 @@ def test_every_job_that_fails_midway_is_made_anew_with_the_same_bytes(how, finis
     told = {"report.html", "runs.tsv", "runs.png", "notices.tsv"}  # times, and the version of the copy's code
     files = [path for path in sorted(made) if path.name not in told]
     differ = [path for path in files if not cmp(run.folder / path, finished.folder / path, shallow=False)]
-    assert differ == [], [(path, [len((one.folder / path).read_bytes()) for one in (run, finished)]) for path in differ]
+    assert differ == [], [(path, [(one.folder / path).stat().st_size for one in (run, finished)]) for path in differ]
 
 
 def rows() -> list[tuple[str, str, str]]:
